@@ -44,6 +44,18 @@ class Invalid(Refused):
     code = 501
     enhanced = "5.5.4"
 
+    def __init__(
+        self,
+        public: str,
+        *,
+        field: str | None = None,
+        name: str | None = None,
+        code: int | None = None,
+        enhanced: str | None = None,
+    ) -> None:
+        super().__init__(public, name=name, code=code, enhanced=enhanced)
+        self.field = field
+
 
 class NotFound(Refused):
     enhanced = "5.1.1"

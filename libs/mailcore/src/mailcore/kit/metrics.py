@@ -1,0 +1,20 @@
+"""The published metrics. Names are fixed: dashboards and autoscalers hang on them."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SUBMITS = Counter("postroom_submits", "Emails taken for sending", ["door"])
+DELIVERIES = Counter("postroom_deliveries", "Attempts by outcome", ["outcome"])
+DELIVERY_SECONDS = Histogram(
+    "postroom_delivery_seconds",
+    "Seconds from submit to the final outcome",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200, 345600),
+)
+QUEUE_DEPTH = Gauge("postroom_queue_depth", "Rows waiting", ["queue"])
+QUEUE_AGE = Gauge("postroom_queue_age_seconds", "Seconds since the longest-due row was due", ["queue"])
+ARRIVALS = Counter("postroom_arrivals", "Mails taken in", ["door"])
+WEBHOOK_POSTS = Counter("postroom_webhook_posts", "Webhook attempts by outcome", ["outcome"])
+SYNC_LAG = Gauge("postroom_sync_lag_seconds", "Seconds since the account synchronised longest ago was in step")
+DB_POOL_IN_USE = Gauge("postroom_db_pool_in_use", "Database connections in use by this process")
+LOOP_LAG = Gauge("postroom_loop_lag_seconds", "By how much the event loop was late at its last tick")

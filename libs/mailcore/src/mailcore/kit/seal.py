@@ -1,0 +1,75 @@
+"""Secrets at rest: AES-256-GCM under sub-keys of POSTROOM_ENCRYPTION_KEY (HKDF-SHA256, RFC 5869; one sub-key a purpose).
+
+A sealed value is `version (1) | key id (4) | nonce (12) | ciphertext and tag`; purpose and key id are authenticated.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from mailcore.kit.errors import Refused
+
+_VERSION = b"\x01"
+
+
+def parse_key(text: str) -> bytes:
+    """32 bytes from base64 or 64 hex digits. Raises Refused with what to do."""
+    text = text.strip()
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        return bytes.fromhex(text)
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != 32:
+        raise Refused(
+            "POSTROOM_ENCRYPTION_KEY must be 32 bytes as base64 or 64 hex digits. Make one with: openssl rand -base64 32"
+        )
+    return key
+
+
+class Keyring:
+    """The key in use first, then older ones that may still open values."""
+
+    def __init__(self, keys: list[bytes]) -> None:
+        self._masters = {hashlib.sha256(key).digest()[:4]: key for key in keys}
+        self._current = hashlib.sha256(keys[0]).digest()[:4]
+        self._ciphers: dict[tuple[bytes, str], AESGCM] = {}
+
+    def seal(self, secret: bytes, purpose: str) -> bytes:
+        nonce = os.urandom(12)
+        header = _VERSION + self._current
+        return header + nonce + self._cipher(self._current, purpose).encrypt(nonce, secret, header + purpose.encode())
+
+    def open(self, sealed: bytes, purpose: str) -> bytes:
+        """Raises Refused when the value was sealed with another key, for another purpose, or was changed."""
+        header, nonce, text = sealed[:5], sealed[5:17], sealed[17:]
+        if header[:1] != _VERSION or header[1:] not in self._masters:
+            raise Refused("This secret was sealed with another POSTROOM_ENCRYPTION_KEY.")
+        try:
+            return self._cipher(header[1:], purpose).decrypt(nonce, text, header + purpose.encode())
+        except InvalidTag:
+            raise Refused("This secret cannot be opened: it was changed, or sealed for another purpose.") from None
+
+    def derive(self, purpose: str) -> bytes:
+        """A 32-byte key for what is signed rather than sealed (links, tokens)."""
+        return _sub_key(self._masters[self._current], "mac:" + purpose)
+
+    def _cipher(self, key_id: bytes, purpose: str) -> AESGCM:
+        cipher = self._ciphers.get((key_id, purpose))
+        if cipher is None:
+            cipher = self._ciphers[key_id, purpose] = AESGCM(_sub_key(self._masters[key_id], purpose))
+        return cipher
+
+
+def _sub_key(master: bytes, purpose: str) -> bytes:
+    return HKDF(SHA256(), 32, salt=b"postroom", info=purpose.encode()).derive(master)

@@ -1,0 +1,174 @@
+"""Settings: environment `POSTROOM_<GROUP>__<NAME>` over an optional YAML file (`POSTROOM_CONFIG`).
+
+A service's own settings.py extends Base with the groups it needs, and is that service's only reader of the environment.
+Every field says its unit and has a default, `.env.example` lists them all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from mailcore.kit.errors import Refused
+from mailcore.kit.seal import Keyring, parse_key
+
+
+def _split(value: Any) -> Any:
+    """Lists are given as `a,b` or as JSON."""
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if value.startswith("["):
+        import json  # noqa: PLC0415
+
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Strings = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[list[float], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[list[ipaddress.IPv4Network | ipaddress.IPv6Network], NoDecode, BeforeValidator(_split)]
+
+
+S = TypeVar("S", bound="Base")
+
+
+class Group(BaseModel, extra="forbid"):
+    pass
+
+
+class Database(Group):
+    url: str = "postgresql://postroom@127.0.0.1:5432/postroom"
+    """The login of the services; `migrate` makes it."""
+    migrate_url: str | None = None
+    """Who may create tables and roles; only `migrate` uses it."""
+    pool_size: int = Field(6, ge=2, le=100)
+    """Connections a process keeps; all pools together must fit the server's max_connections."""
+    connect_seconds: float = 5.0
+
+
+class Redis(Group):
+    url: str = "redis://127.0.0.1:6379/0"
+    timeout_seconds: float = 0.05
+    """Redis is a doorbell: whoever waits for it longer goes on without."""
+
+
+class Ops(Group):
+    host: str = "127.0.0.1"
+    port: int = 9090
+    """livez, readyz, metrics, drain of this process. 0 takes any free port."""
+
+
+class Log(Group):
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Dns(Group):
+    nameservers: Strings = []
+    """`host:port`; empty means the system's."""
+    timeout_seconds: float = 5.0
+
+
+class Blob(Group):
+    url: str = "file://.postroom/blobs"
+    """`file:///folder` for one host, `s3://bucket/prefix` for more."""
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key: str | None = None
+    s3_secret_key: SecretStr | None = None
+
+
+class Queue(Group):
+    sweep_seconds: float = Field(10.0, gt=0)
+    """How often a runner looks for due rows that nobody rang for."""
+    lease_seconds: float = Field(20.0, ge=1)
+    """A worker that has not renewed for this long is dead and its rows are taken back."""
+
+
+class Allow(Group):
+    """Private networks opened per purpose, as lists of CIDRs. Empty: only public addresses."""
+
+    webhooks: Networks = []
+    imap: Networks = []
+    ai: Networks = []
+    local_mail: Networks = []
+    attachments: Networks = []
+    mx: Networks = []
+
+
+class Network(Group):
+    allow: Allow = Allow()
+
+
+class Catch(Group):
+    dir: str | None = None
+    """Folder of caught mail; set only in catch mode, and /v1/caught and /v1/lab exist only then."""
+    dns_dir: str | None = None
+
+
+class Base(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="POSTROOM_", env_nested_delimiter="__", extra="ignore", nested_model_default_partial_update=True
+    )
+
+    encryption_key: SecretStr | None = None
+    old_encryption_keys: Strings = []
+    """Keys used before, while `keys rotate` is under way."""
+    database: Database = Database()
+    redis: Redis = Redis()
+    ops: Ops = Ops()
+    log: Log = Log()
+    blob: Blob = Blob()
+    dns: Dns = Dns()
+    queue: Queue = Queue()
+    network: Network = Network()
+    catch: Catch = Catch()
+    failpoint: str = ""
+    """Test builds only: where to die (kit.failpoint)."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("POSTROOM_CONFIG")  # noqa: TID251 - this module is where the environment is read
+        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        return (init_settings, env_settings, *yaml)
+
+    def keyring(self) -> Keyring:
+        """Raises Refused when no valid key is set."""
+        if self.encryption_key is None:
+            raise Refused("Set POSTROOM_ENCRYPTION_KEY (32 bytes). Make one with: openssl rand -base64 32")
+        return Keyring(
+            [parse_key(self.encryption_key.get_secret_value()), *(parse_key(key) for key in self.old_encryption_keys)]
+        )
+
+
+def load(settings: type[S]) -> S:
+    """The settings of a process; ends it with one clear line when they are wrong."""
+    try:
+        loaded = settings()
+        loaded.keyring()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "POSTROOM_" + "__".join(str(part) for part in first["loc"]).upper()
+        sys.exit(f"{name}: {first['msg']}. See .env.example.")
+    except Refused as error:
+        sys.exit(error.public)
+    return loaded

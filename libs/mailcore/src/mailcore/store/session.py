@@ -1,0 +1,162 @@
+"""The database as a process sees it: one pool, and for every transaction a role and, for a tenant, an organization.
+
+The login inherits nothing (migrations, roles), so a statement outside these blocks is refused by Postgres:
+
+    async with store.tenant(org_id) as db:    reads and writes of one organization, held by row-level security
+    async with store.door() as db:            inserts for any organization, reads none: submit and receive
+    async with store.worker() as db:          claim and settle: the runners
+    await store.lookup(sql, ...)              a lookup_* function, before the tenant is known
+
+Each block is one transaction and `db` a plain asyncpg connection: hot paths are hand-written SQL. `store.models` is the same
+schema for SQLAlchemy: Core builds what is put together from parts (filters, search); `store.orm(org_id)` is its session.
+Transaction-local settings only, so that PgBouncer's transaction mode will do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+import orjson
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.sql import text
+
+from mailcore.kit.errors import Unavailable
+from mailcore.kit.metrics import DB_POOL_IN_USE
+
+Connection: TypeAlias = "asyncpg.Connection"
+
+_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the database, not the statement, was the trouble: worth trying again later, as a whole."""
+    return isinstance(error, _LOST)
+
+
+class Store:
+    def __init__(self, pool: asyncpg.Pool, url: str) -> None:
+        self._pool = pool
+        self._url = url
+        self._engine: AsyncEngine | None = None
+
+    @classmethod
+    async def open(cls, url: str, *, pool_size: int = 6, connect_seconds: float = 5.0, name: str = "postroom") -> Store:
+        """Connects lazily: the first block finds out whether the server is there."""
+        pool = asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=pool_size,
+            timeout=connect_seconds,
+            command_timeout=60,
+            max_inactive_connection_lifetime=300,
+            init=_codecs,
+            reset=_check_idle,
+            server_settings={"application_name": name, "jit": "off"},
+        )
+        await pool
+        return cls(pool, url)
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.dispose()
+        await self._pool.close()
+
+    def terminate(self) -> None:
+        """At the end of a drain that took too long: cuts every connection."""
+        self._pool.terminate()
+
+    @asynccontextmanager
+    async def tenant(self, org_id: UUID) -> AsyncIterator[Connection]:
+        # the id is a UUID, hence safe to stand in the statement: one round trip opens the transaction with its scope
+        async with self._transaction(
+            f"BEGIN; SET LOCAL ROLE postroom_app; SET LOCAL app.org_id = '{UUID(int=org_id.int)}'"
+        ) as db:
+            yield db
+
+    @asynccontextmanager
+    async def door(self) -> AsyncIterator[Connection]:
+        async with self._transaction("BEGIN; SET LOCAL ROLE postroom_door") as db:
+            yield db
+
+    @asynccontextmanager
+    async def worker(self, *, durable: bool = True) -> AsyncIterator[Connection]:
+        """`durable=False` does not wait for the disk: only for what may be lost in a crash (`dot_sent`)."""
+        begin = "BEGIN; SET LOCAL ROLE postroom_worker"
+        async with self._transaction(begin if durable else begin + "; SET LOCAL synchronous_commit = off") as db:
+            yield db
+
+    async def lookup(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """Rows of a lookup_* function. Read-only: any role may call them."""
+        async with self._transaction("BEGIN READ ONLY; SET LOCAL ROLE postroom_app") as db:
+            rows: list[asyncpg.Record] = await db.fetch(sql, *args)
+            return rows
+
+    @asynccontextmanager
+    async def orm(self, org_id: UUID) -> AsyncIterator[AsyncSession]:
+        """A SQLAlchemy session in one organization's transaction; committed at the end of the block."""
+        if self._engine is None:
+            url = make_url("postgresql+asyncpg://" + self._url.split("://", 1)[1])
+            self._engine = create_async_engine(
+                url, pool_size=2, max_overflow=2, json_serializer=lambda value: orjson.dumps(value).decode(), json_deserializer=orjson.loads
+            )
+        async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
+            await session.execute(
+                text("SELECT set_config('role', 'postroom_app', true), set_config('app.org_id', :org, true)"), {"org": str(org_id)}
+            )
+            yield session
+
+    @asynccontextmanager
+    async def _transaction(self, begin: str) -> AsyncIterator[Connection]:
+        """Raises Unavailable when the database cannot be reached or goes away; other errors of a statement pass as they are."""
+        try:
+            async with self._pool.acquire() as connection:
+                DB_POOL_IN_USE.inc()
+                try:
+                    try:
+                        await connection.execute(begin)
+                        yield connection
+                    except BaseException:
+                        if not connection.is_closed():
+                            await connection.execute("ROLLBACK")
+                        raise
+                    # of a transaction in which a statement failed, COMMIT makes a ROLLBACK without an error
+                    if await connection.execute("COMMIT") != "COMMIT":
+                        raise Unavailable("The transaction was rolled back. Try again.")
+                finally:
+                    DB_POOL_IN_USE.dec()
+        except _LOST as error:
+            raise Unavailable("The database cannot be reached just now. Try again in a moment.") from error
+
+
+async def _codecs(connection: asyncpg.Connection) -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, schema="pg_catalog", encoder=_dump, decoder=orjson.loads, format="text"
+        )
+
+
+def _dump(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value)
+
+
+async def _check_idle(connection: asyncpg.Connection) -> None:
+    """Nothing outlives a transaction, so there is nothing to reset. One that is still open (cancelled twice) never returns."""
+    if connection.is_in_transaction():
+        connection.terminate()
