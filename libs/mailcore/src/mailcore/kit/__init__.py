@@ -1,1 +1,4 @@
-"""What every part needs and what knows no mail: clock, ids, errors, seal, log, metrics, settings, retry schedule, guarded HTTP client."""
+"""What every part needs and what knows no mail.
+
+clock, ids, errors, seal (secrets at rest), log, metrics, settings, retry schedules, failpoints, the guarded HTTP client.
+"""

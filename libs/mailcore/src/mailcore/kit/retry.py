@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 
 
 def delay(
-    schedule: Sequence[float], attempt: int, *, jitter: float = 0.1, uniform: Callable[[float, float], float] = random.uniform
+    schedule: Sequence[float],
+    attempt: int,
+    *,
+    jitter: float = 0.1,
+    uniform: Callable[[float, float], float] = random.uniform,
 ) -> float | None:
     """Seconds from failed attempt number `attempt` (1-based) to the next; None when the schedule is used up.
 

@@ -7,9 +7,8 @@ The login inherits nothing (migrations, roles), so a statement outside these blo
     async with store.worker() as db:          claim and settle: the runners
     await store.lookup(sql, ...)              a lookup_* function, before the tenant is known
 
-Each block is one transaction and `db` a plain asyncpg connection: hot paths are hand-written SQL. `store.models` is the same
-schema for SQLAlchemy: Core builds what is put together from parts (filters, search); `store.orm(org_id)` is its session.
-Transaction-local settings only, so that PgBouncer's transaction mode will do.
+Each block is one transaction and `db` a plain asyncpg connection: statements are hand-written SQL, kept in store/, a module an
+aggregate (ADR 0003). Transaction-local settings only, so that PgBouncer's transaction mode will do.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.sql import text
 
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.metrics import DB_POOL_IN_USE
@@ -48,10 +44,8 @@ def is_lost(error: BaseException) -> bool:
 
 
 class Store:
-    def __init__(self, pool: asyncpg.Pool, url: str) -> None:
+    def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._url = url
-        self._engine: AsyncEngine | None = None
 
     @classmethod
     async def open(cls, url: str, *, pool_size: int = 6, connect_seconds: float = 5.0, name: str = "postroom") -> Store:
@@ -68,11 +62,9 @@ class Store:
             server_settings={"application_name": name, "jit": "off"},
         )
         await pool
-        return cls(pool, url)
+        return cls(pool)
 
     async def close(self) -> None:
-        if self._engine is not None:
-            await self._engine.dispose()
         await self._pool.close()
 
     def terminate(self) -> None:
@@ -106,20 +98,6 @@ class Store:
             return rows
 
     @asynccontextmanager
-    async def orm(self, org_id: UUID) -> AsyncIterator[AsyncSession]:
-        """A SQLAlchemy session in one organization's transaction; committed at the end of the block."""
-        if self._engine is None:
-            url = make_url("postgresql+asyncpg://" + self._url.split("://", 1)[1])
-            self._engine = create_async_engine(
-                url, pool_size=2, max_overflow=2, json_serializer=lambda value: orjson.dumps(value).decode(), json_deserializer=orjson.loads
-            )
-        async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
-            await session.execute(
-                text("SELECT set_config('role', 'postroom_app', true), set_config('app.org_id', :org, true)"), {"org": str(org_id)}
-            )
-            yield session
-
-    @asynccontextmanager
     async def _transaction(self, begin: str) -> AsyncIterator[Connection]:
         """Raises Unavailable when the database cannot be reached or goes away; other errors of a statement pass as they are."""
         try:
@@ -144,9 +122,7 @@ class Store:
 
 async def _codecs(connection: asyncpg.Connection) -> None:
     for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, schema="pg_catalog", encoder=_dump, decoder=orjson.loads, format="text"
-        )
+        await connection.set_type_codec(name, schema="pg_catalog", encoder=_dump, decoder=orjson.loads, format="text")
 
 
 def _dump(value: Any) -> str:

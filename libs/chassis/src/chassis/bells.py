@@ -1,0 +1,95 @@
+"""The arq worker of a process: answers bells, does chores. Losing Redis ends nothing; it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from arq import func
+from arq.cron import CronJob
+from arq.worker import Function, Worker
+
+from mailcore.kit.log import logger
+from mailcore.queue.bell import redis_settings
+from mailcore.queue.jobs import Bell, Chore, arq_queue, bell_key
+
+log = logger(__name__)
+
+Wake = Callable[[str], None]
+Do = Callable[[str], Awaitable[None]]
+
+
+class Bells:
+    """`bells` maps a bell to what wakes its runner with the key; `chores` a chore to what does it for an id."""
+
+    def __init__(
+        self,
+        url: str,
+        service: str,
+        *,
+        bells: Mapping[Bell, Wake] | None = None,
+        chores: Mapping[Chore, Do] | None = None,
+        cron: Sequence[CronJob] = (),
+    ) -> None:
+        self._url = url
+        self._service = service
+        self._functions: list[Function] = [
+            *(_bell(bell, wake) for bell, wake in (bells or {}).items()),
+            *(_chore(chore, do) for chore, do in (chores or {}).items()),
+        ]
+        self._cron = list(cron)
+
+    async def run(self) -> None:
+        """Until cancelled. A bell that rings while Redis is away is made up for by the runner's sweep."""
+        failures = 0
+        while True:
+            worker = Worker(
+                functions=self._functions,
+                cron_jobs=self._cron or None,
+                redis_settings=redis_settings(self._url),
+                queue_name=arq_queue(self._service),
+                poll_delay=0.02,
+                max_jobs=1000,
+                keep_result=0,
+                handle_signals=False,
+                job_serializer=orjson.dumps,
+                job_deserializer=orjson.loads,
+                log_results=False,
+                health_check_interval=3600,
+            )
+            started = asyncio.get_running_loop().time()
+            try:
+                await worker.async_run()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                failures = 0 if asyncio.get_running_loop().time() - started > 30 else failures + 1
+                log.warning("redis is away; bells wait for the sweep", error=str(error) or type(error).__name__)
+            finally:
+                await _close(worker)
+            await asyncio.sleep(min(5.0, 0.2 * 2**failures))
+
+
+async def _close(worker: Worker) -> None:
+    try:
+        await asyncio.wait_for(asyncio.shield(worker.close()), 5)
+    except Exception as error:
+        log.debug("closing the arq worker failed", error=str(error))
+
+
+def _bell(bell: Bell, wake: Wake) -> Function:
+    async def answer(ctx: dict[str, Any], key: str = "") -> None:
+        # first the key, then the runner: who rings from here on is heard again
+        await ctx["redis"].delete(bell_key(bell, key))
+        wake(key)
+
+    return func(answer, name=bell.name, keep_result=0, max_tries=1, timeout=10)
+
+
+def _chore(chore: Chore, do: Do) -> Function:
+    async def run(ctx: dict[str, Any], id_: str = "") -> None:
+        await do(id_)
+
+    return func(run, name=chore.name, keep_result=0, max_tries=5, timeout=600)

@@ -1,0 +1,104 @@
+"""Group commit: what is in flight together shares one transaction and one fsync.
+
+A lone member never waits for company: it starts a group at once. While `in_flight` groups are being committed, later members
+gather and leave together in the next one. A group runs in a task of its own, so a client that hangs up takes nothing with it. When
+a group fails for a reason that is one member's, every member is tried again alone; when the database is away, all learn it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from mailcore.kit.errors import MailError, Unavailable
+from mailcore.kit.log import logger
+
+log = logger(__name__)
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+
+class GroupCommit(Generic[M, R]):
+    """`commit(members)` does one transaction and returns a result a member, in order; a MailError there is that member's own."""
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[M]], Awaitable[Sequence[R | MailError]]],
+        *,
+        in_flight: int = 2,
+        members: int = 200,
+        weight: Callable[[M], int] = lambda _: 1,
+    ) -> None:
+        self._commit = commit
+        self._in_flight = in_flight
+        self._members = members
+        self._weight = weight
+        self._waiting: list[tuple[M, asyncio.Future[R]]] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def join(self, member: M) -> R:
+        """Returns after the commit. Raises the member's MailError, Unavailable when the database is away."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._waiting.append((member, future))
+        if len(self._running) < self._in_flight:
+            task = loop.create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await asyncio.shield(future)
+
+    async def drain(self) -> None:
+        """Returns when everything that joined so far is committed or failed."""
+        while self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            group = self._take()
+            try:
+                results = await self._commit([member for member, _ in group])
+            except Exception as error:
+                await self._failed(group, error)
+                continue
+            _settle(group, results)
+
+    def _take(self) -> list[tuple[M, asyncio.Future[R]]]:
+        total, count = 0, 0
+        for member, _ in self._waiting:
+            total += self._weight(member)
+            if count and total > self._members:
+                break
+            count += 1
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    async def _failed(self, group: list[tuple[M, asyncio.Future[R]]], error: Exception) -> None:
+        if isinstance(error, Unavailable) or len(group) == 1:
+            if not isinstance(error, MailError):
+                log.error("commit failed", error=repr(error), exc_info=error)
+                error = Unavailable("This could not be stored just now. Try again in a moment.")
+            for _, future in group:
+                _raise(future, error)
+            return
+        log.warning("group commit failed; trying its members alone", members=len(group), error=repr(error))
+        for pair in group:
+            try:
+                _settle([pair], await self._commit([pair[0]]))
+            except Exception as alone:
+                await self._failed([pair], alone)
+
+
+def _settle(group: list[tuple[M, asyncio.Future[R]]], results: Sequence[R | MailError]) -> None:
+    for (_, future), result in zip(group, results, strict=True):
+        if isinstance(result, MailError):
+            _raise(future, result)
+        elif not future.done():
+            future.set_result(result)
+
+
+def _raise(future: asyncio.Future[R], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # read here: nobody may be left to await it

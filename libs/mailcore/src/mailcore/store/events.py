@@ -1,0 +1,69 @@
+"""Events and their fan-out: in the transaction that raises an event, one webhook delivery for each endpoint that wants its type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from mailcore.store.session import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    id: UUID
+    """UUIDv7."""
+    org_id: UUID
+    type: str
+    object_id: UUID
+    created_at: datetime
+    recipients: list[str] | None = None
+    detail: dict[str, Any] | None = None
+
+
+async def insert(db: Connection, events: Sequence[NewEvent]) -> int:
+    """In the caller's transaction (role door or worker). Returns how many webhook deliveries were queued: ring when not 0."""
+    if not events:
+        return 0
+    rows = await db.fetch(
+        _INSERT,
+        [event.id for event in events],
+        [event.org_id for event in events],
+        [event.type for event in events],
+        [event.object_id for event in events],
+        [None if event.recipients is None else orjson.dumps(event.recipients).decode() for event in events],
+        [event.detail for event in events],
+        [event.created_at for event in events],
+        list({event.org_id for event in events}),
+    )
+    return int(rows[0]["queued"])
+
+
+# text[][] must be rectangular, so that recipients travel as JSON arrays
+_INSERT = """
+WITH new AS (
+  SELECT id, org_id, type, object_id, recipients, detail, created_at
+  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::jsonb[], $7::timestamptz[])
+    AS t (id, org_id, type, object_id, recipients, detail, created_at)
+), stored AS (
+  INSERT INTO events (id, org_id, type, object_id, recipients, detail, created_at)
+  SELECT id, org_id, type, object_id,
+         CASE WHEN recipients IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(recipients::jsonb)) END,
+         detail, created_at
+  FROM new
+), wanted AS (
+  SELECT new.id, w.webhook_id, new.org_id, new.created_at
+  FROM lookup_endpoints($8::uuid[]) w JOIN new ON new.org_id = w.org_id AND new.type = ANY (w.events)
+), deliveries AS (
+  INSERT INTO webhook_deliveries (event_id, webhook_id, org_id, updated_at)
+  SELECT id, webhook_id, org_id, created_at FROM wanted
+), queued AS (
+  INSERT INTO webhook_queue (event_id, webhook_id, org_id, due_at)
+  SELECT id, webhook_id, org_id, now() FROM wanted
+)
+SELECT count(*) AS queued FROM wanted
+"""
