@@ -57,7 +57,7 @@ class Store:
             timeout=connect_seconds,
             command_timeout=60,
             max_inactive_connection_lifetime=300,
-            init=_codecs,
+            init=set_codecs,
             reset=_check_idle,
             server_settings={"application_name": name, "jit": "off"},
         )
@@ -120,7 +120,7 @@ class Store:
             raise Unavailable("The database cannot be reached just now. Try again in a moment.") from error
 
 
-async def _codecs(connection: asyncpg.Connection) -> None:
+async def set_codecs(connection: asyncpg.Connection) -> None:
     for name in ("json", "jsonb"):
         await connection.set_type_codec(name, schema="pg_catalog", encoder=_dump, decoder=orjson.loads, format="text")
 

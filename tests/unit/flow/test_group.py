@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from mailcore.flow.group import GroupCommit
+from mailcore.kit.errors import Conflict, MailError, Unavailable
+
+
+class Groups:
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, members: Sequence[int]) -> Sequence[int | MailError]:
+        self.seen.append(list(members))
+        await self.gate.wait()
+        if 13 in members:
+            raise ValueError("thirteen breaks the group")
+        return [Conflict("seven is taken") if member == 7 else member * 2 for member in members]
+
+
+async def test_a_lone_member_does_not_wait_and_later_ones_share_a_group() -> None:
+    groups = Groups()
+    door: GroupCommit[int, int] = GroupCommit(groups.commit, in_flight=1)
+    groups.gate.clear()
+    first = asyncio.create_task(door.join(1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert groups.seen == [[1]]
+    others = [asyncio.create_task(door.join(n)) for n in (2, 3, 4)]
+    await asyncio.sleep(0)
+    groups.gate.set()
+    assert await asyncio.gather(first, *others) == [2, 4, 6, 8]
+    assert groups.seen == [[1], [2, 3, 4]]
+
+
+async def test_one_bad_member_hurts_nobody_else() -> None:
+    groups = Groups()
+    door: GroupCommit[int, int] = GroupCommit(groups.commit, in_flight=1)
+    groups.gate.clear()
+    results = [asyncio.create_task(door.join(n)) for n in (1, 2, 13, 7, 5)]
+    await asyncio.sleep(0)
+    groups.gate.set()
+    done = await asyncio.gather(*results, return_exceptions=True)
+    assert done[0] == 2 and done[1] == 4 and done[4] == 10
+    assert isinstance(done[2], Unavailable), "an unknown error is temporary"
+    assert isinstance(done[3], Conflict)
+
+
+async def test_a_client_that_hangs_up_takes_nothing_with_it() -> None:
+    groups = Groups()
+    door: GroupCommit[int, int] = GroupCommit(groups.commit)
+    groups.gate.clear()
+    gone = asyncio.create_task(door.join(1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    groups.gate.set()
+    await door.drain()
+    assert groups.seen == [[1]]
+
+
+async def test_groups_keep_to_their_weight() -> None:
+    groups = Groups()
+    door: GroupCommit[int, int] = GroupCommit(groups.commit, in_flight=1, members=10, weight=lambda n: n)
+    groups.gate.clear()
+    results = [asyncio.create_task(door.join(n)) for n in (1, 6, 3, 2, 50, 1)]
+    await asyncio.sleep(0)
+    groups.gate.set()
+    await asyncio.gather(*results)
+    assert groups.seen == [[1, 6, 3], [2], [50], [1]]
