@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from mailcore.kit.errors import NotFound, Refused, Unavailable
 from mailcore.kit.ids import uuid7, uuid7_time
 
 INLINE_BYTES = 64 * 1024
@@ -38,3 +40,27 @@ class BlobStore(Protocol):
     async def check(self) -> None:
         """Writes, reads and deletes a small blob: what readiness asks. Raises Unavailable."""
         ...
+
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]{1,200}\Z")
+
+
+def check_key(key: str) -> str:
+    """`key`, when it can name nothing outside the store. Raises Refused: keys are made by us, so this is a defect, not input."""
+    segments = key.split("/")
+    if len(segments) > 8 or not all(_SEGMENT.match(part) and part.strip(".") for part in segments):
+        raise Refused(f"{key[:200]!r} is not a key of a blob.")
+    return key
+
+
+async def round_trip(store: BlobStore) -> None:
+    """The body of `check`. Raises Unavailable."""
+    key = f"check/{uuid7()}"
+    await store.put(key, b"check")
+    try:
+        if await store.get(key) != b"check":
+            raise Unavailable("The blob store returned something else than was written to it.")
+    except NotFound as error:
+        raise Unavailable("The blob store does not find what was just written to it.") from error
+    finally:
+        await store.delete(key)
