@@ -1,4 +1,4 @@
-"""A small S3: PUT, GET, HEAD, DeleteObjects and ListObjectsV2 of one bucket on loopback, path style; signatures are not verified."""
+"""A small S3: PUT, GET, HEAD, DeleteObjects and ListObjectsV2 of one bucket on loopback, path style; signatures unverified."""
 
 from __future__ import annotations
 
@@ -84,9 +84,12 @@ def _handler(state: FakeS3, bucket: str) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             if self._key() is None:
                 return
-            for key in re.findall("<Key>(.*?)</Key>", body):
+            keys = re.findall("<Key>(.*?)</Key>", body)
+            for key in keys:
                 state.objects.pop(unescape(key), None)
-            self._answer(200, b"<DeleteResult></DeleteResult>", {"Content-Type": "application/xml"})
+            deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+            answer = f"<DeleteResult>{deleted}</DeleteResult>"
+            self._answer(200, answer.encode(), {"Content-Type": "application/xml"})
 
         def _list(self, query: dict[str, list[str]]) -> None:
             prefix, start = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
