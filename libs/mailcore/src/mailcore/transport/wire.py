@@ -7,10 +7,12 @@ except 421, which a server may say at any time (RFC 5321 §3.8).
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from mailcore.smtp.outcome import Line
 from mailcore.smtp.reply import Reply
 
 MAX_LINE = 4096
@@ -19,6 +21,7 @@ MAX_LINES = 100
 MAX_TEXT = 500
 """Characters of a line that are kept."""
 CLOSING = 421
+_SEPARATORS = (b" ", b"-", b"\r", b"")
 _CODES = {b"%d" % code: code for code in range(200, 600)}
 
 
@@ -33,8 +36,13 @@ class Heard(NamedTuple):
     def reply(self) -> Reply:
         return Reply.of(self.code, self.texts)
 
+    def lines(self) -> list[Line]:
+        """As it stood on the wire (RFC 5321 §4.2.1)."""
+        last = len(self.texts) - 1
+        return [Line(self.at, None, f"{self.code}{' ' if n == last else '-'}{t}") for n, t in enumerate(self.texts)]
 
-class Broken(Exception):  # noqa: N818
+
+class Broken(Exception):
     """The connection is of no more use. `rule` names why: connection-lost, timeout, garbage-reply, closing."""
 
     def __init__(self, rule: str, text: str, reply: Reply | None = None) -> None:
@@ -57,9 +65,9 @@ class Wire(asyncio.Protocol):
         self._texts: list[str] = []
         self._heard: deque[Heard] = deque()
         self._outstanding = 0
-        self._needed = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._deadlines: tuple[float, ...] = ()
+        self._drained: asyncio.Future[None] | None = None
+        self._seconds: tuple[float, ...] = ()
         self._deadline = 0.0
         self._soft = False
         self._timer: asyncio.TimerHandle | None = None
@@ -67,6 +75,10 @@ class Wire(asyncio.Protocol):
         self._paused = False
 
     # ---- writing
+
+    def expect(self, replies: int) -> None:
+        """So many replies will come without a command: the greeting."""
+        self._outstanding += replies
 
     def write(self, octets: bytes, replies: int) -> None:
         """Send `octets`, which the peer will answer with that many replies. Raises Broken."""
@@ -76,18 +88,26 @@ class Wire(asyncio.Protocol):
         self._outstanding += replies
         self.transport.write(octets)
 
-    async def drain(self, seconds: float) -> None:
-        """Until the peer has taken enough for more to be written. `seconds` may pass without any progress. Raises Broken."""
+    async def drain(self, seconds: float) -> bool:
+        """Until the peer has taken enough for more to be written; `seconds` may pass without any progress.
+
+        False when the peer has replied before it had everything. Raises Broken.
+        """
         assert self.transport is not None
-        left = self.transport.get_write_buffer_size()
-        while self._paused and not self.broken:
-            if await self._wait(1 << 30, (seconds,), soft=True):
-                continue
-            before, left = left, self.transport.get_write_buffer_size()
-            if self._paused and left >= before:
-                self.sever("timeout", f"the peer took no content for {seconds:g} s")
-        if self.broken:
+        while self._paused and not self.broken and not self._heard:
+            left = self.transport.get_write_buffer_size()
+            self._drained = self._loop.create_future()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._drained
+            except TimeoutError:
+                if self._paused and self.transport.get_write_buffer_size() >= left:
+                    self.sever("timeout", "the peer stopped taking content")
+            finally:
+                self._drained = None
+        if self.broken and not self._heard:
             raise self.broken
+        return not self._heard
 
     # ---- reading
 
@@ -96,7 +116,19 @@ class Wire(asyncio.Protocol):
 
         Ends early when the connection breaks. When time is up the connection is severed; with `soft`, False is returned.
         """
-        return await self._wait(len(seconds), seconds, soft=soft)
+        missing = len(seconds) - len(self._heard)
+        if missing <= 0 or self.broken:
+            return True
+        self._seconds = seconds
+        self._soft = soft
+        self._waiter = self._loop.create_future()
+        self._set_deadline(seconds[-missing])
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._deadline = 0.0
+        return not soft or len(self._heard) >= len(seconds) or self.broken is not None
 
     def next(self) -> Heard:
         """The oldest reply that has not been taken. Raises Broken when there is none and none will come."""
@@ -109,25 +141,11 @@ class Wire(asyncio.Protocol):
         """Nothing is outstanding and nothing was said unasked."""
         return not (self.broken or self._outstanding or self._heard or self._partial or self._texts)
 
-    async def _wait(self, count: int, seconds: tuple[float, ...], *, soft: bool) -> bool:
-        missing = count - len(self._heard)
-        if missing <= 0 or self.broken:
-            return True
-        self._needed = count
-        self._soft = soft
-        self._deadlines = seconds[-missing:]
-        self._set_deadline(self._deadlines[0])
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            self._deadline = 0.0
-        return not soft or len(self._heard) >= count or self.broken is not None or (count == 1 << 30 and not self._paused)
-
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
+        if self._drained and not self._drained.done():
+            self._drained.set_result(None)
 
     # ---- the deadline: one timer, moved as rarely as possible
 
@@ -151,6 +169,24 @@ class Wire(asyncio.Protocol):
         else:
             self.sever("timeout", "the peer did not answer in time")
 
+    # ---- TLS
+
+    async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Go on under TLS. Raises OSError, ssl.SSLError, Broken."""
+        if self.broken:
+            raise self.broken
+        assert self.transport is not None
+        transport = await self._loop.start_tls(self.transport, self, context, server_hostname=host)
+        if transport is None or self.broken:
+            raise self.broken or Broken("connection-lost", "the connection was lost in the handshake")
+        self.transport = transport
+
+    @property
+    def tls(self) -> str | None:
+        """`TLSv1.3 TLS_AES_256_GCM_SHA384`, or None in clear text."""
+        layer = self.transport.get_extra_info("ssl_object") if self.transport else None
+        return f"{layer.version()} {layer.cipher()[0]}" if layer else None
+
     # ---- the end
 
     def sever(self, rule: str, text: str, reply: Reply | None = None) -> None:
@@ -164,12 +200,13 @@ class Wire(asyncio.Protocol):
     # ---- asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.broken is None:
-            self.broken = Broken("connection-lost", f"the connection was lost: {exc}" if exc else "the peer closed the connection")
+            self.broken = Broken(
+                "connection-lost", f"the connection was lost: {exc}" if exc else "the peer closed the connection"
+            )
         if self._timer:
             self._timer.cancel()
         if not self.closed.done():
@@ -181,8 +218,8 @@ class Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._needed == 1 << 30:
-            self._wake()
+        if self._drained and not self._drained.done():
+            self._drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         if self.broken:
@@ -193,32 +230,25 @@ class Wire(asyncio.Protocol):
         self._partial = lines.pop()
         now = time.time()
         for line in lines:
-            if len(line) > MAX_LINE:
-                return self.sever("garbage-reply", f"a reply line of more than {MAX_LINE} bytes")
             if not self._line(line, now):
-                return None
+                return
         if len(self._partial) > MAX_LINE:
             self.sever("garbage-reply", f"a reply line of more than {MAX_LINE} bytes")
-        return None
 
     def _line(self, line: bytes, now: float) -> bool:
+        """Whether the stream goes on."""
         code = _CODES.get(line[:3])
         separator = line[3:4]
-        if code is None or separator not in (b" ", b"-", b"\r", b""):
-            self.sever("garbage-reply", f"not an SMTP reply: {printable(line)}")
-            return False
+        if code is None or separator not in _SEPARATORS or len(line) > MAX_LINE:
+            return self._garbage(f"not an SMTP reply: {printable(line)}")
         texts = self._texts
         if texts and code != self._code:
-            self.sever("garbage-reply", f"a reply with two codes, {self._code} and {code}")
-            return False
+            return self._garbage(f"a reply with two codes, {self._code} and {code}")
         text = line[4:].decode("utf-8", "replace").rstrip()
         texts.append(text if len(text) <= MAX_TEXT and text.isprintable() else printable(line[4:]))
         if separator == b"-":
             self._code = code
-            if len(texts) >= MAX_LINES:
-                self.sever("garbage-reply", f"a reply of more than {MAX_LINES} lines")
-                return False
-            return True
+            return len(texts) < MAX_LINES or self._garbage(f"a reply of more than {MAX_LINES} lines")
         self._texts = []
         return self._reply(Heard(code, texts, now))
 
@@ -227,18 +257,23 @@ class Wire(asyncio.Protocol):
             self._outstanding -= 1
             self._heard.append(heard)
         elif heard.code != CLOSING:
-            self.sever("garbage-reply", f"a reply that nobody asked for: {heard.code} {heard.texts[0]}")
-            return False
+            return self._garbage(f"a reply that nobody asked for: {heard.code} {heard.texts[0]}")
         if heard.code == CLOSING:  # RFC 5321 §3.8: the session ends; commands behind it get no reply
-            self.sever("closing", "the peer is closing the connection", heard.reply())
+            self.sever("closing", "the peer closes the connection", heard.reply())
             return False
         if self._waiter:
-            missing = self._needed - len(self._heard)
+            missing = len(self._seconds) - len(self._heard)
             if missing <= 0:
                 self._wake()
-            elif missing <= len(self._deadlines) and self._needed != 1 << 30:
-                self._set_deadline(self._deadlines[-missing])
+            else:
+                self._set_deadline(self._seconds[-missing])
+        elif self._drained:
+            self._wake()
         return True
+
+    def _garbage(self, text: str) -> bool:
+        self.sever("garbage-reply", text)
+        return False
 
 
 def printable(octets: bytes) -> str:

@@ -1,0 +1,382 @@
+"""The mail transactions of one session: MAIL, RCPT, DATA, content, final dot (RFC 5321 §3.3, §4.1.1).
+
+Pipelined (RFC 2920), a mail costs one round trip: its content and final dot travel in one write with MAIL, RCPT and DATA
+of the next mail. §3.1 permits that: DATA ends a group, and what follows the final dot begins the next one.
+
+    ours     MAIL a, RCPT a, DATA | content a ., MAIL b, RCPT b, DATA |              content b ., …
+    peer's                  250, 250, 354 |                       250 a, 250, 250, 354 |
+
+Three rules hold whatever the peer does:
+- The final dot goes only when RCPT was accepted and the caller said yes, lately.
+- Without a reply to the final dot the mail is deferred with `dot_sent`, and no other hop is tried for it.
+- With no final dot on its way a mail is safe to send elsewhere: it is handed back (`Lost`), not failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from mailcore.smtp.outcome import Line, Outcome, Result
+from mailcore.smtp.reply import Reply
+from mailcore.transport import content
+from mailcore.transport.base import BeforeDot, Mail, OnOutcome
+from mailcore.transport.envelope import beyond, commands, unsendable
+from mailcore.transport.outcomes import own_reply, result_of
+from mailcore.transport.session import Session, Source
+from mailcore.transport.wire import CLOSING, Broken, Heard
+
+
+class Lost(Exception):
+    """The session is over and no final dot of `mail` was sent: it may be tried again on another connection."""
+
+    def __init__(self, mail: Mail, broken: Broken, conversation: tuple[Line, ...]) -> None:
+        super().__init__(broken.text)
+        self.mail = mail
+        self.broken = broken
+        self.conversation = conversation
+
+
+class _Transaction:
+    __slots__ = ("asked_at", "behind", "done", "dot_sent", "gate", "lines", "mail")
+
+    def __init__(self, mail: Mail, lines: list[Line]) -> None:
+        self.mail = mail
+        self.lines = lines
+        self.gate: asyncio.Future[bool] | None = None
+        self.asked_at = 0.0
+        self.behind = False
+        """Its envelope went out behind another mail, and no reply to it was heard yet."""
+        self.dot_sent = False
+        self.done = False
+
+
+class Exchange:
+    """One session's run over a source of mails."""
+
+    def __init__(self, session: Session, source: Source, before_dot: BeforeDot, on_outcome: OnOutcome) -> None:
+        self._session = session
+        self._wire = session.wire
+        self._source = source
+        self._before_dot = before_dot
+        self._on_outcome = on_outcome
+        self._current: _Transaction | None = None
+        self._next: _Transaction | None = None
+        self._pipelining = session.capabilities.pipelining
+        timeouts = self._timeouts = session.timeouts
+        self._envelope_seconds = (timeouts.mail, timeouts.rcpt, timeouts.data)
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self, mail: Mail) -> None:
+        """Deliver `mail` and whatever the source then gives. Every mail it took has its outcome, or was put back.
+
+        Raises Lost for the one that was under way when the session ended before its final dot. Otherwise returns, with
+        the session in step or no longer usable.
+        """
+        self._current = self._begin(mail) or self._pull()
+        try:
+            if self._current:
+                self._current.behind = False
+                if self._pipelining:
+                    self._write([], 0, self._current)
+            while self._current:
+                await (self._pipelined(self._current) if self._pipelining else self._lock_step(self._current))
+                self._current, self._next = self._next, None
+        except Broken as broken:
+            self._give_up(broken)
+        except asyncio.CancelledError:
+            self._session.abort()
+            self._give_up_for_good(Broken("cancelled", "this process ended the delivery"))
+            raise
+        except Exception as error:
+            self._session.abort()
+            self._give_up_for_good(Broken("internal-error", f"this process failed ({type(error).__name__})"))
+            self._loop.call_exception_handler({"message": "an exchange failed", "exception": error})
+
+    # ---- one mail, pipelined
+
+    async def _pipelined(self, now: _Transaction) -> None:
+        """Its envelope has been written; at the end that of `self._next` has."""
+        wire = self._wire
+        await wire.wait(self._envelope_seconds)
+        mail = self._hear(now)
+        rcpt = self._hear_rest(now, mail)
+        data = self._hear_rest(now, rcpt)
+        if now.done:
+            if data.code == 354:
+                # RFC 2920 §3.1: DATA may be taken though no recipient was; a single dot ends it, and nobody gets anything
+                await self._resync(b".\r\n")
+            else:
+                await self._resync(b"RSET\r\n" if _accepted(mail) else b"")
+        elif data.code == 354:
+            await self._send(now)
+        else:
+            self._refused(now, data)
+            await self._resync(b"RSET\r\n")
+
+    def _hear_rest(self, now: _Transaction, before: Heard) -> Heard:
+        """The next reply of the group, once the one before it is judged: a refusal counts even when the rest is lost."""
+        if not now.done and not _accepted(before):
+            self._refused(now, before)
+        return self._hear(now)
+
+    async def _resync(self, octets: bytes) -> None:
+        """End the refused transaction (RFC 5321 §4.1.4: no MAIL inside one) and begin the next in the same write."""
+        self._next = self._pull()
+        if octets:
+            self._write([octets], 1, self._next)
+            await self._wire.wait((self._timeouts.mail,))
+            self._wire.next()
+        else:
+            self._write([], 0, self._next)
+
+    # ---- one mail in lock-step
+
+    async def _lock_step(self, now: _Transaction) -> None:
+        mail_from, rcpt_to = commands(now.mail, self._session.capabilities)
+        opened = False
+        for said, seconds in ((mail_from, self._timeouts.mail), (rcpt_to, self._timeouts.rcpt)):
+            heard = await self._ask(now, said, seconds)
+            if not _accepted(heard):
+                self._refused(now, heard)
+                break
+            opened = True
+        else:
+            self._ask_gate(now)
+            heard = await self._ask(now, "DATA", self._timeouts.data)
+            if heard.code == 354:
+                await self._send(now)
+                opened = False
+            else:
+                self._refused(now, heard)
+        if opened:
+            self._wire.write(b"RSET\r\n", 1)
+            await self._wire.wait((self._timeouts.mail,))
+            self._wire.next()
+        self._next = self._pull()
+
+    async def _ask(self, now: _Transaction, said: str, seconds: float) -> Heard:
+        now.lines.append(Line(time.time(), said))
+        self._wire.write(f"{said}\r\n".encode(), 1)
+        await self._wire.wait((seconds,))
+        return self._hear(now)
+
+    # ---- content and final dot
+
+    async def _send(self, now: _Transaction) -> None:
+        """354 was heard."""
+        out: list[bytes] = []
+        size = len(now.mail.content)
+        if size > content.PIECE and (not await self._may_send(now) or not await self._stream(now)):
+            return
+        if not await self._may_send(now):
+            return
+        if size <= content.PIECE:
+            out.extend(content.stuffed(now.mail.content))
+        out.append(b".\r\n")
+        if self._pipelining:
+            self._next = self._pull()
+        now.lines.append(Line(time.time(), f"({size} bytes of content and the final dot)"))
+        now.dot_sent = True
+        self._write(out, 1, self._next)
+        if self._next and not await self._wire.wait((self._timeouts.patience,), soft=True):
+            # RFC 5321 §4.5.3.2.6 gives the peer ten minutes; the mail behind need not wait for them. Its DATA is out and
+            # can only be taken back by closing, so this session ends with the reply to this mail.
+            self._put_back(self._next)
+            self._next = None
+            self._session.retiring = True
+        await self._wire.wait((self._timeouts.dot,))
+        heard = self._wire.next()
+        self._record(now, heard)
+        reply = heard.reply()
+        self._report(now, result_of(reply), reply)
+        if 300 <= heard.code < 400 or (self._session.retiring and not self._wire.quiet):
+            self._session.abort()
+
+    async def _stream(self, now: _Transaction) -> bool:
+        """Content too large for one write, as fast as the peer takes it. False: the peer has refused it already."""
+        wire = self._wire
+        wire.expect(1)  # a refusal may come before the peer has everything
+        for piece in content.stuffed(now.mail.content):
+            wire.write(piece, 0)
+            if not await wire.drain(self._timeouts.block):
+                heard = self._hear(now)
+                self._session.abort()
+                self._refused(now, heard)
+                return False
+        wire.expect(-1)
+        return True
+
+    # ---- the caller's leave
+
+    def _ask_gate(self, now: _Transaction) -> None:
+        now.asked_at = self._loop.time()
+        now.gate = asyncio.ensure_future(self._before_dot(now.mail))
+
+    async def _may_send(self, now: _Transaction) -> bool:
+        """Whether the caller lets the final dot go and said so no longer than `gate_age` ago; else the mail is deferred."""
+        if self._loop.time() - now.asked_at > self._timeouts.gate_age:
+            _forget(now.gate)
+            self._ask_gate(now)
+        gate = now.gate
+        assert gate is not None
+        if not gate.done():
+            await _settled(gate, self._timeouts.block)
+        if gate.done() and not gate.cancelled() and not gate.exception() and gate.result():
+            if self._wire.broken:
+                raise self._wire.broken
+            return True
+        _forget(gate)
+        # there is no way back from 354 but to close: RSET would be content
+        self._session.abort()
+        text = "the delivery was taken from this process before the final dot"
+        self._report(now, Result.DEFERRED, own_reply("lease-lost", text), "lease-lost")
+        return False
+
+    # ---- beginning a transaction
+
+    def _pull(self) -> _Transaction | None:
+        """The next mail that can be sent on this session; one that cannot gets its outcome here."""
+        while not (self._wire.broken or self._session.retiring):
+            mail = self._source.pull(self._session)
+            if mail is None:
+                return None
+            transaction = self._begin(mail)
+            if transaction:
+                transaction.behind = True
+                return transaction
+        return None
+
+    def _begin(self, mail: Mail) -> _Transaction | None:
+        session = self._session
+        lines, session.lines = session.lines, []
+        transaction = _Transaction(mail, lines)
+        fault = unsendable(mail) or beyond(mail, session.capabilities)
+        if fault:
+            rule, reply = fault
+            self._report(transaction, Result.FAILED, reply, rule)
+            return None
+        session.mails += 1
+        return transaction
+
+    def _write(self, out: list[bytes], replies: int, following: _Transaction | None) -> None:
+        """`out`, and the envelope of the mail that follows, in one write."""
+        if following:
+            mail_from, rcpt_to = commands(following.mail, self._session.capabilities)
+            out.append(f"{mail_from}\r\n{rcpt_to}\r\nDATA\r\n".encode())
+            at = time.time()
+            following.lines += (Line(at, mail_from), Line(at, rcpt_to), Line(at, "DATA"))
+            replies += 3
+        if out:
+            self._wire.write(b"".join(out), replies)
+        if following:
+            self._ask_gate(following)
+
+    # ---- hearing and ending
+
+    def _hear(self, now: _Transaction) -> Heard:
+        """The reply to a command of the envelope. Raises Broken, on 421 too."""
+        heard = self._wire.next()
+        now.behind = False
+        self._record(now, heard)
+        if heard.code == CLOSING and self._wire.broken:
+            raise self._wire.broken
+        return heard
+
+    @staticmethod
+    def _record(now: _Transaction, heard: Heard) -> None:
+        if len(heard.texts) == 1:
+            now.lines.append(Line(heard.at, None, f"{heard.code} {heard.texts[0]}"))
+        else:
+            now.lines += heard.lines()
+
+    def _refused(self, now: _Transaction, heard: Heard) -> None:
+        """A reply before the final dot that ends the transaction."""
+        if heard.code < 400:
+            raise self._out_of_step(heard)
+        reply = heard.reply()
+        self._report(now, result_of(reply), reply)
+
+    def _out_of_step(self, heard: Heard) -> Broken:
+        """A success that makes no sense here: replies and commands no longer match."""
+        broken = Broken("unexpected-reply", f"the peer is out of step: {heard.code} {heard.texts[0]}")
+        self._wire.sever(broken.rule, broken.text)
+        return broken
+
+    def _report(self, now: _Transaction, result: Result, reply: Reply, rule: str | None = None) -> None:
+        session = self._session
+        now.done = True
+        session.useful = session.useful or (rule is None and reply.code != CLOSING)
+        target = session.target
+        self._on_outcome(
+            now.mail,
+            Outcome(
+                result,
+                reply,
+                target.host,
+                target.ip,
+                session.source_ip,
+                session.tls,
+                rule,
+                tuple(now.lines),
+                now.dot_sent,
+            ),
+        )
+
+    def _put_back(self, transaction: _Transaction) -> None:
+        _forget(transaction.gate)
+        self._source.put_back(transaction.mail)
+
+    def _give_up(self, broken: Broken) -> None:
+        """The session has ended under us."""
+        now, following = self._current, self._next
+        self._current = self._next = None
+        if following:
+            self._put_back(following)
+        if now is None or now.done:
+            return
+        if now.dot_sent:
+            rule = "reply-lost" if broken.rule in ("connection-lost", "timeout", "closing") else broken.rule
+            text = f"no reply to the final dot was read: {broken.text}"
+            self._report(now, Result.DEFERRED, own_reply(rule, text), rule)
+        elif now.behind:
+            self._put_back(now)
+        else:
+            _forget(now.gate)
+            raise Lost(now.mail, broken, tuple(now.lines))
+
+    def _give_up_for_good(self, broken: Broken) -> None:
+        """The same, when there will be no other try in this call."""
+        try:
+            self._give_up(broken)
+        except Lost as lost:
+            transaction = _Transaction(lost.mail, list(lost.conversation))
+            self._report(transaction, Result.DEFERRED, own_reply(broken.rule, broken.text), broken.rule)
+
+
+def _accepted(heard: Heard) -> bool:
+    return 200 <= heard.code < 300
+
+
+async def _settled(future: asyncio.Future[bool], seconds: float) -> None:
+    """Until it is done or the time is up. It is the caller's: being cancelled here does not cancel it."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def settle(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    future.add_done_callback(settle)
+    timer = loop.call_later(seconds, settle)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        future.remove_done_callback(settle)
+
+
+def _forget(gate: asyncio.Future[bool] | None) -> None:
+    """Its answer is no longer of interest, nor its failure."""
+    if gate:
+        gate.add_done_callback(lambda done: done.cancelled() or done.exception())

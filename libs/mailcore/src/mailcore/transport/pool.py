@@ -1,0 +1,344 @@
+"""Connections by (source IP, site, TLS policy): a bounded number, each used for many mails and kept warm between calls.
+
+A call of `deliver` runs up to `connections` workers. A worker is a task with one session at a time; all pull from the
+call's queue. The first connects alone, so that a dead site costs one connection and not twenty; once a session is up,
+their number may double with each that comes up, while mails wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from mailcore.smtp.outcome import Line
+from mailcore.transport.base import BeforeDot, Destination, Mail, OnOutcome, Timeouts
+from mailcore.transport.exchange import Exchange, Lost
+from mailcore.transport.mail_queue import MailQueue
+from mailcore.transport.route import ClearText, Failure, Route
+from mailcore.transport.session import Session
+
+NUDGE_SECONDS = 0.05
+"""How long few waiting mails are left to the sessions there are before another is opened for them."""
+
+
+class Pool:
+    """The real `Transport`. Belongs to one event loop.
+
+    `helo` is our name in EHLO; `mails` a connection takes before it is closed; `idle` seconds it is kept without work.
+    """
+
+    def __init__(self, helo: str, *, timeouts: Timeouts | None = None, mails: int = 100, idle: float = 5.0) -> None:
+        if not helo or not helo.isascii() or not helo.isprintable() or " " in helo:
+            raise ValueError("the EHLO name must be a domain or an address literal")
+        self.helo = helo
+        self.timeouts = timeouts or Timeouts()
+        self.mails = mails
+        self.idle = idle
+        self.clear_text = ClearText()
+        self._sites: dict[object, SiteConnections] = {}
+
+    async def deliver(
+        self,
+        destination: Destination,
+        mails: MailQueue,
+        *,
+        connections: int,
+        before_dot: BeforeDot,
+        on_outcome: OnOutcome,
+    ) -> None:
+        """See `Transport.deliver`."""
+        key = destination.pool_key
+        site = self._sites.get(key)
+        if site is None:
+            site = self._sites[key] = SiteConnections(self, lambda: self._sites.pop(key, None))
+        site.resize(connections)
+        site.calls += 1
+        try:
+            await _Call(site, destination, mails, before_dot, on_outcome).run()
+        finally:
+            site.calls -= 1
+            site.forget_if_unused()
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        gone = [closed for site in list(self._sites.values()) for closed in site.quit_idle()]
+        if gone:
+            await asyncio.wait(gone)
+
+    def open_connections(self) -> int:
+        """How many there are now, busy and idle."""
+        return sum(site.open for site in self._sites.values())
+
+
+class SiteConnections:
+    """What all calls for one key share: the number of connections, and those that are idle."""
+
+    def __init__(self, pool: Pool, forget: Callable[[], object]) -> None:
+        self.pool = pool
+        self.calls = 0
+        self._forget = forget
+        self._limit = 1
+        self._busy = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._idle: dict[Session, asyncio.TimerHandle] = {}
+        self._leaving: set[asyncio.Future[None]] = set()
+
+    @property
+    def open(self) -> int:
+        return self._busy + len(self._idle) + len(self._leaving)
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @property
+    def crowded(self) -> bool:
+        """More are busy than the limit is by now: whoever notices leaves."""
+        return self._busy > self._limit
+
+    @property
+    def wanted(self) -> bool:
+        """Another call waits for a place."""
+        return bool(self._waiting)
+
+    def resize(self, limit: int) -> None:
+        self._limit = max(1, limit)
+        self._admit()
+        while len(self._idle) + self._busy > self._limit and self._idle:
+            self._let_go(next(iter(self._idle)))
+
+    async def enter(self) -> None:
+        """Take one of the places for a busy connection."""
+        if self._busy < self._limit and not self._waiting:
+            self._busy += 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        self._busy -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._busy < self._limit:
+            place = self._waiting.popleft()
+            if not place.done():
+                self._busy += 1
+                place.set_result(None)
+
+    def take_idle(self, route: Route) -> Session | None:
+        """The one used last, if the route still leads to it."""
+        while self._idle:
+            session, timer = self._idle.popitem()
+            timer.cancel()
+            if session.usable and route.leads_to(session.target):
+                return session
+            self._quit(session)
+        return None
+
+    def park(self, session: Session) -> None:
+        """Keep it for the next call, or end it."""
+        if session.usable and session.mails < self.pool.mails:
+            loop = asyncio.get_running_loop()
+            self._idle[session] = loop.call_later(self.pool.idle, self._let_go, session)
+        else:
+            self._quit(session)
+
+    def quit_idle(self) -> set[asyncio.Future[None]]:
+        for session in list(self._idle):
+            self._let_go(session)
+        return self._leaving
+
+    def _let_go(self, session: Session) -> None:
+        self._idle.pop(session).cancel()
+        self._quit(session)
+
+    def _quit(self, session: Session) -> None:
+        gone = session.quit()
+        self._leaving.add(gone)
+        gone.add_done_callback(self._gone)
+
+    def _gone(self, closed: asyncio.Future[None]) -> None:
+        self._leaving.discard(closed)
+        self.forget_if_unused()
+
+    def forget_if_unused(self) -> None:
+        if not self.calls and not self.open:
+            self._forget()
+
+
+class _Call:
+    """One call of `deliver`: its workers, its route, and the queue as their source."""
+
+    def __init__(
+        self,
+        site: SiteConnections,
+        destination: Destination,
+        mails: MailQueue,
+        before_dot: BeforeDot,
+        on_outcome: OnOutcome,
+    ) -> None:
+        pool = site.pool
+        self._site = site
+        self._mails = mails
+        self._before_dot = before_dot
+        self._on_outcome = on_outcome
+        self._route = Route(destination, pool.helo, pool.timeouts, pool.clear_text)
+        self._workers: set[asyncio.Task[None]] = set()
+        self._up = 0
+        self._ceiling = 1 << 30
+        """Connections the peer lets us have, once it has refused one more."""
+        self._lost: dict[int, tuple[Mail, tuple[Line, ...]]] = {}
+        """Mails that have lost a session once, by id, with what was said."""
+        self._nudge: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> None:
+        self._mails.listen(self._grow)
+        try:
+            self._grow()
+            await self._finished
+        finally:
+            self._mails.listen(None)
+            if self._nudge:
+                self._nudge.cancel()
+            workers = list(self._workers)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    # ---- Source, for the exchanges
+
+    def pull(self, session: Session) -> Mail | None:
+        if session.mails >= self._site.pool.mails:
+            session.retiring = True
+            return None
+        return None if self._site.crowded else self._mails.pull()
+
+    def put_back(self, mail: Mail) -> None:
+        self._mails.put_back(mail)
+
+    # ---- how many workers
+
+    def _grow(self) -> None:
+        """Called whenever a mail came, a session came up, a worker ended, or the queue was closed."""
+        if self._finished.done():
+            return
+        waiting = len(self._mails)
+        if not waiting:
+            if self._mails.closed and not self._workers:
+                self._finished.set_result(None)
+            return
+        if self._route.current is None:
+            if not self._workers:
+                self._fail_waiting()
+            return
+        most = min(self._site.limit, self._ceiling, max(1, 2 * self._up))
+        opening = len(self._workers) - self._up
+        if waiting > self._up or not self._workers:
+            for _ in range(min(most - len(self._workers), waiting - opening)):
+                self._hire()
+        elif self._nudge is None:
+            self._nudge = self._loop.call_later(NUDGE_SECONDS, self._nudged)
+
+    def _nudged(self) -> None:
+        self._nudge = None
+        most = min(self._site.limit, self._ceiling, max(1, 2 * self._up))
+        if len(self._mails) and self._route.current and len(self._workers) < most:
+            self._hire()
+
+    def _hire(self) -> None:
+        worker = self._loop.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._resigned)
+
+    def _resigned(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled() and (error := worker.exception()) and not self._finished.done():
+            self._finished.set_exception(error)
+        self._grow()
+
+    def _fail_waiting(self) -> None:
+        """No hop is left: the mails wait for their next attempt, without a connection each."""
+        while (mail := self._mails.pull()) is not None:
+            _, conversation = self._lost.pop(id(mail), (mail, None))
+            self._on_outcome(mail, self._route.last_outcome(conversation))
+        self._grow()
+
+    # ---- a worker
+
+    async def _work(self) -> None:
+        site = self._site
+        await site.enter()
+        session: Session | None = None
+        try:
+            while not site.crowded:
+                if session is None:
+                    if not len(self._mails) or (session := await self._session()) is None:
+                        return
+                    self._up += 1
+                    self._grow()
+                mail = self.pull(session)
+                if mail is not None:
+                    await self._exchange(session, mail)
+                if not session.usable:
+                    self._up -= 1
+                    gone, session = session, None
+                    site.park(gone)
+                elif mail is None and not await self._more(session):
+                    return
+        finally:
+            if session is not None:
+                self._up -= 1
+                site.park(session)
+            site.leave()
+
+    async def _more(self, session: Session) -> bool:
+        """Wait for mail with an open session. False: let it go."""
+        if self._site.wanted or self._mails.closed:
+            return False
+        if await self._mails.wait(self._site.pool.idle):
+            return True
+        session.retiring = not self._mails.closed
+        return False
+
+    async def _session(self) -> Session | None:
+        """A warm one, or a new one; None when the peer gives us no more, or no hop is left."""
+        session = self._site.take_idle(self._route)
+        while session is None and (target := self._route.current):
+            opened = await self._route.open(target)
+            if isinstance(opened, Session):
+                session = opened
+            elif self._up and target == self._route.current:
+                # it talks to our other sessions: we have as many as it wants
+                self._ceiling = self._up
+                return None
+            else:
+                self._route.failed(opened)
+        return session
+
+    async def _exchange(self, session: Session, mail: Mail) -> None:
+        try:
+            await Exchange(session, self, self._before_dot, self._on_outcome).run(mail)
+        except Lost as lost:
+            self._retry(session, lost)
+        self._route.ended(session)
+
+    def _retry(self, session: Session, lost: Lost) -> None:
+        """Once more on another connection, unless the peer has told this very mail to wait."""
+        told = lost.broken.reply is not None and not session.useful
+        if told or id(lost.mail) in self._lost:
+            self._lost.pop(id(lost.mail), None)
+            failure = Failure(session.target, lost.broken, session.source_ip, session.tls, lost.conversation)
+            self._on_outcome(lost.mail, failure.outcome())
+        else:
+            self._lost[id(lost.mail)] = (lost.mail, lost.conversation)
+            self._mails.put_back(lost.mail)
