@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
+
 from mailcore.kit.ids import uuid7
 from mailcore.store.session import Store
 
@@ -33,7 +34,9 @@ async def test_every_table_of_a_tenant_is_behind_its_policy(admin: asyncpg.Conne
             assert not table["has_org"], f"{table['name']} has org_id: give it a policy"
             continue
         assert table["enabled"] and table["forced"], f"{table['name']}: ENABLE and FORCE ROW LEVEL SECURITY"
-        policies = await admin.fetch("SELECT * FROM pg_policies WHERE tablename = $1 AND policyname = 'tenant'", table["name"])
+        policies = await admin.fetch(
+            "SELECT * FROM pg_policies WHERE tablename = $1 AND policyname = 'tenant'", table["name"]
+        )
         assert len(policies) == 1, f"{table['name']} lacks its tenant policy"
         assert policies[0]["roles"] == ["postroom_app"]
         if table["name"] not in OWN_POLICY:
@@ -63,7 +66,8 @@ async def test_the_roles_own_and_bypass_nothing(admin: asyncpg.Connection) -> No
     for role in await admin.fetch("SELECT * FROM pg_roles WHERE rolname = ANY ($1)", [*ROLES, "postroom"]):
         assert not role["rolsuper"] and not role["rolbypassrls"] and not role["rolcreaterole"], role["rolname"]
     owned = await admin.fetch(
-        "SELECT relname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE r.rolname = ANY ($1)", [*ROLES, "postroom"]
+        "SELECT relname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE r.rolname = ANY ($1)",
+        [*ROLES, "postroom"],
     )
     assert owned == []
     login = await admin.fetchrow("SELECT rolinherit FROM pg_roles WHERE rolname = 'postroom'")
@@ -129,5 +133,7 @@ async def test_partitions_of_the_next_months_are_there_and_made_once(store: Stor
     async with store.worker() as db:
         assert await db.fetch("SELECT * FROM make_partitions(2)") == []
         made = await db.fetch("SELECT * FROM make_partitions(3)")
-    parents = await admin.fetchval("SELECT count(*) FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace")
+    parents = await admin.fetchval(
+        "SELECT count(*) FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace"
+    )
     assert len(made) == parents

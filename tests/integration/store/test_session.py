@@ -6,6 +6,7 @@ import asyncio
 
 import asyncpg
 import pytest
+
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.store.session import Store

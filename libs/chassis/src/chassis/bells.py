@@ -10,6 +10,7 @@ import orjson
 from arq import func
 from arq.cron import CronJob
 from arq.worker import Function, Worker
+from redis.exceptions import RedisError
 
 from mailcore.kit.log import logger
 from mailcore.queue.bell import redis_settings
@@ -61,7 +62,7 @@ class Bells:
             )
             started = asyncio.get_running_loop().time()
             try:
-                await worker.async_run()
+                await worker.main()
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -73,10 +74,16 @@ class Bells:
 
 
 async def _close(worker: Worker) -> None:
-    try:
-        await asyncio.wait_for(asyncio.shield(worker.close()), 5)
-    except Exception as error:
-        log.debug("closing the arq worker failed", error=str(error))
+    """arq's own close stops half-way when one of its jobs was cancelled, and leaves its connections open."""
+    for task in worker.tasks.values():
+        task.cancel()
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    if worker._pool is not None:
+        pool, worker._pool = worker._pool, None
+        try:
+            await pool.aclose(close_connection_pool=True)
+        except (RedisError, OSError) as error:
+            log.debug("closing the arq worker failed", error=str(error))
 
 
 def _bell(bell: Bell, wake: Wake) -> Function:

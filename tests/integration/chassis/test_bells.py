@@ -1,0 +1,75 @@
+"""Bells over a real Valkey: no ring is lost, none pile up, and without it nothing breaks."""
+
+from __future__ import annotations
+
+import asyncio
+
+from chassis.bells import Bells
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import OUTBOUND, ROUTE, VERIFY, arq_queue, bell_key
+
+
+async def _until(condition, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_ring_wakes_with_its_key_and_the_next_one_too(redis_url: str, ringer: Ringer) -> None:
+    woken: list[str] = []
+    task = asyncio.create_task(Bells(redis_url, "outbound", bells={OUTBOUND: woken.append}).run())
+    try:
+        for n in range(3):
+            ringer.ring(OUTBOUND, n)
+            await _until(lambda n=n: str(n) in woken)
+            ringer.ring(OUTBOUND, "same")
+            await _until(lambda n=n: woken.count("same") == n + 1)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_rings_that_nobody_answers_do_not_pile_up(redis_url: str, ringer: Ringer) -> None:
+    for _ in range(50):
+        ringer.ring(ROUTE)
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*ringer._tasks)
+    assert await ringer.redis.zcard(arq_queue("inbound_smtp")) == 1
+    assert await ringer.redis.exists(bell_key(ROUTE, ""))
+
+
+async def test_a_chore_gets_its_id(redis_url: str, ringer: Ringer) -> None:
+    done: list[str] = []
+
+    async def verify(id_: str) -> None:
+        done.append(id_)
+
+    assert await ringer.enqueue(VERIFY, "some-id")
+    task = asyncio.create_task(Bells(redis_url, "outbound", chores={VERIFY: verify}).run())
+    try:
+        await _until(lambda: done == ["some-id"])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_redis_ringing_neither_fails_nor_waits() -> None:
+    ringer = Ringer("redis://127.0.0.1:1/0")
+    ringer.ring(OUTBOUND, 1)
+    assert not await ringer.enqueue(VERIFY, "x")
+    assert ringer.broken
+    await ringer.close()
+
+
+async def test_a_flush_costs_nothing_but_the_ring(redis_url: str, ringer: Ringer) -> None:
+    woken: list[str] = []
+    task = asyncio.create_task(Bells(redis_url, "outbound", bells={OUTBOUND: woken.append}).run())
+    try:
+        ringer.ring(OUTBOUND, "a")
+        await _until(lambda: woken == ["a"])
+        await ringer.redis.flushall()
+        ringer.ring(OUTBOUND, "b")
+        await _until(lambda: "b" in woken)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
