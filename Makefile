@@ -11,7 +11,80 @@ export PYTHONDONTWRITEBYTECODE ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(STAMP) ## start everything on this machine: make run [PORT_BASE=8080] [ARGS="--mode live"]
+	@exec $(BIN)/postroom up --port-base $(PORT_BASE) $(ARGS)
+
+.PHONY: dev
+dev: $(STAMP) ## run, and start the services again when their source changes
+	@exec $(BIN)/postroom up --port-base $(PORT_BASE) --reload $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## every test that needs no long run: make test [ARGS="-k dkim"]
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: test-e2e
+test-e2e: $(STAMP) ## stories and real clients on the running stack
+	$(BIN)/pytest tests/e2e tests/conformance $(ARGS)
+
+.PHONY: test-faults
+test-faults: $(STAMP) ## kills and cuts, with counts: nothing may be lost
+	$(BIN)/pytest tests/faults --timeout 900 $(ARGS)
+
+.PHONY: test-coverage
+test-coverage: $(STAMP) ## the tests with line and branch coverage
+	$(BIN)/pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
+
+.PHONY: peers
+peers: ## install the real mail servers that tests talk to (Debian, as root)
+	.ci/peers
+
+.PHONY: lint
+lint: $(STAMP) arch ## style of every Python file, and who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: arch
+arch: $(STAMP) ## who may import whom (the contracts in pyproject.toml)
+	$(BIN)/lint-imports
+
+.PHONY: types
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+.PHONY: typecheck
+typecheck: types ## the same as types
+
+.PHONY: fmt
+fmt: $(STAMP) ## format, and repair what can be repaired
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: build
+build: $(STAMP) ## a wheel of every member, in dist/
+	@for member in $(MEMBERS); do $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist $$member; done
+	@ls dist
+
+.PHONY: bench
+bench: $(STAMP) ## side by side with named peers: make bench [ARGS=submit]
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: docker
+docker: ## check the container images and the compose file
+	deploy/check docker
+
+.PHONY: helm-check
+helm-check: ## check the Helm chart as a cluster would
+	deploy/check helm
+
+.PHONY: docs
+docs: ## where to read
+	@echo "README.md         five minutes to the first mail"
+	@echo "ARCHITECTURE.md   the way of a message, the tables of states"
+	@echo "HACKING.md        how to add a vendor, a check, a job"
+	@echo "docs/             guides, decisions (docs/adr), RFC by RFC (docs/rfc.md)"
 
 # The virtual environment, from the lock: every version and hash is fixed; no index is named (pip asks the one you use).
 $(STAMP): requirements.lock pyproject.toml $(MEMBERS:%=%/pyproject.toml)

@@ -1,0 +1,190 @@
+"""What can be typed. Every command ends with one clear line and exit 1 when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import runpy
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from . import __version__
+from .console import CannotStart, say
+from .settings import given
+
+app = typer.Typer(
+    name="postroom",
+    help="Postroom: a self-hosted mail platform. `postroom up` starts a whole installation on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+org = typer.Typer(help="Organizations of this installation.", no_args_is_help=True)
+app.add_typer(org, name="org")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+
+
+def _end(text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    from mailcore.kit.errors import MailError  # noqa: PLC0415 - a command loads what it needs
+
+    try:
+        return asyncio.run(work)
+    except CannotStart as error:
+        _end(str(error))
+    except MailError as error:
+        _end(error.public)
+    except OSError as error:
+        _end(f"No database at DATABASE__MIGRATE_URL ({error}): start PostgreSQL or correct the address.")
+
+
+@app.command()
+def up(
+    data: Annotated[Path, typer.Option(help="Folder of everything this installation keeps.")] = Path(".postroom"),
+    port_base: Annotated[
+        int,
+        typer.Option(
+            help="Ports are counted from here: +0 HTTP, +1 MX, +5 catcher, +6 metrics, +7 DNS, +20 Postgres, +21 Redis,"
+            " +22 and up operations of each service."
+        ),
+    ] = 8080,
+    mode: Annotated[
+        str, typer.Option(help="catch: no mail leaves this machine (the default). live: mail goes to its recipients.")
+    ] = "catch",
+    postgres: Annotated[
+        int | None, typer.Option(help="Major version for a new folder: 18 (the default) or 16.", show_default=False)
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start the services again when their source changes.")
+    ] = False,
+) -> None:
+    """Start a whole installation on this machine and stay until Ctrl-C.
+
+    Postgres, Redis, migration, first organization, catcher, DNS and every service. A part that dies is started again. Addresses
+    and keys are in DATA/dev.json once it is ready; a second start finds everything again. Any POSTROOM_ setting wins over
+    what the mode sets; with POSTROOM_DATABASE__URL or POSTROOM_REDIS__URL set, that server is used instead of an own one.
+    """
+    from .local.defaults import Mode  # noqa: PLC0415
+    from .local.stack import Choice, up  # noqa: PLC0415
+
+    if mode not in list(Mode):
+        _end(f"--mode {mode} is unknown: use catch or live.")
+    if postgres not in (None, 16, 18):
+        _end(f"--postgres {postgres} is not to be had: use 18 or 16.")
+    raise typer.Exit(_run(up(Choice(data, port_base, Mode(mode), postgres, reload), given())))
+
+
+@app.command()
+def serve(
+    service: Annotated[str, typer.Argument(help="api, inbound-smtp, outbound, imap-sync or webhooks.")],
+) -> None:
+    """Run one service in the foreground, with the settings of the environment."""
+    from .local.defaults import SERVICES  # noqa: PLC0415
+
+    found = {item.name: item for item in SERVICES}.get(service.replace("_", "-"))
+    if found is None:
+        _end(f"There is no service {service}: use {', '.join(item.name for item in SERVICES)}.")
+    sys.argv = [found.module]
+    runpy.run_module(found.module, run_name="__main__", alter_sys=True)
+
+
+@app.command()
+def migrate(
+    up_: Annotated[bool, typer.Option("--up", help="Bring the database to this version (the default).")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Take every table away, with all that is in them.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it.")] = False,
+) -> None:
+    """Bring the database's tables to what this version needs."""
+    from mailcore.store import migrate  # noqa: PLC0415
+
+    if up_ + down + sql > 1:
+        _end("Choose one of --up, --down and --sql.")
+    sys.argv = ["postroom migrate", "down" if down else "sql" if sql else "up"]
+    migrate.main()
+
+
+@app.command()
+def setup(
+    admin_email: Annotated[str, typer.Option(help="Login of the first admin.")] = "admin@postroom.test",
+    credentials: Annotated[
+        Path | None,
+        typer.Option(help="File (0600) that keeps the key and the password; what is not in it is made anew."),
+    ] = None,
+    lab: Annotated[
+        bool,
+        typer.Option("--lab", help="Also make postroom.test a verified domain (catch mode: needs CATCH__DNS_DIR)."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the first organization, its admin and an API key, where there are none yet."""
+    from mailcore.kit.settings import Base, load  # noqa: PLC0415
+
+    from .setup import set_up  # noqa: PLC0415
+
+    settings = load(Base)
+    if lab and not settings.catch.dns_dir:
+        _end("--lab needs a folder of zones: set POSTROOM_CATCH__DNS_DIR.")
+    url = settings.database.migrate_url or settings.database.url
+    folder = Path(settings.catch.dns_dir) if lab and settings.catch.dns_dir else None
+    made = _run(set_up(url, settings.keyring(), admin_email=admin_email, credentials=credentials, lab=folder))
+    if as_json:
+        say(json.dumps({name: getattr(made, name) for name in ("org_id", "api_key", "admin_email", "admin_password")}))
+    elif credentials is not None:
+        say(f"Set up; key and password are in {credentials}.")
+    elif made.api_key is None:
+        say(f"Already set up: organization {made.org_id}. Keys and passwords are shown only when they are made.")
+    else:
+        say(f"Organization {made.org_id}")
+        say(f"API key      {made.api_key}")
+        say(f"Admin        {made.admin_email} / {made.admin_password or '(unchanged)'}")
+        say("Write them down: they are not shown again.")
+
+
+@org.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the organization is called, up to 200 characters.")],
+    as_json: Json = False,
+) -> None:
+    """Make an organization and its first API key."""
+    from mailcore.kit.settings import Base, load  # noqa: PLC0415
+
+    from .setup import create_organization  # noqa: PLC0415
+
+    name = name.strip()
+    if not 1 <= len(name) <= 200 or not name.isprintable():
+        _end("An organization's name has 1 to 200 printable characters: choose another.")
+    settings = load(Base)
+    org_id, key = _run(create_organization(settings.database.migrate_url or settings.database.url, name))
+    if as_json:
+        say(json.dumps({"org_id": str(org_id), "api_key": key}))
+    else:
+        say(f"Organization {org_id}\nAPI key      {key}\nWrite the key down: it is not shown again.")
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version."""
+    if as_json:
+        say(json.dumps({"postroom": __version__, "python": platform.python_version()}))
+    else:
+        say(f"postroom {__version__} (Python {platform.python_version()})")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
