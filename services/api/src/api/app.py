@@ -1,0 +1,51 @@
+"""The application: every router, one line each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import Receive, Scope, Send
+
+from api import errors, openapi
+from api.context import Context
+from api.edge import Edge
+from api.health.routes import router as health
+
+ROUTERS: tuple[APIRouter, ...] = (health,)
+
+
+class Api(FastAPI):
+    """FastAPI behind edge: what edge answers or changes comes before FastAPI's own layers."""
+
+    edge: Edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.edge(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.describe(self)
+        return self.openapi_schema
+
+
+def build(ctx: Context) -> Api:
+    app = Api(
+        title="Postroom",
+        version="0.1.0",
+        redirect_slashes=False,
+        openapi_url="/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    settings = ctx.settings
+    app.state.ctx = ctx
+    app.edge = Edge(
+        super(Api, app).__call__,
+        body_limit=settings.http.body_limit_bytes,
+        rate_limit=settings.rate_limit.requests_per_second,
+    )
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

@@ -1,0 +1,85 @@
+"""JSON in. After authentication, never before; a broken body is 400, a wrong one 422 (resend.md §1.2)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from api.errors import ApiError, invalid, missing
+
+M = TypeVar("M", bound=BaseModel)
+OFF_LOOP_BYTES = 1_000_000
+"""Parsing more than this would hold up everybody else."""
+
+
+class Asked(BaseModel):
+    """A request body: unknown keys are ignored, types are not bent."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+async def read_json(request: Request) -> Any:
+    """Any JSON value; None for an empty body. Raises ApiError 400 for what is no JSON, 422 for NUL characters in it."""
+    raw = await request.body()
+    if not raw:
+        return None
+    try:
+        parsed = orjson.loads(raw) if len(raw) < OFF_LOOP_BYTES else await asyncio.to_thread(orjson.loads, raw)
+    except orjson.JSONDecodeError:
+        raise ApiError(400, "validation_error", "Request body must be valid JSON.") from None
+    if b"\\u0000" in raw and _holds_nul(parsed):
+        # Postgres stores no NUL, no header may hold one, and no mail needs it
+        raise invalid("The request must not contain NUL characters.")
+    return parsed
+
+
+async def read(request: Request, model: type[M]) -> M:
+    """The body as `model`. Raises ApiError 400 and 422 with what to change."""
+    return check(await read_json(request), model)
+
+
+def check(parsed: Any, model: type[M]) -> M:
+    if parsed is None:
+        parsed = {}
+    if not isinstance(parsed, dict):
+        raise invalid("The request body must be a JSON object.")
+    try:
+        return model.model_validate(parsed)
+    except ValidationError as error:
+        raise from_pydantic(error) from None
+
+
+def from_pydantic(error: ValidationError) -> ApiError:
+    problems = error.errors(include_url=False, include_input=False)
+    for problem in problems:
+        if problem["type"] == "missing":
+            return missing(".".join(str(part) for part in problem["loc"]))
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"] if isinstance(part, int | str)) or "body"
+    message = first["msg"].removeprefix("Value error, ")
+    return invalid(f"Invalid `{field}` field. {message.rstrip('.')}.")
+
+
+def takes(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """For `openapi_extra`: documents a body that `read` reads. app.openapi lifts `$defs` into the components."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def _holds_nul(value: Any) -> bool:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            if "\x00" in item:
+                return True
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            stack.extend(item)
+            stack.extend(item.values())
+    return False

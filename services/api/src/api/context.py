@@ -1,0 +1,36 @@
+"""What the routes of a process share; made once by main, found at `request.app.state.ctx`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from api.keys import Keys
+from api.rate import RateLimiter
+from api.settings import Settings
+from mailcore.blob.base import BlobStore
+from mailcore.kit.seal import Keyring
+from mailcore.queue.bell import Ringer
+from mailcore.store.session import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    settings: Settings
+    store: Store
+    ringer: Ringer
+    keyring: Keyring
+    blobs: BlobStore
+    keys: Keys
+    rate: RateLimiter
+
+
+def context(request: HTTPConnection) -> Context:
+    ctx: Context = request.app.state.ctx
+    return ctx
+
+
+Ctx = Annotated[Context, Depends(context)]

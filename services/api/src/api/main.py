@@ -1,0 +1,52 @@
+"""The composition root: `python -m api` runs one process; several share the port (SO_REUSEPORT)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from api.app import build
+from api.context import Context
+from api.keys import Keys
+from api.rate import RateLimiter
+from api.settings import Settings
+from chassis.process import Listen, Running, run
+from mailcore import blob
+from mailcore.kit.settings import load
+from mailcore.queue.bell import Ringer
+from mailcore.store.session import Store
+
+
+def main() -> None:
+    run("api", load(Settings), start)
+
+
+@asynccontextmanager
+async def start(settings: Settings) -> AsyncIterator[Running]:
+    store = await Store.open(
+        settings.database.url,
+        pool_size=settings.database.pool_size,
+        connect_seconds=settings.database.connect_seconds,
+        name="api",
+    )
+    ringer = Ringer(settings.redis.url, timeout_seconds=settings.redis.timeout_seconds)
+    blobs = blob.open(**dict(settings.blob))
+    ctx = Context(
+        settings=settings,
+        store=store,
+        ringer=ringer,
+        keyring=settings.keyring(),
+        blobs=blobs,
+        keys=Keys(store),
+        rate=RateLimiter(ringer, settings.rate_limit.requests_per_second),
+    )
+    try:
+        yield Running(
+            checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
+            tasks=[ctx.keys.note_use()],
+            http=Listen(build(ctx), settings.http.host, settings.http.port, settings.http.trusted_proxies),
+        )
+        await ctx.keys.write_use()
+    finally:
+        await ringer.close()
+        await store.close()

@@ -1,0 +1,71 @@
+"""/openapi.json, true to what runs: every operation with its body, its answers and Resend's errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+_ERROR = {
+    "type": "object",
+    "required": ["statusCode", "name", "message"],
+    "properties": {
+        "statusCode": {"type": "integer"},
+        "name": {"type": "string"},
+        "message": {"type": "string", "description": "What is wrong and what to change."},
+    },
+}
+_OPEN = ("/health", "/healthz", "/readyz")
+_ERRORS = {
+    "400": "The body is no JSON, or the API key is unknown.",
+    "401": "No API key, or one that may only send.",
+    "422": "A field or parameter is missing or wrong.",
+    "429": "More requests than the limit allows.",
+    "500": "Unexpected.",
+    "503": "The database cannot be reached just now.",
+}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Error"] = _ERROR
+    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "re_…"}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _lift_definitions(operation, schemas)
+            _add_errors(operation, path)
+    return document
+
+
+def _add_errors(operation: dict[str, Any], path: str) -> None:
+    answers = operation.setdefault("responses", {})
+    answers.pop("422", None)
+    if path in _OPEN:
+        return
+    operation["security"] = [{"bearer": []}]
+    wanted = dict(_ERRORS)
+    if "{" in path:
+        wanted["404"] = "No such object in this organization."
+    if "requestBody" in operation:
+        wanted["413"] = "The body is too large."
+    for status, text in wanted.items():
+        answers.setdefault(
+            status,
+            {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}},
+        )
+
+
+def _lift_definitions(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    content = operation.get("requestBody", {}).get("content", {})
+    for media in content.values():
+        schema = media.get("schema", {})
+        schemas.update(schema.pop("$defs", {}))
+        title = schema.get("title")
+        if title and "$ref" not in schema:
+            schemas[title] = schema
+            media["schema"] = {"$ref": f"#/components/schemas/{title}"}

@@ -1,0 +1,70 @@
+"""Lists: `limit`, `after`, `before` in; `{"object": "list", "has_more", "data"}` out (resend.md §1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from starlette.requests import Request
+
+from api.errors import ApiError, invalid
+from mailcore.store.pages import Page, Slice
+
+MAX_LIMIT = 100
+
+PARAMETERS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "limit",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+        },
+        *(
+            {"name": name, "in": "query", "required": False, "schema": {"type": "string", "format": "uuid"}}
+            for name in ("after", "before")
+        ),
+    ]
+}
+"""For `openapi_extra` of a list."""
+
+
+def page(request: Request, *, default: int | None = 20) -> Page:
+    """What the query asks for. `default` None: everything, as the older lists do. Raises ApiError 422."""
+    query = request.query_params
+    limit = default
+    if "limit" in query:
+        text = query["limit"]
+        limit = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+        if not 1 <= limit <= MAX_LIMIT:
+            raise invalid("The pagination limit must be a number between 1 and 100.")
+    after, before = _cursor(query.get("after"), "after"), _cursor(query.get("before"), "before")
+    if after is not None and before is not None:
+        raise invalid("Use either `after` or `before`, not both.")
+    return Page(limit, after, before)
+
+
+def listed(slice_: Slice, shape: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    return {"object": "list", "has_more": slice_.has_more, "data": [shape(row) for row in slice_.rows]}
+
+
+def path_id(text: str, name: str = "id") -> UUID:
+    """An id out of a path. Raises ApiError 422 `invalid_parameter`."""
+    try:
+        return UUID(text) if len(text) == 36 else _no_uuid(name)
+    except ValueError:
+        return _no_uuid(name)
+
+
+def _no_uuid(name: str) -> UUID:
+    raise ApiError(422, "invalid_parameter", f"The `{name}` must be a valid UUID.")
+
+
+def _cursor(text: str | None, name: str) -> UUID | None:
+    if text is None:
+        return None
+    try:
+        return UUID(text)
+    except ValueError:
+        raise invalid(f"The `{name}` cursor must be a valid UUID.") from None

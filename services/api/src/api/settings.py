@@ -1,0 +1,42 @@
+"""The settings of api: the only reader of its environment."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from mailcore.kit.settings import Base, Group, Strings
+
+
+class Http(Group):
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    public_url: str = "http://127.0.0.1:8080"
+    """Every link we print begins with it."""
+    trusted_proxies: Strings = Field(default_factory=list)
+    """Addresses or CIDRs whose X-Forwarded-* headers are believed."""
+    body_limit_bytes: int = Field(60_000_000, ge=1_000_000)
+    """40 MB of mail as base64 in JSON, and room for the rest."""
+
+
+class RateLimit(Group):
+    requests_per_second: int = Field(10, ge=0, le=1_000_000)
+    """Per organization, in windows of one second; 0 is off."""
+
+
+class Smtp(Group, extra="ignore"):
+    hostname: str = "localhost"
+    """The name that receiving domains point their MX at: what we advise in DNS records."""
+
+
+class Outbound(Group, extra="ignore"):
+    spf: str = ""
+    """Mechanism that covers the addresses mail leaves from (`include:_spf.mail.example`); empty: `a:<SMTP__HOSTNAME>`."""
+
+
+class Settings(Base):
+    http: Http = Http()
+    rate_limit: RateLimit = RateLimit()
+    smtp: Smtp = Smtp()
+    outbound: Outbound = Outbound()
+    metrics_auth_token: SecretStr | None = None
+    """Opens /api/metrics; hidden while unset."""
