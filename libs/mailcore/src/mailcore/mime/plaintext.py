@@ -44,7 +44,8 @@ _TAG_STOP = re.compile(r"[>\"']")
 # the look-behind lets no attempt begin inside a name: without it a long name takes quadratic time
 _ATTRIBUTE = re.compile(r"(?<![^\s\"'/>=])([^\s=\"'/>]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
-_BLANKS = re.compile(r"[ \t\r\n\f]+")
+_BLANK = " \t\r\n\f"
+_BLANKS = re.compile(rf"[{_BLANK}]+")
 _HUGE_REFERENCE = re.compile(r"&#(?:[0-9]{8,}|[xX][0-9a-fA-F]{7,});?")
 _INVISIBLE = re.compile("[\u00ad\u034f\u200b-\u200d\u2060\ufeff]")
 _TOO_MANY_BREAKS = re.compile(r"\n{3,}")
@@ -133,22 +134,20 @@ class _Text:
         self._add_plain(source)
 
     def _add_plain(self, source: str) -> None:
-        source = _INVISIBLE.sub("", source)
+        if not source.isascii():
+            # a no-break space is a blank once nothing is laid out any more
+            source = _INVISIBLE.sub("", source).replace("\u00a0", " ")
+        if not source:
+            return
         if self._preformatted:
             self._write(source.replace("\r\n", "\n").replace("\r", "\n"))
             return
-        # a no-break space is a blank once nothing is laid out any more
-        source = _BLANKS.sub(" ", source.replace("\u00a0", " "))
-        if source == " ":
+        if source[0] in _BLANK:
             self._blank = True
-            return
-        if source.startswith(" "):
-            self._blank = True
-            source = source[1:]
-        ends_blank = source.endswith(" ")
-        if source:
-            self._write(source[:-1] if ends_blank else source)
-        self._blank = ends_blank
+        words = " ".join(source.split()) if source.isascii() else _BLANKS.sub(" ", source).strip(" ")
+        if words:
+            self._write(words)
+            self._blank = source[-1] in _BLANK
 
     def open(self, tag: str, attributes: str) -> None:
         if self._hidden:

@@ -1,0 +1,101 @@
+"""Signing keys: RSA for every verifier, Ed25519 beside it for those that know it (RFC 8301, RFC 8463)."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
+
+from mailcore.dns.names import normalize_domain
+from mailcore.kit.errors import Invalid
+
+RSA_SHA256 = "rsa-sha256"
+ED25519_SHA256 = "ed25519-sha256"
+RSA_BITS = 2048
+MIN_RSA_BITS = 1024
+"""RFC 8301 §3.2."""
+
+PrivateKey = RSAPrivateKey | Ed25519PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    selector: str
+    domain: str
+    algorithm: str
+    """`rsa-sha256` or `ed25519-sha256`."""
+    private: PrivateKey
+
+    @classmethod
+    def load(cls, selector: str, domain: str, private: bytes) -> Self:
+        """From PKCS #8, DER or PEM. Costs about a millisecond (OpenSSL checks RSA keys): load once, keep the object.
+
+        Raises Invalid: no such key, another kind of key, RSA under 1,024 bits, a selector or domain that is none.
+        """
+        key = _load(private)
+        return cls(
+            # RFC 6376 §3.1: a selector is one label or several
+            normalize_domain(selector, underscore=True),
+            normalize_domain(domain),
+            RSA_SHA256 if isinstance(key, RSAPrivateKey) else ED25519_SHA256,
+            key,
+        )
+
+    @property
+    def record_name(self) -> str:
+        """Where the public key is published (RFC 6376 §3.6.2.1)."""
+        return f"{self.selector}._domainkey.{self.domain}"
+
+    @property
+    def public_txt(self) -> str:
+        return public_txt(self.private)
+
+
+def generate_rsa(bits: int = RSA_BITS) -> tuple[bytes, str]:
+    """`(private key as PKCS #8 DER, value of the TXT record)`. Takes some 100 ms: run it in a thread."""
+    return _exported(generate_private_key(65537, bits))
+
+
+def generate_ed25519() -> tuple[bytes, str]:
+    """`(private key as PKCS #8 DER, value of the TXT record)`."""
+    return _exported(Ed25519PrivateKey.generate())
+
+
+def public_txt(key: PrivateKey) -> str:
+    """The TXT record's value (RFC 6376 §3.6.1). A string in DNS ends at 255 octets: an RSA key takes two of them."""
+    if isinstance(key, RSAPrivateKey):
+        # RFC 6376 §3.6.1: p= of RSA is a SubjectPublicKeyInfo, as all verifiers read it
+        raw, kind = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), "rsa"
+    else:
+        # RFC 8463 §4: the bare 32 octets
+        raw, kind = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw), "ed25519"
+    return f"v=DKIM1; k={kind}; p={base64.b64encode(raw).decode()}"
+
+
+def _exported(key: PrivateKey) -> tuple[bytes, str]:
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), public_txt(key)
+
+
+def _load(private: bytes) -> PrivateKey:
+    load = load_pem_private_key if private.lstrip().startswith(b"-----BEGIN") else load_der_private_key
+    try:
+        key = load(private, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Invalid("The DKIM key is not a private key in PKCS #8 form.") from error
+    if not isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
+        raise Invalid("A DKIM key is RSA or Ed25519.")
+    if isinstance(key, RSAPrivateKey) and key.key_size < MIN_RSA_BITS:
+        raise Invalid(f"An RSA key for DKIM has at least {MIN_RSA_BITS} bits.")
+    return key

@@ -1,0 +1,101 @@
+"""DKIM-Signature fields for a message, one a key (RFC 6376 §5).
+
+1. the body's hash, once for all keys
+2. the header fields that are signed, in relaxed form, once for all keys
+3. for each key: its DKIM-Signature with an empty b=, appended and signed
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from mailcore.kit.errors import Invalid
+from mailcore.mailauth.dkim.canonical import relaxed_body, relaxed_field, split_fields
+from mailcore.mailauth.dkim.keys import SigningKey
+
+WEEK = 7 * 86_400
+
+OVERSIGNED = (
+    *(b"from", b"to", b"cc", b"subject", b"date", b"message-id", b"reply-to", b"mime-version", b"content-type"),
+    *(b"list-unsubscribe", b"list-unsubscribe-post"),
+)
+"""Signed once more than they occur, absent ones too, so that none can be added later (RFC 6376 §5.4, §8.15)."""
+SIGNED = (
+    *(b"sender", b"in-reply-to", b"references", b"content-transfer-encoding", b"content-disposition", b"list-id"),
+    b"feedback-id",
+)
+"""Signed as often as they occur: a mailing list may add its own."""
+
+
+def sign(head: bytes, body: bytes, keys: Sequence[SigningKey], *, now: int, expires_after: int | None = WEEK) -> bytes:
+    """The DKIM-Signature fields to put before `head`, each with its CRLF; empty without keys.
+
+    `head`: header fields with their CRLFs, without the empty line after them. `body`: as it will be sent, before dot
+    stuffing. `now` in seconds since 1970; `expires_after` in seconds, None for no x=. There is never an l=: it would let
+    others append to the message. Raises Invalid for a header that is none or has no From (RFC 6376 §5.4).
+    """
+    if not keys:
+        return b""
+    names, signed_fields = _signed_fields(head)
+    body_hash = base64.b64encode(hashlib.sha256(relaxed_body(body)).digest())
+    expires = b"" if expires_after is None else b" x=%d;" % (now + expires_after)
+    return b"".join([_signature(key, names, signed_fields, body_hash, b"t=%d;%b" % (now, expires)) for key in keys])
+
+
+def _signed_fields(head: bytes) -> tuple[bytes, bytes]:
+    """The value of h=, and the canonical fields in its order with their CRLFs."""
+    present: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for name, field in split_fields(head):
+        present[name].append(field)
+    if b"from" not in present:
+        raise Invalid("A message without From cannot be signed.")
+    names: list[bytes] = []
+    canonical: list[bytes] = []
+    for group, extra in ((OVERSIGNED, 1), (SIGNED, 0)):
+        for name in group:
+            fields = present.get(name, ())
+            names.extend([name] * (len(fields) + extra))
+            # RFC 6376 §5.4.2: of several, the last one counts first; what does not exist counts as nothing
+            canonical.extend([relaxed_field(name, field) for field in reversed(fields)])
+    canonical.append(b"")
+    return _folded_names(names), b"\r\n".join(canonical)
+
+
+def _signature(key: SigningKey, names: bytes, signed_fields: bytes, body_hash: bytes, times: bytes) -> bytes:
+    field = b"DKIM-Signature: v=1; a=%b; c=relaxed/relaxed; d=%b;\r\n s=%b; %b\r\n h=%b;\r\n bh=%b;\r\n b=" % (
+        key.algorithm.encode(),
+        key.domain.encode(),
+        key.selector.encode(),
+        times,
+        names,
+        body_hash,
+    )
+    # RFC 6376 §3.7: the signature's own field comes last, with an empty b= and without its CRLF
+    signed = signed_fields + relaxed_field(b"dkim-signature", field)
+    if isinstance(key.private, RSAPrivateKey):
+        raw = key.private.sign(signed, PKCS1v15(), SHA256())
+    else:
+        raw = key.private.sign(hashlib.sha256(signed).digest())  # RFC 8463 §3: Ed25519 over the SHA-256
+    value = base64.b64encode(raw)
+    return field + b"\r\n ".join([value[i : i + 72] for i in range(0, len(value), 72)]) + b"\r\n"
+
+
+def _folded_names(names: list[bytes]) -> bytes:
+    """`a:b:c` in lines of at most 76 columns; blanks around a colon mean nothing (RFC 6376 §3.5)."""
+    lines: list[bytes] = []
+    line = names[0]
+    for name in names[1:]:
+        if len(line) + len(name) > 72:
+            lines.append(line)
+            line = name
+        else:
+            line += b":" + name
+    lines.append(line)
+    return b":\r\n ".join(lines)
