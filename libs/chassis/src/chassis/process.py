@@ -11,8 +11,8 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -119,6 +119,14 @@ async def _serve(name: str, settings: Base, running: Running, stop: asyncio.Even
     return code
 
 
+class _Server(uvicorn.Server):
+    """Without uvicorn's own signal handlers, which replace ours: the process decides when to drain and when to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 def _server(app: FastAPI, host: str, port: int, trusted_proxies: list[str]) -> tuple[uvicorn.Server, socket.socket]:
     config = uvicorn.Config(
         app,
@@ -134,8 +142,7 @@ def _server(app: FastAPI, host: str, port: int, trusted_proxies: list[str]) -> t
         h11_max_incomplete_event_size=64 * 1024,
         backlog=2048,
     )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server = _Server(config)
     return server, bind(host, port)
 
 

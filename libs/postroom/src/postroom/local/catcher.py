@@ -21,6 +21,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast
 
+import uvloop
+
 from mailcore.blob.caught import CaughtWriter, NewMail
 from mailcore.kit.log import configure, logger
 
@@ -46,6 +48,8 @@ _ENHANCED = {
     553: "5.1.3",
     554: "5.7.1",
 }
+_WRONG = (b"500", b"501", b"503", b"555")
+"""Replies to a client that does not know the protocol; scripted refusals are not counted."""
 _PATH = re.compile(rb"(?i)(FROM|TO):[ ]?<([^<>\x00-\x1f]*)>(?: (.*))?")
 
 
@@ -85,6 +89,7 @@ class Session(asyncio.Protocol):
         self._context = context
         self._open = open_sessions
         self._buffer = bytearray()
+        self._replies: list[bytes] = []
         self._searched = 0
         self._in_data = False
         self._busy = False
@@ -142,38 +147,43 @@ class Session(asyncio.Protocol):
         else:
             self._idle = loop.call_later(max(left, 1.0), self._look)
 
+    def _flush(self, *more: bytes) -> None:
+        """Replies leave in the order of their commands, those to pipelined commands in one write."""
+        replies = b"".join([*self._replies, *more])
+        self._replies.clear()
+        if replies and not self._transport.is_closing():
+            self._transport.write(replies)
+
     def _close(self, last: bytes) -> None:
-        self._transport.write(last)
+        self._flush(last)
         self._transport.close()
         self._buffer.clear()
 
     # ---- commands ----------------------------------------------------------------------------------------------------
     def _advance(self) -> None:
-        """Does what the buffer holds; the replies to pipelined commands leave in one write."""
-        replies: list[bytes] = []
+        """Does what the buffer holds."""
         while not self._busy and not self._transport.is_closing():
             if self._in_data:
-                if not self._take_data(replies):
+                if not self._take_data():
                     break
                 continue
             end = self._buffer.find(b"\r\n")
-            if end < 0 or end > MAX_LINE:
-                if len(self._buffer) > MAX_LINE:
-                    self._close(b"".join([*replies, b"500 5.5.2 Line too long\r\n"]))
-                    return
+            if max(end, len(self._buffer) if end < 0 else 0) > MAX_LINE:
+                self._close(b"500 5.5.2 Line too long\r\n")
+                return
+            if end < 0:
                 break
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 2]
             reply = self._command(line)
             if reply:
-                replies.append(reply)
-                self._errors += reply[:1] == b"5"
+                self._replies.append(reply)
+                self._errors += reply[:3] in _WRONG
             if self._errors > MAX_ERRORS:
-                self._close(b"".join([*replies, b"421 4.7.0 Too many errors\r\n"]))
+                self._close(b"421 4.7.0 Too many errors\r\n")
                 return
-        if replies and not self._transport.is_closing():
-            self._transport.write(b"".join(replies))
-        if len(self._buffer) > 2 * MAX_LINE and self._busy:
+        self._flush()
+        if self._busy and len(self._buffer) > 2 * MAX_LINE:
             self._transport.pause_reading()
 
     def _command(self, line: bytes) -> bytes:
@@ -274,7 +284,8 @@ class Session(asyncio.Protocol):
         self._reset()
         self._hello = None
         self._busy = True
-        self._transport.write(b"220 2.0.0 Go ahead\r\n")
+        self._transport.pause_reading()  # what comes next belongs to TLS
+        self._flush(b"220 2.0.0 Go ahead\r\n")
         self._upgrade = asyncio.get_running_loop().create_task(self._start_tls(self._context))
         return b""
 
@@ -297,7 +308,7 @@ class Session(asyncio.Protocol):
         self._rcpt_to = []
 
     # ---- the mail ----------------------------------------------------------------------------------------------------
-    def _take_data(self, replies: list[bytes]) -> bool:
+    def _take_data(self) -> bool:
         """Whether the whole mail is here. Only CR LF . CR LF ends it: bare CR and LF are content (RFC 5321 §4.1.1.4)."""
         buffer = self._buffer
         if buffer.startswith(b".\r\n"):
@@ -307,26 +318,21 @@ class Session(asyncio.Protocol):
             if at < 0:
                 self._searched = len(buffer)
                 if len(buffer) > MAX_SIZE + 1024:
-                    self._close(b"".join([*replies, b"552 5.3.4 Message too big\r\n"]))
+                    self._close(b"552 5.3.4 Message too big\r\n")
                 return False
             raw, end = bytes(buffer[: at + 2]), at + 5
         del buffer[:end]
         # RFC 5321 §4.5.2: the first dot of a line is not content
         raw = (raw[1:] if raw.startswith(b".") else raw).replace(b"\r\n.", b"\r\n")
         self._in_data = False
-        if len(raw) > MAX_SIZE:
-            replies.append(b"552 5.3.4 Message too big\r\n")
-            self._reset()
-            return True
         assert self._mail_from is not None
         mail = NewMail(self._mail_from, tuple(self._rcpt_to), raw, self._peer, datetime.now(UTC))
-        slow = any(address.lower().startswith("slow-") for address in self._rcpt_to)
         self._reset()
+        if len(raw) > MAX_SIZE:
+            self._replies.append(b"552 5.3.4 Message too big\r\n")
+            return True
         self._busy = True
-        if replies:
-            self._transport.write(b"".join(replies))
-            replies.clear()
-        if slow:
+        if any(address.lower().startswith("slow-") for address in mail.rcpt_to):
             asyncio.get_running_loop().call_later(SLOW_SECONDS, self._keeper.keep, mail, self._kept)
         else:
             self._keeper.keep(mail, self._kept)
@@ -337,7 +343,7 @@ class Session(asyncio.Protocol):
         if self._transport.is_closing():
             return
         reply = b"250 2.0.0 OK, it is on disk\r\n" if kept else b"451 4.3.0 It could not be written, try again\r\n"
-        self._transport.write(reply)
+        self._flush(reply)
         self._transport.resume_reading()
         if self.draining:
             self.drain()
@@ -406,7 +412,7 @@ def main() -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve(host, int(port), given.dir, context, stop)
 
-    asyncio.run(run())
+    uvloop.run(run())
 
 
 if __name__ == "__main__":
