@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -32,6 +32,7 @@ SIGNED = (
     b"feedback-id",
 )
 """Signed as often as they occur: a mailing list may add its own."""
+_EITHER = OVERSIGNED + SIGNED
 
 
 def sign(head: bytes, body: bytes, keys: Sequence[SigningKey], *, now: int, expires_after: int | None = WEEK) -> bytes:
@@ -51,21 +52,22 @@ def sign(head: bytes, body: bytes, keys: Sequence[SigningKey], *, now: int, expi
 
 def _signed_fields(head: bytes) -> tuple[bytes, bytes]:
     """The value of h=, and the canonical fields in its order with their CRLFs."""
-    present: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    present: dict[bytes, list[bytes]] = {}
     for name, field in split_fields(head):
-        present[name].append(field)
+        present.setdefault(name, []).append(field)
     if b"from" not in present:
         raise Invalid("A message without From cannot be signed.")
     names: list[bytes] = []
     canonical: list[bytes] = []
-    for group, extra in ((OVERSIGNED, 1), (SIGNED, 0)):
-        for name in group:
-            fields = present.get(name, ())
-            names.extend([name] * (len(fields) + extra))
-            # RFC 6376 §5.4.2: of several, the last one counts first; what does not exist counts as nothing
-            canonical.extend([relaxed_field(name, field) for field in reversed(fields)])
+    for name in _EITHER:
+        if name in present:
+            # RFC 6376 §5.4.2: of several, the last one counts first
+            for field in reversed(present[name]):
+                names.append(name)
+                canonical.append(relaxed_field(name, field))
     canonical.append(b"")
-    return _folded_names(names), b"\r\n".join(canonical)
+    # the extra ones find nothing left and add nothing to what is hashed (RFC 6376 §5.4)
+    return _folded_names((*names, *OVERSIGNED)), b"\r\n".join(canonical)
 
 
 def _signature(key: SigningKey, names: bytes, signed_fields: bytes, body_hash: bytes, times: bytes) -> bytes:
@@ -87,7 +89,8 @@ def _signature(key: SigningKey, names: bytes, signed_fields: bytes, body_hash: b
     return field + b"\r\n ".join([value[i : i + 72] for i in range(0, len(value), 72)]) + b"\r\n"
 
 
-def _folded_names(names: list[bytes]) -> bytes:
+@lru_cache(maxsize=64)
+def _folded_names(names: tuple[bytes, ...]) -> bytes:
     """`a:b:c` in lines of at most 76 columns; blanks around a colon mean nothing (RFC 6376 §3.5)."""
     lines: list[bytes] = []
     line = names[0]
