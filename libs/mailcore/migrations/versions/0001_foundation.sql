@@ -186,7 +186,9 @@ CREATE TABLE queue (
   possible_duplicate  boolean NOT NULL DEFAULT false,      -- an earlier attempt may have delivered
   PRIMARY KEY (email_id, n)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX queue_due ON queue (lane_id, due_at);
+-- who waits, and nobody else: a leased row leaves this index, a row that saw a crash is looked for in the next one
+CREATE INDEX queue_due ON queue (lane_id, due_at) WHERE worker IS NULL AND crashes = 0;
+CREATE INDEX queue_suspects ON queue (due_at) WHERE worker IS NULL AND crashes > 0;
 CREATE INDEX queue_worker ON queue (worker) WHERE worker IS NOT NULL;
 
 CREATE TABLE attempts (
@@ -508,9 +510,11 @@ BEGIN
   CREATE POLICY door_read ON idempotency_keys FOR SELECT TO postroom_door USING (true);
   CREATE POLICY door_read ON arrival_keys FOR SELECT TO postroom_door USING (true);
   CREATE POLICY door_again ON arrival_keys FOR UPDATE TO postroom_door USING (true) WITH CHECK (true);
+  -- a key older than a day is as good as new
+  CREATE POLICY door_again ON idempotency_keys FOR UPDATE TO postroom_door USING (true) WITH CHECK (true);
   CREATE POLICY door_read ON lanes FOR SELECT TO postroom_door USING (true);
   GRANT SELECT ON idempotency_keys, arrival_keys, lanes TO postroom_door;
-  GRANT UPDATE ON arrival_keys TO postroom_door;
+  GRANT UPDATE ON arrival_keys, idempotency_keys TO postroom_door;
 
   -- the runners
   FOREACH t IN ARRAY ARRAY['emails', 'deliveries', 'queue', 'attempts', 'events', 'lanes', 'domains', 'dkim_keys',

@@ -12,6 +12,7 @@ from api.keys import Keys
 from api.rate import RateLimiter
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
+from mailcore.flow.submit import Submits
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -24,6 +25,7 @@ class Context:
     ringer: Ringer
     keyring: Keyring
     blobs: BlobStore
+    submits: Submits
     keys: Keys
     rate: RateLimiter
 

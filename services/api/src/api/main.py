@@ -12,6 +12,7 @@ from api.rate import RateLimiter
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
+from mailcore.flow.submit import Submits
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -37,6 +38,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ringer=ringer,
         keyring=settings.keyring(),
         blobs=blobs,
+        submits=Submits(store, ringer, blobs),
         keys=Keys(store),
         rate=RateLimiter(ringer, settings.rate_limit.requests_per_second),
     )
@@ -44,6 +46,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
             tasks=[ctx.keys.note_use()],
+            drain=ctx.submits.drain,
             http=Listen(build(ctx), settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
         await ctx.keys.write_use()

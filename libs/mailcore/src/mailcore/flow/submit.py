@@ -1,0 +1,407 @@
+"""The door of sending: everything that leaves goes through here, and is on disk when `submit` returns.
+
+    submits = Submits(store, ringer, blobs)
+    done = await submits.submit(org_id, [email], door="api")
+
+1. the sender's domain is verified and this organization's
+2. with an idempotency key: answered before? in progress?
+3. each recipient's lane; large parts to the blob store
+4. one transaction for all that is in flight (flow.group): key, email, a delivery and a queue row a recipient, event
+5. after the commit, the bells of the sites that now have due rows
+
+A door inside another door's transaction calls `prepare` before it begins, `submit_in` within, `ring` after the commit.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import orjson
+
+from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
+from mailcore.flow.group import GroupCommit
+from mailcore.kit import failpoint
+from mailcore.kit.errors import Conflict, MailError, Refused
+from mailcore.kit.ids import uuid7
+from mailcore.kit.metrics import SUBMITS
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
+from mailcore.smtp.address import Address
+from mailcore.store import domains, emails, events, idempotency, lanes
+from mailcore.store.emails import NewRow, text_array
+from mailcore.store.events import NewEvent
+from mailcore.store.idempotency import Busy, OnceKey, Stored
+from mailcore.store.lanes import LaneKey
+from mailcore.store.session import Connection, Store
+
+DOMAIN_SECONDS = 3.0
+"""How long a verified domain is believed to be one: a removed domain stops sending in less than five seconds."""
+MAX_REMEMBERED = 100_000
+INLINE_TOTAL = 4 * INLINE_BYTES
+"""Of one email's attachments; beyond it the small ones go to the blob store too."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttachment:
+    content: bytes
+    content_type: str
+    filename: str | None = None
+    content_id: str | None = None
+    disposition: str = "attachment"
+
+
+@dataclass(slots=True)
+class NewEmail:
+    """Checked by whoever asks (api/emails/parse.py): addresses, headers, sizes."""
+
+    from_: str
+    """As given: `a@b.c` or `Name <a@b.c>`."""
+    domain: str
+    """Of the sender's address, in normal form."""
+    to: list[str]
+    recipients: list[Address]
+    """Of To, Cc and Bcc in this order; repeated ones get one copy."""
+    subject: str
+    html: str | None = None
+    text: str | None = None
+    """None beside html: outbound makes it from the html. Empty: no text part."""
+    cc: list[str] | None = None
+    bcc: list[str] | None = None
+    reply_to: list[str] | None = None
+    headers: dict[str, str] | None = None
+    tags: list[dict[str, str]] | None = None
+    attachments: Sequence[NewAttachment] = ()
+    scheduled_at: datetime | None = None
+    broadcast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An idempotency key. `response` makes the answer to store from the new ids, before they are committed."""
+
+    endpoint: str
+    key: str
+    fingerprint: bytes
+    response: Callable[[list[UUID]], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    ids: list[UUID]
+    """Empty when `replayed`."""
+    response: bytes | None = None
+    """With an idempotency key: what to answer, now or stored then."""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An email whose blobs are written and whose lanes exist: what `submit_in` takes."""
+
+    row: NewRow
+    event: NewEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What to ring after the commit."""
+
+    sites: list[int]
+    webhooks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    ready: list[Ready]
+    once: Once | None
+    key: OnceKey | None
+    response: bytes | None
+    weight: int
+
+
+class Submits:
+    """One a process."""
+
+    def __init__(
+        self, store: Store, ringer: Ringer, blobs: BlobStore, *, in_flight: int = 2, members: int = 200
+    ) -> None:
+        self._store = store
+        self._ringer = ringer
+        self._blobs = blobs
+        self._group: GroupCommit[_Member, Submitted] = GroupCommit(
+            self._commit, in_flight=in_flight, members=members, weight=lambda member: member.weight
+        )
+        self._domains: dict[tuple[UUID, str], tuple[float, UUID]] = {}
+        self._lanes: dict[LaneKey, int] = {}
+        self._in_progress: set[OnceKey] = set()
+
+    async def submit(
+        self,
+        org_id: UUID,
+        new: Sequence[NewEmail],
+        *,
+        door: str,
+        domain_id: UUID | None = None,
+        once: Once | None = None,
+    ) -> Submitted:
+        """Returns after the commit. All of `new` or none.
+
+        `domain_id` holds the sender to one domain. Raises Refused (domain not verified), Conflict (idempotency key in use or
+        used for something else), Unavailable.
+        """
+        failpoint.hit("f1")
+        if once is None:
+            done = await self._group.join(self._member(await self.prepare(org_id, new, domain_id=domain_id)))
+        else:
+            done = await self._submit_once(org_id, new, domain_id, once)
+        if not done.replayed:
+            SUBMITS.labels(door).inc(len(done.ids))
+            failpoint.hit("f3")
+        return done
+
+    async def sending_domain(self, org_id: UUID, name: str, *, only: UUID | None = None) -> UUID:
+        """The id of the organization's verified domain of exactly this name. Raises Refused: not verified, or not `only`."""
+        known = self._domains.get((org_id, name))
+        if known is not None and known[0] > time.monotonic():
+            id_ = known[1]
+        else:
+            asked = time.monotonic()
+            async with self._store.tenant(org_id) as db:
+                found = await domains.sending_id(db, name)
+            if found is None:  # not remembered: it may be verified the next moment
+                self._domains.pop((org_id, name), None)
+                raise Refused(f"The `{name}` domain is not verified. Please, add and verify your domain.")
+            if len(self._domains) >= MAX_REMEMBERED:
+                self._domains.clear()
+            self._domains[org_id, name] = (asked + DOMAIN_SECONDS, found)
+            id_ = found
+        if only is not None and id_ != only:
+            raise Refused(f"This API key may not send from the `{name}` domain. Use a key for that domain.")
+        return id_
+
+    async def stored(self, org_id: UUID, once: Once) -> bytes | None:
+        """The answer to the same request before, if there was one. Raises Conflict when it was another request."""
+        key = (org_id, once.endpoint, once.key)
+        async with self._store.door() as db:
+            found = (await idempotency.find(db, [key])).get(key)
+        return None if found is None else _same(found, once)
+
+    async def prepare(self, org_id: UUID, new: Sequence[NewEmail], *, domain_id: UUID | None = None) -> list[Ready]:
+        """Checks the domain, finds lanes, writes blobs. Holds no transaction of the caller's. Raises as `submit`."""
+        by_name = {
+            name: await self.sending_domain(org_id, name, only=domain_id) for name in {email.domain for email in new}
+        }
+        wanted = [_distinct(email.recipients) for email in new]
+        found = await self._lanes_of(
+            [
+                [(org_id, address.domain, int(email.broadcast)) for address in recipients]
+                for email, recipients in zip(new, wanted, strict=True)
+            ]
+        )
+        now = datetime.now(UTC)
+        ready = []
+        for email, recipients, of_lanes in zip(new, wanted, found, strict=True):
+            ready.append(await self._ready(org_id, email, by_name[email.domain], recipients, of_lanes, now))
+        return ready
+
+    async def submit_in(self, db: Connection, ready: Sequence[Ready]) -> Due:
+        """Within the caller's transaction (role door or worker). After its commit: `ring`."""
+        sites = await emails.insert(db, [each.row for each in ready])
+        queued = await events.insert(db, [each.event for each in ready])
+        return Due(sites, queued > 0)
+
+    def ring(self, due: Due) -> None:
+        for site in due.sites:
+            self._ringer.ring(OUTBOUND, site)
+        if due.webhooks:
+            self._ringer.ring(WEBHOOKS)
+
+    async def drain(self) -> None:
+        """Returns when everything taken so far is committed or failed."""
+        await self._group.drain()
+
+    # ---- with an idempotency key --------------------------------------------------------------------------------
+
+    async def _submit_once(
+        self, org_id: UUID, new: Sequence[NewEmail], domain_id: UUID | None, once: Once
+    ) -> Submitted:
+        key: OnceKey = (org_id, once.endpoint, once.key)
+        if key in self._in_progress:
+            raise _busy()
+        self._in_progress.add(key)
+        try:
+            before = await self.stored(org_id, once)
+            if before is not None:
+                return Submitted([], before, replayed=True)
+            ready = await self.prepare(org_id, new, domain_id=domain_id)
+            return await self._group.join(self._member(ready, once, key))
+        finally:
+            self._in_progress.discard(key)
+
+    # ---- step 3: lanes and blobs --------------------------------------------------------------------------------
+
+    async def _lanes_of(self, wanted: list[list[LaneKey]]) -> list[list[int]]:
+        keys = {key for each in wanted for key in each}
+        found = {key: self._lanes[key] for key in keys if key in self._lanes}
+        missing = keys.difference(found)
+        if missing:
+            async with self._store.door() as db:
+                made = await lanes.ensure(db, missing)
+            if len(self._lanes) + len(made) > MAX_REMEMBERED:
+                self._lanes.clear()
+            self._lanes.update(made)  # only after the commit: a lane id must not outlive a rollback
+            found.update(made)
+        return [[found[key] for key in each] for each in wanted]
+
+    async def _ready(
+        self,
+        org_id: UUID,
+        email: NewEmail,
+        domain_id: UUID,
+        recipients: list[Address],
+        of_lanes: list[int],
+        now: datetime,
+    ) -> Ready:
+        id_ = uuid7()
+        html, text, body_blob = email.html, email.text, None
+        if (html is not None and len(html) > INLINE_BYTES // 4) or (text is not None and len(text) > INLINE_BYTES // 4):
+            html, text, body_blob = await self._body(org_id, html, text)
+        to = [str(address) for address in recipients]
+        row = NewRow(
+            id=id_,
+            org_id=org_id,
+            domain_id=domain_id,
+            class_=int(email.broadcast),
+            from_=email.from_,
+            to=text_array(email.to),
+            cc=None if email.cc is None else text_array(email.cc),
+            bcc=None if email.bcc is None else text_array(email.bcc),
+            reply_to=None if email.reply_to is None else text_array(email.reply_to),
+            subject=email.subject,
+            html=html,
+            text=text,
+            headers=_json(email.headers),
+            tags=_json(email.tags),
+            attachments=await self._attachments(org_id, email.attachments) if email.attachments else None,
+            body_blob=body_blob,
+            message_id=f"<{id_}@{email.domain}>",
+            scheduled_at=email.scheduled_at,
+            created_at=now,
+            recipients=to,
+            lanes=of_lanes,
+        )
+        kind = "email.sent" if email.scheduled_at is None else "email.scheduled"
+        return Ready(row, NewEvent(uuid7(), org_id, kind, id_, now, to))
+
+    async def _body(
+        self, org_id: UUID, html: str | None, text: str | None
+    ) -> tuple[str | None, str | None, str | None]:
+        content = orjson.dumps({"html": html, "text": text})
+        if len(content) <= INLINE_BYTES:
+            return html, text, None
+        key = new_key(org_id)
+        await self._blobs.put(key, content)
+        return None, None, key
+
+    async def _attachments(self, org_id: UUID, attachments: Sequence[NewAttachment]) -> str:
+        stored = []
+        inline = 0
+        for attachment in attachments:
+            entry = {
+                "id": str(uuid7()),
+                "filename": attachment.filename,
+                "content_type": attachment.content_type,
+                "content_id": attachment.content_id,
+                "disposition": attachment.disposition,
+                "size": len(attachment.content),
+            }
+            inline += len(attachment.content)
+            if len(attachment.content) > INLINE_BYTES or inline > INLINE_TOTAL:
+                key = entry["blob"] = new_key(org_id)
+                await self._blobs.put(key, attachment.content)
+            else:
+                entry["content"] = base64.b64encode(attachment.content).decode()
+            stored.append(entry)
+        failpoint.hit("f2")
+        return orjson.dumps(stored).decode()
+
+    # ---- step 4: the group's transaction ------------------------------------------------------------------------
+
+    def _member(self, ready: list[Ready], once: Once | None = None, key: OnceKey | None = None) -> _Member:
+        size = sum([len(each.row.html or "") + len(each.row.text or "") for each in ready])
+        response = None if once is None else once.response([each.row.id for each in ready])
+        return _Member(ready, once, key, response, len(ready) + size // INLINE_BYTES)
+
+    async def _commit(self, members: Sequence[_Member]) -> list[Submitted | MailError]:
+        async with self._store.door() as db:
+            answers = await self._claim(db, members)
+            fresh = [member for member, answer in zip(members, answers, strict=True) if answer is None]
+            due = await self.submit_in(db, [each for member in fresh for each in member.ready]) if fresh else None
+        if due is not None:
+            self.ring(due)
+        return [
+            Submitted([each.row.id for each in member.ready], member.response) if answer is None else answer
+            for member, answer in zip(members, answers, strict=True)
+        ]
+
+    async def _claim(self, db: Connection, members: Sequence[_Member]) -> list[Submitted | MailError | None]:
+        """For each member its answer, or None where it is to be written; stores the keys of those."""
+        keyed = [member for member in members if member.key is not None]
+        if not keyed:
+            return [None] * len(members)
+        found = await idempotency.claim(db, [member.key for member in keyed if member.key is not None])
+        answers = {id(member): _answer(member, claimed) for member, claimed in zip(keyed, found, strict=True)}
+        mine = [member for member in keyed if answers[id(member)] is None]
+        if mine and not await idempotency.insert(
+            db,
+            [member.key for member in mine if member.key is not None],
+            [member.once.fingerprint for member in mine if member.once is not None],
+            [member.response or b"" for member in mine],
+        ):
+            raise RuntimeError("an idempotency key was stored under another's lock")  # the group is retried singly
+        return [answers.get(id(member)) for member in members]
+
+
+def _answer(member: _Member, claimed: Stored | Busy | None) -> Submitted | MailError | None:
+    if claimed is None or member.once is None:
+        return None
+    if isinstance(claimed, Busy):
+        return _busy()
+    try:
+        return Submitted([], _same(claimed, member.once), replayed=True)
+    except Conflict as error:
+        return error
+
+
+def _same(stored: Stored, once: Once) -> bytes:
+    if stored.fingerprint != once.fingerprint:
+        raise Conflict(
+            "This idempotency key has been used with this HTTP method and endpoint within the last 24 hours, but the request "
+            "body was modified and doesn't match the original request.",
+            name="invalid_idempotent_request",
+        )
+    return stored.response
+
+
+def _busy() -> Conflict:
+    return Conflict(
+        "There is another request in progress with the same idempotency key.", name="concurrent_idempotent_requests"
+    )
+
+
+def _distinct(recipients: list[Address]) -> list[Address]:
+    if len(recipients) == 1:
+        return recipients
+    distinct: dict[str, Address] = {}
+    for address in recipients:
+        distinct.setdefault(str(address).lower(), address)
+    return list(distinct.values())
+
+
+def _json(value: object) -> str | None:
+    return orjson.dumps(value).decode() if value else None
