@@ -112,6 +112,19 @@ class Network(Group):
     allow: Allow = Allow()
 
 
+class Imap(Group):
+    ports: Annotated[list[int], NoDecode, BeforeValidator(_split)] = [143, 993]
+    """Ports that an account may name; empty: any."""
+    timeout_seconds: float = Field(30.0, gt=0)
+    """How long a server may take for one answer."""
+    poll_seconds: float = Field(60.0, gt=0)
+    """How often an account is looked at."""
+    concurrency: int = Field(20, ge=1)
+    """Accounts that one process synchronises at a time."""
+    ca_file: str | None = None
+    """PEM file of authorities to trust instead of the system's, for servers with an own one."""
+
+
 class Catch(Group):
     dir: str | None = None
     """Folder of caught mail; set only in catch mode, and /v1/caught and /v1/lab exist only then."""
@@ -135,6 +148,7 @@ class Base(BaseSettings):
     queue: Queue = Queue()
     network: Network = Network()
     catch: Catch = Catch()
+    imap: Imap = Imap()
     failpoint: str = ""
     """Test builds only: where to die (kit.failpoint)."""
 

@@ -97,6 +97,11 @@ class Store:
             rows: list[asyncpg.Record] = await db.fetch(sql, *args)
             return rows
 
+    async def check(self) -> None:
+        """What readiness asks: the server answers, and has the schema. Raises Unavailable."""
+        async with self._transaction("BEGIN READ ONLY; SET LOCAL ROLE postroom_app") as db:
+            await db.fetchval("SELECT one FROM installation")
+
     @asynccontextmanager
     async def _transaction(self, begin: str) -> AsyncIterator[Connection]:
         """Raises Unavailable when the database cannot be reached or goes away; other errors of a statement pass as they are."""

@@ -1,0 +1,1 @@
+"""Mail in mailboxes, received and mirrored: `/v1/messages`."""

@@ -1,0 +1,3 @@
+from imap_sync.main import main
+
+main()
