@@ -1,0 +1,339 @@
+"""What strangers' mail says: summary, bodies, attachments. Hostile input under limits; beyond one, a defect and never an exception.
+
+1. one pass over the lines that begin with `--` splits the mail into parts: iterative, linear, whatever the nesting
+   (RFC 2046 §5.1). An enclosed message is one part, an attachment; its own parts are not looked at
+2. the header's fields give the summary (fields.py)
+3. text parts that are not attachments are the bodies, every other leaf is an attachment, numbered in order of appearance
+
+A body is decoded only when it is asked for. Large mail is read in a process of its own: mailcore.flow.parse.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mailcore.mime import fields as header
+from mailcore.mime.fields import Field, MailAddress
+from mailcore.mime.text import decode_header, decode_text, decode_transfer, decode_words, many_lines, one_line
+
+_DASHES = re.compile(rb"^--[^\r\n]{1,998}", re.MULTILINE)
+_TYPE = re.compile(r"\s*([!#$%&'*+.^_`|~\w-]{1,64})/([!#$%&'*+.^_`|~\w-]{1,64})", re.ASCII)
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_CID = re.compile(r"cid:([^\"'\s<>()]{1,300})", re.IGNORECASE)
+_IMAGE = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
+"""Types that may stand in an attribute of HTML as they are."""
+_BODY_TYPES = ("text/plain", "text/html")
+EMBEDDED_BYTES = 25 * 1024 * 1024
+"""So much of a mail's images is put into its HTML as data: URIs; the others stay cid: references."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The numbers of Postfix where it has one (header_size_limit, mime_nesting_limit)."""
+
+    header_bytes: int = 102_400
+    depth: int = 100
+    parts: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    fields: list[Field]
+    content_type: str
+    parameters: dict[str, str]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """`n` counts from 0 in order of appearance, the same at every parse."""
+
+    n: int
+    filename: str | None
+    content_type: str
+    content_disposition: str
+    """`inline` or `attachment`."""
+    content_id: str | None
+    """Without its angle brackets."""
+    size: int
+    """Octets, decoded."""
+
+
+@dataclass(slots=True)
+class Summary:
+    from_: list[MailAddress] = field(default_factory=list)
+    to: list[MailAddress] = field(default_factory=list)
+    cc: list[MailAddress] = field(default_factory=list)
+    bcc: list[MailAddress] = field(default_factory=list)
+    reply_to: list[MailAddress] = field(default_factory=list)
+    subject: str | None = None
+    message_id: str | None = None
+    """With its angle brackets, as it stands."""
+    date: datetime | None = None
+    received_for: list[str] = field(default_factory=list)
+    attachments: list[Attachment] = field(default_factory=list)
+    defects: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"date": self.date.isoformat() if self.date else None}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Summary:
+        people = {
+            name: [MailAddress(**one) for one in stored[name]] for name in ("from_", "to", "cc", "bcc", "reply_to")
+        }
+        date = datetime.fromisoformat(stored["date"]) if stored["date"] else None
+        files = [Attachment(**one) for one in stored["attachments"]]
+        return cls(**stored | people | {"date": date, "attachments": files})
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    text: str | None
+    html: str | None
+
+
+class Message:
+    """One parse of `raw`. Holds offsets, copies nothing until it is asked."""
+
+    def __init__(self, raw: bytes, limits: Limits | None = None) -> None:
+        self.raw = raw
+        self.defects: list[str] = []
+        self.fields: list[Field] = []
+        self._limits = limits or Limits()
+        self._leaves = list(self._split())
+
+    def summary(self) -> Summary:
+        """What a list of mails and an event show of it."""
+        defects = self.defects
+        people = {
+            name: header.addresses(self.fields, name.replace("_", "-"), defects)
+            for name in ("to", "cc", "bcc", "reply_to")
+        }
+        ids = [found.value for found in self.fields if found.name == "message-id"]
+        files = [attachment for attachment, _ in self._attachments()]
+        return Summary(
+            from_=header.addresses(self.fields, "from", defects),
+            **people,
+            subject=header.field(self.fields, "subject"),
+            message_id=one_line(ids[0].decode("utf-8", "replace"))[:998] or None if ids else None,
+            date=header.date(header.field(self.fields, "date")),
+            received_for=header.received_for(self.fields),
+            attachments=files,
+            defects=list(dict.fromkeys(defects)),
+        )
+
+    def bodies(self) -> Bodies:
+        """What is to be read: the text parts and the HTML parts, each kind joined when there are several."""
+        found: dict[str, list[str]] = {kind: [] for kind in _BODY_TYPES}
+        for part in self._leaves:
+            if _is_body(part):
+                found[part.content_type].append(
+                    many_lines(decode_text(self._content(part), part.parameters.get("charset")))
+                )
+        text, html = (("\n".join(found[kind]) if found[kind] else None) for kind in _BODY_TYPES)
+        return Bodies(text, html)
+
+    def attachment(self, n: int) -> tuple[Attachment, bytes] | None:
+        """With its decoded content; None when the mail has no such attachment."""
+        for attachment, part in self._attachments():
+            if attachment.n == n:
+                return attachment, self._content(part)
+        return None
+
+    def headers(self) -> dict[str, str]:
+        """Lower-case name → value as text; fields of one name are joined by a comma."""
+        joined: dict[str, list[str]] = {}
+        for found in self.fields:
+            joined.setdefault(found.name, []).append(decode_header(found.value))
+        return {name: ", ".join(values) for name, values in joined.items()}
+
+    def embed_images(self, html: str) -> str:
+        """`cid:` references to images of this mail as data: URIs (RFC 2392, RFC 2397), up to EMBEDDED_BYTES."""
+        by_id = {
+            attachment.content_id: (attachment, part)
+            for attachment, part in self._attachments()
+            if attachment.content_id and _IMAGE.match(attachment.content_type)
+        }
+        room = EMBEDDED_BYTES
+
+        def data_uri(match: re.Match[str]) -> str:
+            nonlocal room
+            found = by_id.get(match[1])
+            if found is None or found[0].size > room:
+                return match[0]
+            room -= found[0].size
+            content = base64.b64encode(self._content(found[1])).decode("ascii")
+            return f"data:{found[0].content_type};base64,{content}"
+
+        return _CID.sub(data_uri, html) if by_id else html
+
+    def _content(self, part: Part) -> bytes:
+        return decode_transfer(self.raw[part.start : part.end], _transfer_encoding(part.fields))
+
+    def _attachments(self) -> Iterator[tuple[Attachment, Part]]:
+        n = 0
+        for part in self._leaves:
+            if not _is_body(part):
+                yield _attachment(n, part, len(self._content(part))), part
+                n += 1
+
+    # ---- splitting --------------------------------------------------------------------------------------------------
+
+    def _split(self) -> Iterator[Part]:
+        raw, limits = self.raw, self._limits
+        self.fields, at = header.read_fields(raw, 0, limits.header_bytes, self.defects)
+        boundaries: dict[bytes, int] = {}  # delimiter → its depth; of two alike the outer one counts
+        stack: list[bytes] = []
+        part: Part | None = self._open(self.fields, at)
+        count = 1
+        bare: Part | None = None  # a multipart that no delimiter has followed yet: perhaps it is none
+        if part is not None and (delimiter := self._delimiter(part, boundaries)) is not None:
+            boundaries[delimiter] = 0
+            stack.append(delimiter)
+            bare, part = part, None
+        skip_to = at
+        for match in _DASHES.finditer(raw, at):
+            if not boundaries:
+                break
+            if match.start() < skip_to:
+                continue
+            line = match[0].rstrip(b" \t")
+            closing = line not in boundaries and line.endswith(b"--") and line[:-2] in boundaries
+            if line not in boundaries and not closing:
+                continue
+            if bare is not None:
+                if line != stack[-1]:  # an outer delimiter came first: what was a multipart by its label holds no part
+                    yield self._as_text(bare, _before(raw, match.start()))
+                bare = None
+            if part is not None:
+                yield _ended(part, _before(raw, match.start()))
+                part = None
+            depth = boundaries[line[:-2] if closing else line]
+            for inner in stack[depth if closing else depth + 1 :]:
+                del boundaries[inner]
+            del stack[depth if closing else depth + 1 :]
+            if closing:
+                continue
+            if count >= limits.parts:
+                self.defects.append(f"more than {limits.parts} parts: the rest was not read")
+                break
+            count += 1
+            start = _next_line(raw, match.end())
+            found, skip_to = header.read_fields(
+                raw, start, limits.header_bytes, self.defects, stop=lambda text: _is_delimiter(text, boundaries)
+            )
+            part = self._open(found, skip_to)
+            if (delimiter := self._delimiter(part, boundaries)) is not None:
+                if len(stack) >= limits.depth:
+                    self.defects.append(f"parts nested deeper than {limits.depth}: what is inside was not read")
+                    continue
+                boundaries[delimiter] = len(stack)
+                stack.append(delimiter)
+                bare, part = part, None
+        if part is not None:
+            yield _ended(part, len(raw))
+        elif bare is not None:
+            yield self._as_text(bare, len(raw))
+
+    def _as_text(self, part: Part, end: int) -> Part:
+        self.defects.append("a multipart without its boundary was read as text")
+        return Part(part.fields, "text/plain", {}, part.start, max(part.start, end))
+
+    def _open(self, fields: list[Field], start: int) -> Part:
+        value = header.field(fields, "content-type")
+        match = _TYPE.match(value) if value else None
+        if value is None or match is None:
+            if value is not None:
+                self.defects.append("a Content-Type that cannot be read was taken as text/plain")
+            # RFC 2045 §5.2
+            return Part(fields, "text/plain", {}, start, start)
+        kind = f"{match[1]}/{match[2]}".lower()
+        return Part(fields, kind, header.parameters(value), start, start)
+
+    def _delimiter(self, part: Part, boundaries: dict[bytes, int]) -> bytes | None:
+        if not part.content_type.startswith("multipart/"):
+            return None
+        boundary = part.parameters.get("boundary", "")
+        delimiter = b"--" + boundary.encode("utf-8", "replace").rstrip(b" \t")
+        if not boundary or len(delimiter) > 998:
+            self.defects.append("a multipart names no boundary")
+            return None
+        return None if delimiter in boundaries else delimiter
+
+
+def _is_delimiter(line: bytes, boundaries: dict[bytes, int]) -> bool:
+    line = line.rstrip(b" \t")
+    return line in boundaries or (line.endswith(b"--") and line[:-2] in boundaries)
+
+
+def _ended(part: Part, end: int) -> Part:
+    kind = part.content_type
+    if kind.startswith("multipart/"):
+        # without a boundary of its own its content is text, or what a wrong label was put on
+        kind = "text/plain"
+    return Part(part.fields, kind, part.parameters, part.start, max(part.start, end))
+
+
+def _before(raw: bytes, at: int) -> int:
+    """RFC 2046 §5.1.1: the line end before a delimiter belongs to the delimiter."""
+    if raw[at - 1 : at] == b"\n":
+        at -= 1
+        if raw[at - 1 : at] == b"\r":
+            at -= 1
+    return at
+
+
+def _next_line(raw: bytes, at: int) -> int:
+    end = raw.find(b"\n", at)
+    return len(raw) if end < 0 else end + 1
+
+
+def _transfer_encoding(fields: list[Field]) -> str:
+    value = header.field(fields, "content-transfer-encoding") or ""
+    return value.partition(";")[0].strip().lower()
+
+
+def _disposition(part: Part) -> tuple[str, dict[str, str]]:
+    value = header.field(part.fields, "content-disposition") or ""
+    return value.partition(";")[0].strip().lower(), header.parameters(value)
+
+
+def _is_body(part: Part) -> bool:
+    if part.content_type not in _BODY_TYPES:
+        return False
+    kind, parameters = _disposition(part)
+    return kind != "attachment" and not parameters.get("filename") and not part.parameters.get("name")
+
+
+def _attachment(n: int, part: Part, size: int) -> Attachment:
+    kind, parameters = _disposition(part)
+    content_id = header.field(part.fields, "content-id")
+    if content_id is not None:
+        content_id = content_id.strip("<> ")[:300] or None
+    return Attachment(
+        n=n,
+        filename=_filename(parameters.get("filename") or part.parameters.get("name")),
+        content_type=part.content_type,
+        content_disposition="inline" if kind == "inline" or (not kind and content_id) else "attachment",
+        content_id=content_id,
+        size=size,
+    )
+
+
+def _filename(written: str | None) -> str | None:
+    """The last piece of a path, without the marks that turn a name's end around (`invoice\u202egpj.exe`)."""
+    if not written:
+        return None
+    name = _BIDI.sub("", decode_words(written)).replace("\\", "/").rpartition("/")[2]
+    name = one_line(name)
+    if len(name) > 255:
+        stem, dot, ending = name.rpartition(".")
+        name = f"{stem[: 254 - len(ending)]}{dot}{ending}" if dot and len(ending) <= 20 else name[:255]
+    return name if name.strip(". ") else None
