@@ -8,11 +8,17 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
+from api.accounts.routes import router as accounts
 from api.context import Context
 from api.edge import Edge
 from api.health.routes import router as health
+from api.messages.routes import router as messages
 
-ROUTERS: tuple[APIRouter, ...] = (health,)
+ROUTERS: tuple[APIRouter, ...] = (
+    health,
+    accounts,
+    messages,
+)
 
 
 class Api(FastAPI):

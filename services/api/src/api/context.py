@@ -12,6 +12,7 @@ from api.keys import Keys
 from api.rate import RateLimiter
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
+from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.submit import Submits
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
@@ -28,6 +29,7 @@ class Context:
     submits: Submits
     keys: Keys
     rate: RateLimiter
+    imap: ImapDoor
 
 
 def context(request: HTTPConnection) -> Context:

@@ -13,6 +13,8 @@ from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
 from mailcore.flow.submit import Submits
+from mailcore.flow.mirror import ImapDoor
+from mailcore.kit.guard import Guard
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -41,6 +43,12 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         submits=Submits(store, ringer, blobs),
         keys=Keys(store),
         rate=RateLimiter(ringer, settings.rate_limit.requests_per_second),
+        imap=ImapDoor(
+            Guard("imap", settings.network.allow.imap),
+            ports=settings.imap.ports,
+            ca_file=settings.imap.ca_file,
+            timeout=settings.imap.timeout_seconds,
+        ),
     )
     try:
         yield Running(
