@@ -179,11 +179,13 @@ class Exchange:
         now.lines.append(Line(time.time(), f"({size} bytes of content and the final dot)"))
         now.dot_sent = True
         self._write(out, 1, self._next)
-        if self._next and not await self._wire.wait((self._timeouts.patience,), soft=True):
+        impatient = self._next is not None and self._timeouts.patience < self._timeouts.dot
+        if impatient and not await self._wire.wait((self._timeouts.patience,), soft=True):
             # RFC 5321 §4.5.3.2.6 gives the peer ten minutes; the mail behind need not wait for them. Its DATA is out and
             # can only be taken back by closing, so this session ends with the reply to this mail.
-            self._put_back(self._next)
-            self._next = None
+            following, self._next = self._next, None
+            if following:
+                self._put_back(following)
             self._session.retiring = True
         await self._wire.wait((self._timeouts.dot,))
         heard = self._wire.next()

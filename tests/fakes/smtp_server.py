@@ -1,0 +1,222 @@
+"""An SMTP server on loopback that does at each phase what its script says, and keeps all that it heard.
+
+A script maps a phase (`greeting ehlo helo starttls auth mail rcpt data dot rset quit`) to a step, to a list of steps (one
+an occurrence, the last for all that follow), or to a function of the conversation that gives a step or None. A phase
+without a step is answered as a plain server would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Step:
+    text: str = ""
+    """What to say; empty: nothing. CRLF is added at the end if it has none, but not before a cut."""
+    cut: bool = False
+    """Close the connection afterwards."""
+    silent: bool = False
+    """Say nothing and hear nothing, until the client goes."""
+    drip: float = 0
+    """Seconds between two octets."""
+    wait: asyncio.Event | None = None
+    """Answer when it is set."""
+
+
+CUT = Step(cut=True)
+SILENT = Step(silent=True)
+Script = Step | list[Step] | Callable[["Talk"], Step | None]
+
+
+@dataclass
+class Caught:
+    mail_from: str
+    rcpt_to: list[str]
+    wire: bytes
+    """From after the 354 to before the CRLF.CRLF's dot, dots stuffed as they came."""
+    tls: bool
+
+    @property
+    def content(self) -> bytes:
+        lines = self.wire.split(b"\r\n")
+        return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
+
+
+@dataclass
+class Talk:
+    """One connection."""
+
+    peer: tuple[str, int]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    commands: list[str] = field(default_factory=list)
+    mail_from: str | None = None
+    rcpt_to: list[str] = field(default_factory=list)
+    recipient: str = ""
+    """Of the last RCPT, accepted or not."""
+    tls: bool = False
+    received: int = 0
+    """Bytes of the content so far."""
+    over: bool = False
+    """The client has gone, or was cut."""
+
+
+class SmtpServer:
+    def __init__(
+        self,
+        script: dict[str, Script] | None = None,
+        *,
+        extensions: tuple[str, ...] = ("PIPELINING", "8BITMIME", "SIZE 50000000"),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.script: dict[str, Script] = script or {}
+        self.extensions = extensions
+        self.tls = tls
+        self.talks: list[Talk] = []
+        self.caught: list[Caught] = []
+        self.open = 0
+        self.most_open = 0
+        self._used: dict[str, int] = {}
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    async def __aenter__(self) -> SmtpServer:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 16)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+        while self._writers:
+            await asyncio.sleep(0)
+        await self._server.wait_closed()
+
+    @property
+    def recipients(self) -> list[str]:
+        return [caught.rcpt_to[0] if caught.rcpt_to else "" for caught in self.caught]
+
+    def commands(self, verb: str) -> list[str]:
+        return [command for talk in self.talks for command in talk.commands if command.upper().startswith(verb)]
+
+    # ---- a connection
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = Talk(writer.get_extra_info("peername"), reader, writer)
+        self.talks.append(talk)
+        self._writers.add(writer)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            await self._say("greeting", talk, "220 fake.test ESMTP")
+            while not talk.over:
+                line = await reader.readuntil(b"\r\n")
+                await self._command(line[:-2].decode("utf-8", "surrogateescape"), talk)
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError, ssl.SSLError):
+            pass
+        finally:
+            talk.over = True
+            self.open -= 1
+            writer.transport.abort()
+            self._writers.discard(writer)
+
+    async def _command(self, line: str, talk: Talk) -> None:
+        talk.commands.append(line)
+        verb = line.split(" ", 1)[0].upper()
+        if verb == "EHLO":
+            offers = [*self.extensions, *(["STARTTLS"] if self.tls and not talk.tls else [])]
+            lines = ["fake.test", *offers]
+            text = "\r\n".join(f"250{'-' if n < len(lines) - 1 else ' '}{word}" for n, word in enumerate(lines))
+            await self._say("ehlo", talk, text)
+        elif verb == "STARTTLS":
+            if (await self._say("starttls", talk, "220 go")).startswith("220") and self.tls and not talk.over:
+                await talk.writer.start_tls(self.tls)
+                talk.tls = True
+        elif verb == "MAIL":
+            if talk.mail_from is not None:
+                await self._say("nested", talk, "503 5.5.1 nested MAIL command")
+            elif (await self._say("mail", talk, "250 2.1.0 ok")).startswith("250"):
+                talk.mail_from = _path(line)
+        elif verb == "RCPT":
+            talk.recipient = _path(line)
+            plain = "503 5.5.1 need MAIL" if talk.mail_from is None else "250 2.1.5 ok"
+            if (await self._say("rcpt", talk, plain)).startswith("250"):
+                talk.rcpt_to.append(_path(line))
+        elif verb == "DATA":
+            plain = "354 go ahead" if talk.rcpt_to else "503 5.5.1 no valid recipients"
+            if (await self._say("data", talk, plain)).startswith("354"):
+                await self._content(talk)
+        elif verb in ("RSET", "QUIT"):
+            talk.mail_from, talk.rcpt_to = None, []
+            await self._say(verb.lower(), talk, "250 ok" if verb == "RSET" else "221 bye")
+            talk.over = talk.over or verb == "QUIT"
+        elif verb == "AUTH" or verb.endswith("="):
+            await self._say("auth", talk, "235 2.7.0 welcome")
+        else:
+            await self._say(verb.lower(), talk, "250 fake.test" if verb == "HELO" else "500 5.5.2 what?")
+
+    async def _content(self, talk: Talk) -> None:
+        lines = bytearray()
+        while True:
+            try:
+                line = await talk.reader.readuntil(b"\r\n")
+            except asyncio.LimitOverrunError as error:
+                line = await talk.reader.readexactly(error.consumed)
+            if line == b".\r\n" and (not lines or lines.endswith(b"\r\n")):
+                break
+            lines += line
+            talk.received = len(lines)
+            if "content" in self.script:
+                await self._say("content", talk, "")
+                if talk.over:
+                    return
+        caught = Caught(talk.mail_from or "", talk.rcpt_to, bytes(lines), talk.tls)
+        talk.mail_from, talk.rcpt_to = None, []
+        if caught.rcpt_to or caught.wire:
+            # kept before the answer: a client that never reads it may have delivered all the same
+            self.caught.append(caught)
+        await self._say("dot", talk, "250 2.0.0 kept")
+
+    async def _say(self, phase: str, talk: Talk, plain: str) -> str:
+        step = self._step(phase, talk) or Step(plain)
+        if step.wait:
+            await step.wait.wait()
+        if step.silent:
+            while await talk.reader.read(1 << 16):
+                pass
+            talk.over = True
+            return ""
+        octets = step.text.encode("utf-8", "surrogateescape")
+        if octets and not octets.endswith(b"\n") and not step.cut:
+            octets += b"\r\n"
+        if step.drip:
+            for octet in octets:
+                talk.writer.write(bytes([octet]))
+                await talk.writer.drain()
+                await asyncio.sleep(step.drip)
+        elif octets:
+            talk.writer.write(octets)
+            await talk.writer.drain()
+        if step.cut:
+            talk.over = True
+            talk.writer.close()
+        return step.text
+
+    def _step(self, phase: str, talk: Talk) -> Step | None:
+        script = self.script.get(phase)
+        if script is None or isinstance(script, Step):
+            return script
+        if callable(script):
+            return script(talk)
+        turn = self._used.get(phase, 0)
+        self._used[phase] = turn + 1
+        return script[min(turn, len(script) - 1)]
+
+
+def _path(line: str) -> str:
+    return line[line.index("<") + 1 : line.rindex(">")]

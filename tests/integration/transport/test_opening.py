@@ -1,0 +1,199 @@
+"""From connect to ready: TLS policies, injection, AUTH, source address."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import replace
+
+import pytest
+
+from fakes.smtp_server import SmtpServer, Step
+from mailcore.smtp.outcome import Result
+from mailcore.transport import Credentials, Destination, Hop, Pool, TlsPolicy
+
+from .harness import PATIENT, certificate, deliver, mail, to
+
+SECRET = Credentials("user", "pass word")
+
+
+async def test_opportunistic_takes_any_certificate() -> None:
+    server_tls, _ = certificate("someone-else.test")
+    async with SmtpServer(tls=server_tls) as server:
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a"), mail("b")])
+        assert {o.result for o in run.outcomes.values()} == {Result.DELIVERED}
+        assert [c.tls for c in server.caught] == [True, True]
+        assert run["a"].tls.startswith("TLSv1.3 ")
+        assert server.talks[0].commands[:3] == ["EHLO ours.test", "STARTTLS", "EHLO ours.test"]
+        said = [line.said for line in run["a"].conversation if line.said]
+        assert said[:3] == ["EHLO ours.test", "STARTTLS", "EHLO ours.test"]
+        assert not any(line.said == "STARTTLS" for line in run["b"].conversation)
+
+
+async def test_none_does_not_ask() -> None:
+    async with SmtpServer(tls=certificate()[0]) as server:
+        run = await deliver(to(server), [mail("a")])
+        assert run["a"].tls is None
+        assert server.commands("STARTTLS") == []
+
+
+async def test_opportunistic_goes_on_in_clear() -> None:
+    """Not offered; refused; or the handshake fails: then once more in clear, and that is remembered."""
+    async with SmtpServer() as server:
+        assert (await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")]))["a"].result is Result.DELIVERED
+    async with SmtpServer({"starttls": Step("454 4.7.0 not now")}, tls=certificate()[0]) as server:
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")])
+        assert run["a"].result is Result.DELIVERED
+        assert len(server.talks) == 1
+    broken = SmtpServer({"starttls": Step("220 go\r\n")}, extensions=("PIPELINING", "STARTTLS"))
+    async with broken as server:  # says 220 and has no TLS: the handshake gets no answer
+        pool = Pool("ours.test", timeouts=replace(PATIENT, tls=0.3))
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")], pool=pool)
+        assert run["a"].result is Result.DELIVERED
+        assert run["a"].tls is None
+        assert len(server.commands("STARTTLS")) == 1
+        assert len(server.talks) == 2
+        await pool.close()
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("b")], pool=pool)
+        assert run["b"].result is Result.DELIVERED
+        assert len(server.commands("STARTTLS")) == 1, "remembered"
+        await pool.close()
+
+
+async def test_required_verifies() -> None:
+    server_tls, client_tls = certificate("mx0.test")
+    async with SmtpServer(tls=server_tls) as server:
+        run = await deliver(to(server, tls=TlsPolicy.REQUIRED, tls_context=client_tls), [mail("a")])
+        assert run["a"].result is Result.DELIVERED
+        assert server.caught[0].tls
+
+        for changes in ({"tls_context": None}, {"hops": (Hop("other.test", ("127.0.0.1",), server.port),)}):
+            destination = replace(to(server, tls=TlsPolicy.REQUIRED, tls_context=client_tls), **changes)
+            outcome = (await deliver(destination, [mail("b")]))["b"]
+            assert outcome.result is Result.DEFERRED
+            assert outcome.rule == "tls-failed"
+            assert "certificate" in outcome.reply.text or "mismatch" in outcome.reply.text.lower()
+        assert len(server.caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "rule"),
+    [
+        ({}, "tls-not-offered"),
+        ({"starttls": Step("454 4.7.0 no")}, "tls-failed"),
+        ({"starttls": Step("220 go\r\n", cut=True)}, "tls-failed"),
+    ],
+)
+async def test_required_never_falls_back(script: dict, rule: str) -> None:
+    extensions = ("PIPELINING",) if rule == "tls-not-offered" else ("PIPELINING", "STARTTLS")
+    async with SmtpServer(script, extensions=extensions) as server:
+        outcome = (await deliver(to(server, tls=TlsPolicy.REQUIRED), [mail("a")]))["a"]
+        assert outcome.result is Result.DEFERRED
+        assert outcome.rule == rule
+        assert server.commands("MAIL") == []
+
+
+async def test_next_hop_when_tls_fails() -> None:
+    server_tls, client_tls = certificate("mx1.test")
+    async with SmtpServer() as bare, SmtpServer(tls=server_tls) as good:
+        run = await deliver(to(bare, good, tls=TlsPolicy.REQUIRED, tls_context=client_tls), [mail("a")])
+        assert run["a"].result is Result.DELIVERED
+        assert run["a"].mx_host == "mx1.test"
+
+
+@pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
+@pytest.mark.parametrize("injected", ["250-mx0.test\r\n250 AUTH PLAIN\r\n", "250 ok\r\n", "25", "\r\n"])
+async def test_response_injection(policy: TlsPolicy, injected: str) -> None:
+    """A4: what comes in clear behind the 220 is not taken for words under TLS; the connection is closed."""
+    server_tls, client_tls = certificate("mx0.test")
+    step = Step("220 go\r\n" + injected + ("\n" if injected == "25" else ""))
+    async with SmtpServer({"starttls": step}, tls=server_tls) as server:
+        destination = to(server, tls=policy, tls_context=client_tls, credentials=SECRET)
+        outcome = (await deliver(destination, [mail("a")]))["a"]
+        assert outcome.result is Result.DEFERRED
+        assert outcome.rule == "starttls-injection"
+        assert server.caught == []
+        assert server.commands("AUTH") == []
+        assert len(server.talks) == 1
+
+
+async def test_what_was_offered_in_clear_is_forgotten() -> None:
+    """RFC 3207 §4.2: PIPELINING and AUTH count only when offered again under TLS."""
+    server_tls, _ = certificate("mx0.test")
+    server = SmtpServer(
+        {"ehlo": [Step("250-x\r\n250-PIPELINING\r\n250-AUTH PLAIN\r\n250-SIZE\r\n250 STARTTLS"), Step("250 x")]},
+        tls=server_tls,
+    )
+    async with server:
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")])
+        assert run["a"].result is Result.DELIVERED
+        assert server.commands("MAIL") == ["MAIL FROM:<bounce+a@ours.test>"]
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC, credentials=SECRET), [mail("a")])
+        assert run["a"].rule == "auth-not-offered"
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN LOGIN", "LOGIN"])
+async def test_auth(mechanisms: str) -> None:
+    server_tls, _ = certificate("mx0.test")
+    prompts = [Step("334 VXNlcm5hbWU6"), Step("334 UGFzc3dvcmQ6"), Step("235 2.7.0 welcome")]
+    script = (
+        {} if "PLAIN" in mechanisms else {"auth": list(prompts), "dxnlcg==": prompts[1], "cgfzcyb3b3jk": prompts[2]}
+    )
+    async with SmtpServer(script, extensions=("PIPELINING", f"AUTH {mechanisms}"), tls=server_tls) as server:
+        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC, credentials=SECRET), [mail("a")])
+        assert run["a"].result is Result.DELIVERED
+        spoken = " ".join(server.talks[0].commands)
+        if "PLAIN" in mechanisms:
+            assert "AUTH PLAIN " + base64.b64encode(b"\0user\0pass word").decode() in spoken
+        else:
+            assert base64.b64encode(b"pass word").decode() in spoken
+        kept = repr(run["a"].conversation)
+        for secret in (b"pass word", b"\0user\0pass word"):
+            assert base64.b64encode(secret).decode() not in kept
+        assert "pass word" not in repr(SECRET)
+
+
+async def test_auth_refused_defers() -> None:
+    async with SmtpServer({"auth": Step("535 5.7.8 wrong")}, extensions=("AUTH PLAIN",)) as server:
+        outcome = (await deliver(to(server, credentials=SECRET), [mail("a")]))["a"]  # loopback: clear text is allowed
+        assert outcome.result is Result.DEFERRED, "the operator mends it while the mail waits"
+        assert outcome.rule == "auth-refused"
+        assert outcome.reply.code == 535
+        assert server.commands("MAIL") == []
+
+
+async def test_no_address() -> None:
+    for destination in (
+        Destination("x", ()),
+        Destination("x", (Hop("six.test", ("::1",)),), source_ip="127.0.0.1"),
+    ):
+        outcome = (await deliver(destination, [mail("a")]))["a"]
+        assert outcome.result is Result.DEFERRED
+        assert outcome.rule == "connect-failed"
+
+
+async def test_source_address() -> None:
+    async with SmtpServer() as server:
+        run = await deliver(to(server, source_ip="127.0.0.7"), [mail("a")])
+        assert server.talks[0].peer[0] == "127.0.0.7"
+        assert run["a"].source_ip == "127.0.0.7"
+
+
+async def test_ipv6() -> None:
+    async with SmtpServer() as server:
+        try:
+            six = await asyncio.start_server(server._serve, "::1", 0)
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback")
+        port = six.sockets[0].getsockname()[1]
+        run = await deliver(Destination("x", (Hop("six.test", ("::1",), port),)), [mail("a")])
+        assert run["a"].result is Result.DELIVERED
+        assert run["a"].mx_ip == "::1"
+        six.close()
+        await six.wait_closed()
+
+
+def test_ehlo_name_is_checked() -> None:
+    for helo in ("", "a b", "a\r\nMAIL", "caf\u00e9.test"):
+        with pytest.raises(ValueError, match="EHLO name"):
+            Pool(helo)
