@@ -87,7 +87,7 @@ docs: ## where to read
 	@echo "docs/             guides, decisions (docs/adr), RFC by RFC (docs/rfc.md)"
 
 # The virtual environment, from the lock: every version and hash is fixed; no index is named (pip asks the one you use).
-$(STAMP): requirements.lock pyproject.toml $(MEMBERS:%=%/pyproject.toml)
+$(STAMP): requirements.lock $(MEMBERS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,15))' || { echo "Postroom needs Python 3.11 to 3.14; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Installing Postroom into $(VENV) (once, about half a minute) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
