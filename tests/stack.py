@@ -85,24 +85,26 @@ class Stack:
         self.data = folder / "data"
         self.console = folder / "console.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._begins = 0
 
     def start(self) -> Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         traversable(self.folder)
-        own = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
+        own = {n: v for n, v in os.environ.items() if not n.startswith("POSTROOM_")}  # noqa: TID251 - handed on
         command = [sys.executable, "-m", "postroom", "up", "--data", str(self.data), "--port-base", str(self.port_base)]
+        self._begins = len(self.output())
         with self.console.open("ab") as console:
             self.process = subprocess.Popen(
                 [*command, *self.arguments], stdout=console, stderr=subprocess.STDOUT, env={**own, **self.env}
             )
-        wait_for(self._is_ready, f"Postroom is ready:\n{self.output()}", self.ready_seconds)
+        wait_for(self._is_ready, f"Postroom is ready (see {self.console})", self.ready_seconds)
         return self
 
     def _is_ready(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"postroom up ended with {self.process.returncode}:\n{self.output()}")
-        return (self.data / "dev.json").exists() and "Postroom is ready" in self.output()
+        return (self.data / "dev.json").exists() and "Postroom is ready" in self.output()[self._begins :]
 
     @property
     def dev(self) -> dict[str, Any]:

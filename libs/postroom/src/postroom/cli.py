@@ -9,13 +9,16 @@ import runpy
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from . import __version__
 from .console import CannotStart, say
-from .settings import given
+from .settings import adopt, given
+
+if TYPE_CHECKING:
+    from mailcore.kit.settings import Base
 
 app = typer.Typer(
     name="postroom",
@@ -29,6 +32,9 @@ app = typer.Typer(
 org = typer.Typer(help="Organizations of this installation.", no_args_is_help=True)
 app.add_typer(org, name="org")
 
+Data = Annotated[
+    Path, typer.Option(help="Folder of a running `postroom up`, for when POSTROOM_DATABASE__URL is not set.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
 
@@ -37,8 +43,25 @@ def _end(text: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _settings(data: Path) -> Base:
+    """Those of the environment; where it names no database, those of the stack that runs in `data`."""
+    from mailcore.kit.settings import Base, load  # noqa: PLC0415 - a command loads what it needs
+
+    from .local.devfile import settings_of  # noqa: PLC0415
+
+    try:
+        known = given()
+        if "POSTROOM_DATABASE__URL" not in known.values:
+            adopt(known.over(settings_of(data)))
+    except CannotStart as error:
+        _end(str(error))
+    return load(Base)
+
+
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    from mailcore.kit.errors import MailError  # noqa: PLC0415 - a command loads what it needs
+    import asyncpg  # noqa: PLC0415
+
+    from mailcore.kit.errors import MailError  # noqa: PLC0415
 
     try:
         return asyncio.run(work)
@@ -46,6 +69,12 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         _end(str(error))
     except MailError as error:
         _end(error.public)
+    except asyncpg.InsufficientPrivilegeError as error:
+        _end(f"{error}: set POSTROOM_DATABASE__MIGRATE_URL to the login that may create tables.")
+    except asyncpg.UndefinedTableError:
+        _end("The database has no tables yet: run postroom migrate first.")
+    except asyncpg.PostgresError as error:
+        _end(f"The database refuses: {error}. Correct POSTROOM_DATABASE__MIGRATE_URL.")
     except OSError as error:
         _end(f"No database at DATABASE__MIGRATE_URL ({error}): start PostgreSQL or correct the address.")
 
@@ -155,22 +184,46 @@ def setup(
 @org.command()
 def create(
     name: Annotated[str, typer.Argument(help="What the organization is called, up to 200 characters.")],
+    data: Data = Path(".postroom"),
     as_json: Json = False,
 ) -> None:
     """Make an organization and its first API key."""
-    from mailcore.kit.settings import Base, load  # noqa: PLC0415
-
     from .setup import create_organization  # noqa: PLC0415
 
     name = name.strip()
     if not 1 <= len(name) <= 200 or not name.isprintable():
         _end("An organization's name has 1 to 200 printable characters: choose another.")
-    settings = load(Base)
+    settings = _settings(data)
     org_id, key = _run(create_organization(settings.database.migrate_url or settings.database.url, name))
     if as_json:
         say(json.dumps({"org_id": str(org_id), "api_key": key}))
     else:
         say(f"Organization {org_id}\nAPI key      {key}\nWrite the key down: it is not shown again.")
+
+
+@app.command()
+def doctor(data: Data = Path(".postroom"), as_json: Json = False) -> None:
+    """Say what is wrong with this installation, and what to do about each finding."""
+    from .doctor import examine  # noqa: PLC0415
+    from .local.defaults import SERVICES  # noqa: PLC0415
+
+    settings = _settings(data)
+    try:
+        known = given()
+        counts = {
+            item.name: known.integer(f"POSTROOM_{item.setting}__PROCESSES", 1, low=0, high=32) for item in SERVICES
+        }
+    except CannotStart as error:
+        _end(str(error))
+    name = "postroom.test" if settings.catch.dir else "example.com"
+    findings = _run(examine(settings, counts, name_to_ask=name))
+    if as_json:
+        say(json.dumps([{"check": item.check, "ok": item.ok, "text": item.text} for item in findings], indent=2))
+    else:
+        for item in findings:
+            say(f"{'ok   ' if item.ok else 'WRONG'} {item.check:<15} {item.text}")
+    if not all(item.ok for item in findings):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -52,6 +52,11 @@ def given(environment: Mapping[str, str] | None = None) -> Given:
     return Given(env, values)
 
 
+def adopt(environment: Mapping[str, str]) -> None:
+    """From now on these are the settings of this process."""
+    os.environ.update(environment)  # noqa: TID251
+
+
 def _yaml(path: str) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

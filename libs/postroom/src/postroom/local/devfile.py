@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from .folder import write_private
+from postroom.console import CannotStart
+
+from . import postgres
+from .folder import Folder, load_secrets, write_private
 
 
 @dataclass(slots=True)
@@ -35,3 +39,29 @@ class DevFile:
 
     def write(self, path: Path) -> None:
         write_private(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+def settings_of(data: Path) -> dict[str, str]:
+    """The settings by which a running stack can be examined. Raises CannotStart when none runs there."""
+    folder = Folder(data.absolute())
+    try:
+        dev = json.loads(folder.dev_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CannotStart(
+            f"No stack runs in {folder.root} and POSTROOM_DATABASE__URL is not set: start postroom up, name its folder with"
+            " --data, or set the settings of the installation."
+        ) from None
+    secrets = load_secrets(folder)
+    settings = {
+        "DATABASE__URL": dev["database_url"],
+        "REDIS__URL": dev["redis_url"],
+        "BLOB__URL": folder.blobs.as_uri(),
+        "ENCRYPTION_KEY": secrets.POSTROOM_ENCRYPTION_KEY,
+    }
+    server = urlsplit(dev["database_url"])
+    if server.password == secrets.POSTROOM_DATABASE_PASSWORD:  # it is our own Postgres
+        login = f"{postgres.SUPERUSER}:{secrets.POSTROOM_POSTGRES_PASSWORD}"
+        settings["DATABASE__MIGRATE_URL"] = server._replace(netloc=f"{login}@{server.hostname}:{server.port}").geturl()
+    if dev["dns"]:
+        settings |= {"DNS__NAMESERVERS": dev["dns"], "CATCH__DIR": str(folder.caught)}
+    return {f"POSTROOM_{name}": value for name, value in settings.items()}
