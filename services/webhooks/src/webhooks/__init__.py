@@ -1,1 +1,10 @@
-""""""
+"""webhooks: posts events to the endpoints that asked for them.
+
+    settings.py   what it reads from the environment
+    main.py       the composition root
+    runner.py     claims due rows by endpoint, posts each in a task of its own, settles
+    endpoints.py  how many posts each endpoint may have in flight, so that one that hangs delays no other
+    post.py       one post: compose, sign, send, judge the answer
+
+Signatures: Standard Webhooks 1.0, under its own header names and those of Svix. Every post goes through kit.guard.
+"""

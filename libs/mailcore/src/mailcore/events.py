@@ -1,0 +1,274 @@
+"""The public events: their types, what a webhook carries of them, and how it is signed.
+
+An event row holds `type`, `object_id`, `recipients`, `detail`; the rest of its payload is read from the object when it is
+posted, so that nothing is stored twice. What `detail` holds goes into the payload's `data` as it stands, over the object's:
+
+    email.bounced     {"bounce": {"type", "subType", "message", "diagnosticCode": [...]}}     see `bounce`
+    email.failed      {"failed": {"reason"}}
+    email.suppressed  {"suppressed": {"type", "message"}}
+    any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
+    domain.*          the whole domain object as it was (`id, name, status, created_at, region, records, …`): of a deleted one
+                      there is no row left to read, and an update must not show a later one
+    others            the whole of `data`
+
+Signatures are those of Svix and Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`, header value `v1,<base64>`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from mailcore.kit.errors import Invalid
+
+EMAIL_TYPES = (
+    "email.sent",
+    "email.scheduled",
+    "email.delivered",
+    "email.delivery_delayed",
+    "email.complained",
+    "email.bounced",
+    "email.opened",
+    "email.clicked",
+    "email.received",
+    "email.failed",
+    "email.suppressed",
+)
+DOMAIN_TYPES = ("domain.created", "domain.updated", "domain.deleted")
+TYPES = frozenset(
+    (
+        *EMAIL_TYPES,
+        *DOMAIN_TYPES,
+        "contact.created",
+        "contact.updated",
+        "contact.deleted",
+        "contact.topics.updated",
+        "suppression.added",
+        "suppression.removed",
+        "topic.created",
+        "topic.updated",
+        "topic.deleted",
+        "inbox.created",
+        "inbox.updated",
+        "inbox.deleted",
+        "inbox.thread.created",
+        "inbox.thread.folder.updated",
+        "inbox.thread.assigned",
+        "inbox.thread.unassigned",
+        "inbox.thread.labels.updated",
+        "inbox.email.received",
+        "inbox.email.sent",
+        "inbox.draft.created",
+        "inbox.draft.updated",
+        "inbox.draft.deleted",
+        "inbox.draft.sent",
+    )
+)
+"""What an endpoint may ask for."""
+
+BOUNCE_TYPES = ("Permanent", "Transient", "Undetermined")
+TOLERANCE_SECONDS = 300
+_PREFIX = "whsec_"
+_SECRET_OCTETS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    id: UUID
+    type: str
+    created_at: datetime
+    recipients: Sequence[str] | None = None
+    detail: Mapping[str, Any] | None = None
+
+
+def bounce(
+    message: str, diagnostics: Sequence[str] = (), *, type: str = "Permanent", sub_type: str = "General"
+) -> dict[str, Any]:
+    """The `detail` of email.bounced. `diagnostics` as in a delivery report: `smtp; 550 5.1.1 user unknown` (RFC 3464 §2.3.6)."""
+    return {
+        "bounce": {"type": type, "subType": sub_type, "message": message, "diagnosticCode": list(diagnostics)},
+    }
+
+
+# ---- payloads --------------------------------------------------------------------------------------------------------
+
+
+def payload(event: Event, subject: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is posted. `subject` is the row the event is about: an email's, an arrival's, a domain's columns.
+
+    An email: id, created_at, message_id, from_, to_, subject, tags. An arrival: id, created_at, mail_from, rcpt_to, summary.
+    A domain: id, name, status, created_at, region. Where the row is gone (history is dropped by the month) `data` is what the
+    event itself knows.
+    """
+    row = subject or {}
+    if event.type == "email.received":
+        data = _received(row)
+    elif event.type in EMAIL_TYPES:
+        data = _email(event, row)
+    elif event.type in DOMAIN_TYPES:
+        data = _domain(row)
+    else:
+        data = {}
+    if event.detail:
+        data.update(event.detail)
+    return {"type": event.type, "created_at": timestamp(event.created_at), "data": data}
+
+
+def body(event: Event, subject: Mapping[str, Any] | None) -> bytes:
+    """The payload as the octets that are signed and posted."""
+    return orjson.dumps(payload(event, subject))
+
+
+def timestamp(at: datetime | str) -> str:
+    """ISO 8601 in UTC to the millisecond: `2026-02-22T23:41:12.126Z`."""
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at)
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _email(event: Event, row: Mapping[str, Any]) -> dict[str, Any]:
+    if not row:
+        return {"to": list(event.recipients or [])}
+    data: dict[str, Any] = {
+        "email_id": str(row["id"]),
+        "created_at": timestamp(row["created_at"]),
+        "message_id": row["message_id"],
+        "from": row["from_"],
+        "to": list(event.recipients or row["to_"]),
+        "subject": row["subject"],
+    }
+    if row["tags"]:
+        data["tags"] = {tag["name"]: tag["value"] for tag in row["tags"]}  # an object here, a list in the API
+    return data
+
+
+def _received(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata only: no body, no headers, no content of attachments. Lists are never null (Rust clients)."""
+    if not row:
+        return {}
+    summary: Mapping[str, Any] = row["summary"] or {}
+    return {
+        "email_id": str(row["id"]),
+        "created_at": timestamp(row["created_at"]),
+        "from": summary.get("from") or row["mail_from"],
+        "to": list(summary.get("to") or []),
+        "bcc": list(summary.get("bcc") or []),
+        "cc": list(summary.get("cc") or []),
+        "received_for": list(row["rcpt_to"]),
+        "message_id": summary.get("message_id"),
+        "subject": summary.get("subject"),
+        "attachments": [
+            {key: attachment.get(key) for key in _ATTACHMENT} for attachment in summary.get("attachments") or []
+        ],
+    }
+
+
+_ATTACHMENT = ("id", "filename", "content_type", "content_disposition", "content_id")
+
+
+def _domain(row: Mapping[str, Any]) -> dict[str, Any]:
+    if not row:
+        return {}
+    return {
+        "id": str(row["id"]),
+        "name": row["name"],
+        "status": row["status"],
+        "created_at": timestamp(row["created_at"]),
+        "region": row["region"],
+        "records": [],
+    }
+
+
+# ---- signatures ------------------------------------------------------------------------------------------------------
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def message_id(event_id: UUID, webhook_id: UUID) -> str:
+    """`msg_` and 27 base62 digits, the same at every attempt: what a receiver tells repeats by."""
+    return "msg_" + _base62(event_id, webhook_id)
+
+
+def attempt_id(attempt: UUID) -> str:
+    """`atmpt_` and 27 base62 digits."""
+    return "atmpt_" + _base62(attempt)
+
+
+def _base62(*ids: UUID) -> str:
+    number = int.from_bytes(hashlib.sha256(b"".join(id_.bytes for id_ in ids)).digest()[:20], "big")
+    digits = []
+    for _ in range(27):  # 62^27 > 2^160
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
+
+
+def new_secret() -> bytes:
+    return os.urandom(_SECRET_OCTETS)
+
+
+def show_secret(secret: bytes) -> str:
+    """As the owner of the endpoint gets it: `whsec_` and padded base64."""
+    return _PREFIX + base64.b64encode(secret).decode()
+
+
+def read_secret(text: str) -> bytes:
+    """`whsec_…`, or the base64 alone. Raises Invalid."""
+    try:
+        secret = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        secret = b""
+    if not secret:
+        raise Invalid("A signing secret is whsec_ and base64.")
+    return secret
+
+
+def sign(secret: bytes, id_: str, at: int, content: bytes) -> str:
+    """The signature header of `content` posted at `at` (unix seconds)."""
+    mac = hmac.digest(secret, b"%s.%d.%s" % (id_.encode(), at, content), "sha256")
+    return "v1," + base64.b64encode(mac).decode()
+
+
+def verify(
+    secret: bytes,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    now: float,
+    tolerance_seconds: int = TOLERANCE_SECONDS,
+) -> str:
+    """The message id of a post whose signature is right, by its `svix-*` or `webhook-*` headers. Raises Invalid.
+
+    One of several signatures (a secret being rotated) is enough; versions other than v1 count as none.
+    """
+    if not secret:
+        raise Invalid("There is no secret to verify with.")
+    named = {name.lower(): value for name, value in headers.items()}
+    for family in ("webhook", "svix"):
+        id_, at, signatures = (named.get(f"{family}-{part}", "") for part in ("id", "timestamp", "signature"))
+        if id_ and at and signatures:
+            break
+    else:
+        raise Invalid("The headers webhook-id, webhook-timestamp and webhook-signature must all be there.")
+    if not (at.isascii() and at.isdigit() and len(at) < 13):
+        raise Invalid("The timestamp of the signature is not a number.")
+    if not (id_.isascii() and signatures.isascii()):
+        raise Invalid("The signature is wrong.")
+    if abs(now - int(at)) > tolerance_seconds:
+        raise Invalid(f"The timestamp of the signature is more than {tolerance_seconds} s away.")
+    expected = sign(secret, id_, int(at), content).encode()
+    # the whole list is looked at, in constant time each
+    found = [hmac.compare_digest(expected, given.encode()) for given in signatures.split(" ")[:16]]
+    if not any(found):
+        raise Invalid("The signature is wrong.")
+    return id_

@@ -1,0 +1,79 @@
+"""One post: compose, sign with this attempt's time, send, judge the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mailcore import events
+from mailcore.kit.clock import Clock
+from mailcore.kit.errors import MailError
+from mailcore.kit.guard import Answer, Blocked, GuardedClient
+from mailcore.kit.log import logger
+from mailcore.kit.seal import Keyring
+from mailcore.store.webhooks import Claimed
+
+log = logger(__name__)
+
+MAX_BODY = 65_536
+"""Octets of an answer that are read."""
+MAX_RESPONSE = 4096
+"""Octets of an answer that are kept."""
+USER_AGENT = "Postroom-Webhooks/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    outcome: str
+    """`success` (2xx), `failed` (another answer), `unanswered`, `blocked` (not sent)."""
+    http_status: int | None
+    response: str
+
+    @property
+    def success(self) -> bool:
+        return self.outcome == "success"
+
+
+class Poster:
+    def __init__(self, client: GuardedClient, keyring: Keyring, clock: Clock, *, timeout_seconds: float) -> None:
+        self._client = client
+        self._keyring = keyring
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+
+    async def post(self, row: Claimed) -> Result:
+        """Never raises: what cannot be posted is an attempt that failed, and says why."""
+        try:
+            if row.event is None:
+                return Result("blocked", None, "The event is no longer kept.")
+            content = events.body(row.event, row.subject)
+            answer = await self._client.request(
+                "POST",
+                row.endpoint,
+                headers=self._headers(row, content),
+                content=content,
+                deadline=self._timeout_seconds,
+                max_body=MAX_BODY,
+            )
+        except Blocked as error:
+            return Result("blocked", None, error.public)
+        except MailError as error:
+            return Result("unanswered", None, error.public)
+        except Exception:
+            log.exception("post failed", event_id=str(row.event_id), webhook_id=str(row.webhook_id))
+            return Result("unanswered", None, "The event could not be posted.")
+        # a redirect is an answer that is not 2xx: it is never followed
+        return Result("success" if 200 <= answer.status < 300 else "failed", answer.status, _text(answer))
+
+    def _headers(self, row: Claimed, content: bytes) -> dict[str, str]:
+        id_ = events.message_id(row.event_id, row.webhook_id)
+        at = int(self._clock.now().timestamp())
+        signature = events.sign(self._keyring.open(row.secret_sealed, "webhook"), id_, at, content)
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT, "Accept": "*/*"}
+        for family in ("svix", "webhook"):
+            headers |= {f"{family}-id": id_, f"{family}-timestamp": str(at), f"{family}-signature": signature}
+        return headers
+
+
+def _text(answer: Answer) -> str:
+    """The beginning of an answer, as it can be stored: Postgres keeps no NUL."""
+    return answer.body[:MAX_RESPONSE].decode("utf-8", "replace").replace("\x00", "\ufffd")
