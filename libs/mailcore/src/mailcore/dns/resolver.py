@@ -1,0 +1,296 @@
+"""Questions to the DNS, with three kinds of answer: values, nothing (empty values), or one of two errors.
+
+NoSuchDomain       the name does not exist (NXDOMAIN): permanent
+TemporaryDNSError  nobody could tell (SERVFAIL, time-out, broken answers): temporary
+
+`Resolver` is the seam; `DnsResolver` asks name servers through dnspython and keeps answers for their TTL (RFC 2308 for
+negative ones); `StaticResolver` stands in for it in tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import dns.asyncresolver
+import dns.exception
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rdata
+import dns.resolver
+import dns.reversename
+
+from mailcore.kit.errors import Invalid, Refused, Unavailable
+
+T = TypeVar("T")
+
+UDP_PAYLOAD = 1_232
+"""Octets of an answer over UDP that pass every network unfragmented (DNS flag day 2020); larger ones come by TCP."""
+MAX_NEGATIVE_TTL = 300
+MAX_IN_FLIGHT = 200
+_MAX_CNAMES = 16
+
+
+class NoSuchDomain(Refused):
+    """RFC 1035 §4.1.1, RCODE 3. RFC 3463 §3.2: X.1.2, bad destination system address."""
+
+    enhanced = "5.1.2"
+
+
+class TemporaryDNSError(Unavailable):
+    """RFC 3463 §3.5: X.4.3, directory server failure."""
+
+    enhanced = "4.4.3"
+
+
+@dataclass(frozen=True, slots=True)
+class Records(Generic[T]):
+    values: tuple[T, ...]
+    """Empty: the name exists and has no record of this type."""
+    ttl: int
+    """Seconds that the answer may be kept, as the server gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MX:
+    preference: int
+    host: str
+    """Without the trailing dot; empty for the root: null MX (RFC 7505)."""
+
+
+class Resolver(Protocol):
+    """Names in normal form (mailcore.dns.names). CNAMEs are followed. Raises NoSuchDomain and TemporaryDNSError only."""
+
+    async def mx(self, name: str) -> Records[MX]: ...
+    async def a(self, name: str) -> Records[str]: ...
+    async def aaaa(self, name: str) -> Records[str]: ...
+    async def txt(self, name: str) -> Records[str]:
+        """Each record's strings joined (RFC 7208 §3.3); octets that are no UTF-8 as U+FFFD."""
+        ...
+
+    async def ptr(self, address: str) -> Records[str]:
+        """Host names of an IP address."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: type[NoSuchDomain] | type[TemporaryDNSError]
+    public: str
+    ttl: float
+
+
+_Outcome = Records[Any] | _Failure
+
+
+class DnsResolver:
+    """dnspython's resolver behind a cache of our own.
+
+    nameservers  `host`, `host:port` or `[v6]:port`; None takes those of the machine
+    timeout      seconds for one name server's answer
+    lifetime     seconds for a question in all
+    cache_size   answers kept; 0 keeps none, for whoever has just been told that a record has changed
+    min_ttl      seconds that an answer is kept at least, max_ttl at most; negative ones MAX_NEGATIVE_TTL at most
+    failure_ttl  seconds that a temporary failure is kept, so that a queue does not wait `lifetime` for each of its mails
+
+    Of equal questions in flight only one is asked. Belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        nameservers: Sequence[str] | None = None,
+        *,
+        timeout: float = 5.0,
+        lifetime: float = 12.0,
+        cache_size: int = 50_000,
+        min_ttl: float = 5.0,
+        max_ttl: float = 3_600.0,
+        failure_ttl: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._resolver = dns.asyncresolver.Resolver(configure=nameservers is None)
+        if nameservers is not None:
+            self._resolver.nameservers = [_nameserver(text) for text in nameservers]
+        self._resolver.use_edns(0, 0, UDP_PAYLOAD)
+        self._resolver.timeout = timeout
+        self._resolver.lifetime = lifetime
+        self._cache_size = cache_size
+        self._min_ttl, self._max_ttl, self._failure_ttl = min_ttl, max_ttl, failure_ttl
+        self._monotonic = monotonic
+        self._cache: OrderedDict[tuple[str, str], tuple[float, _Outcome]] = OrderedDict()
+        self._in_flight: dict[tuple[str, str], asyncio.Task[_Outcome]] = {}
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    async def mx(self, name: str) -> Records[MX]:
+        return await self._ask(name, "MX", lambda r: MX(r.preference, _host(r.exchange)))
+
+    async def a(self, name: str) -> Records[str]:
+        return await self._ask(name, "A", lambda r: str(r.address))
+
+    async def aaaa(self, name: str) -> Records[str]:
+        return await self._ask(name, "AAAA", lambda r: str(r.address))
+
+    async def txt(self, name: str) -> Records[str]:
+        return await self._ask(name, "TXT", lambda r: b"".join(r.strings).decode("utf-8", "replace"))
+
+    async def ptr(self, address: str) -> Records[str]:
+        return await self._ask(_reverse(address), "PTR", lambda r: _host(r.target))
+
+    async def _ask(self, name: str, rdtype: str, value_of: Callable[[Any], T]) -> Records[T]:
+        key = (name.lower().removesuffix("."), rdtype)
+        outcome = self._kept(key)
+        if outcome is None:
+            asking = self._in_flight.get(key)
+            if asking is None:
+                asking = asyncio.create_task(self._query(key, value_of))
+                self._in_flight[key] = asking
+                asking.add_done_callback(lambda _: self._in_flight.pop(key, None))
+            # one who gives up must not take the answer from the others
+            outcome = await asyncio.shield(asking)
+        if isinstance(outcome, _Failure):
+            raise outcome.error(outcome.public)
+        return outcome
+
+    async def _query(self, key: tuple[str, str], value_of: Callable[[Any], T]) -> _Outcome:
+        name, rdtype = key
+        try:
+            qname = dns.name.from_text(name.encode("ascii").decode() + ".") if name else None
+        except (UnicodeError, dns.exception.DNSException):
+            qname = None
+        if qname is None:
+            return _Failure(NoSuchDomain, f"{name[:260]!a} is not a domain name.", 0)
+        outcome: _Outcome
+        try:
+            async with self._slots:
+                answer = await self._resolver.resolve(qname, rdtype, raise_on_no_answer=False, search=False)
+            values = () if answer.rrset is None else tuple(value_of(record) for record in answer.rrset)
+            outcome = Records(values, answer.chaining_result.minimum_ttl)
+        except dns.resolver.NXDOMAIN as error:
+            outcome = _Failure(NoSuchDomain, f"The domain {name} does not exist.", _negative_ttl(error, qname))
+        except (dns.exception.DNSException, OSError) as error:
+            reason = type(error).__name__
+            outcome = _Failure(
+                TemporaryDNSError, f"The DNS did not answer for {name} ({rdtype}): {reason}.", self._failure_ttl
+            )
+        self._keep(key, outcome)
+        return outcome
+
+    def _kept(self, key: tuple[str, str]) -> _Outcome | None:
+        found = self._cache.get(key)
+        if found is None:
+            return None
+        expires, outcome = found
+        if expires <= self._monotonic():
+            del self._cache[key]
+            return None
+        self._cache.move_to_end(key)
+        return outcome
+
+    def _keep(self, key: tuple[str, str], outcome: _Outcome) -> None:
+        if not self._cache_size:
+            return
+        if isinstance(outcome, _Failure) and outcome.error is TemporaryDNSError:
+            ttl = outcome.ttl  # RFC 2308 §7: at most five minutes
+        else:
+            negative = isinstance(outcome, _Failure) or not outcome.values
+            ttl = max(min(outcome.ttl, MAX_NEGATIVE_TTL if negative else self._max_ttl), self._min_ttl)
+        if ttl <= 0:
+            return
+        self._cache[key] = (self._monotonic() + ttl, outcome)
+        self._cache.move_to_end(key)
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+
+
+class StaticResolver:
+    """Answers from a table, for tests: `{"example.org": {"MX": ["10 mx.example.org."], "TXT": ["v=spf1 -all"]}}`.
+
+    Values are in the presentation form of zone files, TXT without quotes. Names in `failing` answer SERVFAIL. `asked` holds
+    every question, `(name, type)`.
+    """
+
+    def __init__(
+        self, zones: Mapping[str, Mapping[str, Sequence[str]]], *, failing: Collection[str] = (), ttl: int = 60
+    ) -> None:
+        self.zones = zones
+        self.failing = failing
+        self.ttl = ttl
+        self.asked: list[tuple[str, str]] = []
+
+    async def mx(self, name: str) -> Records[MX]:
+        return self._answer(name, "MX", _mx_from_text)
+
+    async def a(self, name: str) -> Records[str]:
+        return self._answer(name, "A", str)
+
+    async def aaaa(self, name: str) -> Records[str]:
+        return self._answer(name, "AAAA", str)
+
+    async def txt(self, name: str) -> Records[str]:
+        return self._answer(name, "TXT", str)
+
+    async def ptr(self, address: str) -> Records[str]:
+        return self._answer(_reverse(address), "PTR", lambda text: text.removesuffix(".").lower())
+
+    def _answer(self, name: str, rdtype: str, value_of: Callable[[str], T]) -> Records[T]:
+        name = name.lower().removesuffix(".")
+        self.asked.append((name, rdtype))
+        for _ in range(_MAX_CNAMES):
+            if name in self.failing:
+                raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): NoNameservers.")
+            records = self.zones.get(name)
+            if records is None:
+                # RFC 8020: a name exists when one below it does
+                if any(other.endswith(f".{name}") for other in self.zones):
+                    return Records((), self.ttl)
+                raise NoSuchDomain(f"The domain {name} does not exist.")
+            if "CNAME" not in records:
+                return Records(tuple(map(value_of, records.get(rdtype, ()))), self.ttl)
+            name = records["CNAME"][0].lower().removesuffix(".")
+        raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): ChainTooLong.")
+
+
+def _nameserver(text: str) -> dns.nameserver.Do53Nameserver:
+    host, colon, port = text.rpartition(":")
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif not colon or ":" in host:  # no port, or a bare IPv6 address
+        host, port = text, ""
+    try:
+        number = int(port or 53)
+        if not 0 < number < 65_536:
+            raise ValueError(port)
+        return dns.nameserver.Do53Nameserver(str(ipaddress.ip_address(host)), number)
+    except ValueError as error:
+        raise Invalid(f"{text!a} is not a name server: write `192.0.2.1:53` or `[2001:db8::1]:53`.") from error
+
+
+def _host(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""
+
+
+def _mx_from_text(text: str) -> MX:
+    preference, host = text.split()
+    return MX(int(preference), host.removesuffix(".").lower())
+
+
+def _reverse(address: str) -> str:
+    try:
+        return dns.reversename.from_address(address).to_text(omit_final_dot=True)
+    except dns.exception.DNSException as error:
+        raise NoSuchDomain(f"{address[:80]!a} is not an IP address.") from error
+
+
+def _negative_ttl(error: dns.resolver.NXDOMAIN, qname: dns.name.Name) -> float:
+    try:
+        response: dns.message.QueryMessage = error.kwargs["responses"][qname]
+        return float(response.resolve_chaining().minimum_ttl)
+    except (KeyError, dns.exception.DNSException):
+        return 0.0
