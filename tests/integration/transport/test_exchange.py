@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from fakes.smtp_server import SmtpServer, Step, Talk
 from mailcore.smtp.outcome import Result
 from mailcore.transport import Mail, MailQueue, Pool
+from suites import suite
 
 from .harness import CONTENT, PATIENT, deliver, mail, to, until, yes
 
@@ -195,18 +195,15 @@ async def test_success_where_354_belongs() -> None:
 
 # ---- content
 
-SUITE = Path(__file__).parents[4] / "shared/suites/smtp-smuggling/eod_sequences.json"
 SMUGGLED = b"MAIL FROM:<evil@peer.test>\r\nRCPT TO:<v@peer.test>\r\nDATA\r\nSubject: two\r\n\r\nsmuggled\r\n.\r\n"
 
 
 @PIPELINING
 async def test_smuggling_out(extensions: tuple[str, ...]) -> None:
     """What may end the content at some peer either leaves stuffed, or not at all."""
-    if not SUITE.exists():
-        pytest.skip("the suite smtp-smuggling does not lie beside the project")
-    suite = json.loads(SUITE.read_text())
+    cases = json.loads((suite("smtp-smuggling") / "eod_sequences.json").read_text())
     kinds = ("must_not_end_data", "must_not_end_data_but_must_be_kept_unstuffed", "ends_data")
-    sequences = [bytes.fromhex(case["hex"]) for kind in kinds for case in suite[kind]]
+    sequences = [bytes.fromhex(case["hex"]) for kind in kinds for case in cases[kind]]
     assert len(sequences) == 16
     contents = [b"Subject: one\r\n\r\nbody" + sequence + SMUGGLED for sequence in sequences]
     contents += [sequence + SMUGGLED for sequence in sequences]

@@ -279,10 +279,10 @@ class Exchange:
     def _hear(self, now: _Transaction) -> Heard:
         """The reply to a command of the envelope. Raises Broken, on 421 too."""
         heard = self._wire.next()
-        now.behind = False
         self._record(now, heard)
         if heard.code == CLOSING and self._wire.broken:
-            raise self._wire.broken
+            raise self._wire.broken  # behind another mail it is about the session: "that was it"
+        now.behind = False
         return heard
 
     @staticmethod

@@ -144,8 +144,8 @@ class SiteConnections:
         return None
 
     def park(self, session: Session) -> None:
-        """Keep it for the next call, or end it."""
-        if session.usable and session.mails < self.pool.mails:
+        """Keep it for the next call, or end it. The caller has not left yet."""
+        if session.usable and session.mails < self.pool.mails and self._busy + len(self._idle) <= self._limit:
             loop = asyncio.get_running_loop()
             self._idle[session] = loop.call_later(self.pool.idle, self._let_go, session)
         else:
@@ -221,6 +221,8 @@ class _Call:
         if session.mails >= self._site.pool.mails:
             session.retiring = True
             return None
+        if session.useful and self._route.in_doubt:
+            self._route.ended(session)  # one works: those that broke off in the meantime were not the site's end
         return None if self._site.crowded else self._mails.pull()
 
     def put_back(self, mail: Mail) -> None:

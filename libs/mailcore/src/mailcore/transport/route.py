@@ -80,6 +80,11 @@ class Route:
     def current(self) -> Target | None:
         return self._targets[self._at] if self._at < len(self._targets) else None
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a session's success would be news."""
+        return self._strikes > 0 or not self._useful
+
     def leads_to(self, target: Target) -> bool:
         return target in self._targets
 
@@ -130,8 +135,8 @@ class Route:
             self._strikes = 0
         elif broken and broken.rule != "closed":
             self._strikes += 1
-            # 421 may be about one mail, or about too many connections; a cut on the very first mail is about us
-            patient = self._useful or broken.reply is not None
+            # a cut on the very first mail is reason enough for the next address; 421 may be about that one mail
+            patient = self._useful or broken.reply is not None or self._at == len(self._targets) - 1
             if self._strikes >= (STRIKES if patient else 1):
                 self.failed(Failure(session.target, _discreet(broken), session.source_ip, session.tls, ()))
 
