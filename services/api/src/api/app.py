@@ -13,11 +13,13 @@ from api.context import Context
 from api.edge import Edge
 from api.health.routes import router as health
 from api.messages.routes import router as messages
+from api.webhooks.routes import router as webhooks
 
 ROUTERS: tuple[APIRouter, ...] = (
     health,
     accounts,
     messages,
+    webhooks,
 )
 
 

@@ -1,8 +1,9 @@
 """Who may have how many posts in flight.
 
-An endpoint starts with a window of START posts. An answer doubles the window up to the limit, none at all makes it 1. A post that
-takes longer than SLOW_SECONDS makes its endpoint slow until it answers promptly again: posts to slow endpoints have a budget of their
-own. So a thousand endpoints that hang hold up each other; those that answer wait for none of them longer than SLOW_SECONDS.
+An endpoint starts with a window of START posts. An answer doubles the window up to the limit, none at all makes it 1. A post
+that takes longer than SLOW_SECONDS makes its endpoint slow until it answers promptly again: posts to slow endpoints have a
+budget of their own. So a thousand endpoints that hang hold up each other; those that answer wait for none of them longer than
+SLOW_SECONDS.
 """
 
 from __future__ import annotations

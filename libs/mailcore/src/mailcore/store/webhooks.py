@@ -35,6 +35,10 @@ async def add(
     )
 
 
+async def count(db: Connection, org_id: UUID) -> int:
+    return int(await db.fetchval("SELECT count(*) FROM webhooks WHERE org_id = $1", org_id))
+
+
 async def list_(db: Connection, org_id: UUID, page: Page) -> Slice:
     return await pages.fetch(db, f"SELECT {COLUMNS} FROM webhooks WHERE org_id = $1", [org_id], page)
 
