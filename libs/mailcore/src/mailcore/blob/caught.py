@@ -143,12 +143,12 @@ def list_caught(
             return []
         if to is None:
             rows = db.execute(
-                f"SELECT {columns} FROM caught c WHERE c.id > ? ORDER BY c.id LIMIT ?",  # noqa: S608 - a constant
+                f"SELECT {columns} FROM caught c WHERE c.id > ? ORDER BY c.id LIMIT ?",
                 (since.bytes, -1 if limit is None else limit),
             )
         else:
             rows = db.execute(
-                f"SELECT {columns} FROM recipients r JOIN caught c ON c.id = r.id"  # noqa: S608 - a constant
+                f"SELECT {columns} FROM recipients r JOIN caught c ON c.id = r.id"
                 " WHERE r.address = ? AND r.id > ? ORDER BY r.id LIMIT ?",
                 (to.lower(), since.bytes, -1 if limit is None else limit),
             )
@@ -199,6 +199,8 @@ def _reading(folder: str | Path) -> Iterator[sqlite3.Connection | None]:
 
 def subject_of(raw: bytes) -> str:
     """The Subject as a reader sees it (RFC 2047 decoded, unfolded); empty when there is none."""
+    if raw.startswith((b"\r\n", b"\n")):
+        return ""
     head = raw[:_HEAD_LIMIT].partition(b"\r\n\r\n")[0].partition(b"\n\n")[0]
     found = _SUBJECT.search(head)
     if found is None:

