@@ -14,6 +14,7 @@ DELIVERY_SECONDS = Histogram(
 QUEUE_DEPTH = Gauge("postroom_queue_depth", "Rows waiting", ["queue"])
 QUEUE_AGE = Gauge("postroom_queue_age_seconds", "Seconds since the longest-due row was due", ["queue"])
 ARRIVALS = Counter("postroom_arrivals", "Mails taken in", ["door"])
+ARRIVAL_REPEATS = Counter("postroom_arrival_repeats", "Mails handed over again and not stored twice", ["door"])
 WEBHOOK_POSTS = Counter("postroom_webhook_posts", "Webhook attempts by outcome", ["outcome"])
 SYNC_LAG = Gauge("postroom_sync_lag_seconds", "Seconds since the account synchronised longest ago was in step")
 DB_POOL_IN_USE = Gauge("postroom_db_pool_in_use", "Database connections in use by this process")

@@ -268,6 +268,15 @@ class Message:
         return None if delimiter in boundaries else delimiter
 
 
+def content_as_json(message: Message, html_format: str) -> dict[str, Any]:
+    """`{"html", "text", "headers"}`; with `data_uri` images of the mail stand in its HTML, with `cid` it is as it came."""
+    bodies = message.bodies()
+    html = bodies.html
+    if html is not None and html_format == "data_uri":
+        html = message.embed_images(html)
+    return {"html": html, "text": bodies.text, "headers": message.headers()}
+
+
 def _is_delimiter(line: bytes, boundaries: dict[bytes, int]) -> bool:
     line = line.rstrip(b" \t")
     return line in boundaries or (line.endswith(b"--") and line[:-2] in boundaries)

@@ -1,0 +1,211 @@
+"""The door of receiving: mail that arrives goes through here, and is on disk when `receive` returns.
+
+    receives = Receives(store, ringer, blobs)
+    done = await receives.receive(Arrival(raw, envelope, facts, source, source_id, door, tenants))
+
+1. one arrival for each organization that has recipients in it
+2. raw mail over INLINE_BYTES to the blob store, durable, before the transaction
+3. one transaction for all that is in flight (flow.group): keys, arrivals, queue rows
+4. after the commit the router's bell; only then does the peer hear 250
+
+A repeat makes no second arrival and is answered as if it did: the same (source, source_id), or by SMTP, where a peer that did not
+hear our 250 sends again (RFC 1047), the same envelope and content within an hour. It is logged, counted, and stands among the
+first arrival's decisions.
+
+The raw mail is kept bit for bit as the peer sent it (without the dots that SMTP adds): no Received line is put before it, what such
+a line would say is in `facts`. `raw` as served by the API is these bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
+from mailcore.flow.group import GroupCommit
+from mailcore.kit import failpoint
+from mailcore.kit.errors import MailError
+from mailcore.kit.ids import uuid7, uuid7_time
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import ARRIVAL_REPEATS, ARRIVALS
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import ROUTE
+from mailcore.smtp.envelope import Envelope
+from mailcore.store import arrivals
+from mailcore.store.arrivals import ArrivalKey, NewArrival
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+REPEAT_SECONDS = 3600.0
+"""For so long, the same envelope and content by SMTP is the same mail."""
+_HASHED_INLINE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    raw: bytes
+    envelope: Envelope
+    facts: dict[str, Any]
+    """What is known about the handing over: peer name, TLS, protocol. JSON, no control characters."""
+    source: str
+    """Who handed it over: address of the peer, id of the endpoint."""
+    source_id: str | None
+    """Its own id there; None: it has none, and repeats are known by their content."""
+    door: str
+    """smtp, resend, cloudflare, imap."""
+    tenants: Mapping[UUID, Sequence[str]]
+    """Organization → its recipients, out of the envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    ids: dict[UUID, UUID]
+    """Organization → arrival; of a repeat, the first one."""
+    repeat: bool
+    """Nothing of it was new."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    rows: list[NewArrival]
+    keys: list[ArrivalKey]
+    """In the order of the rows."""
+    window: float | None
+    weight: int = field(default=1)
+
+
+class Receives:
+    """One a process."""
+
+    def __init__(
+        self, store: Store, ringer: Ringer, blobs: BlobStore, *, in_flight: int = 2, members: int = 200
+    ) -> None:
+        self._store = store
+        self._ringer = ringer
+        self._blobs = blobs
+        self._group: GroupCommit[_Member, Received] = GroupCommit(
+            self._commit, in_flight=in_flight, members=members, weight=lambda member: member.weight
+        )
+
+    async def receive(self, arrival: Arrival) -> Received:
+        """Returns after the commit. Raises Unavailable: nothing was stored, or nobody can tell; the peer is to send again."""
+        member = await self._prepare(arrival)
+        done = await self._group.join(member)
+        failpoint.hit("f16")
+        repeats = [row for row in member.rows if done.ids[row.org_id] != row.id]
+        ARRIVALS.labels(arrival.door).inc(len(member.rows) - len(repeats))
+        for row in repeats:
+            await self._note_repeat(row, done.ids[row.org_id])
+        if not done.repeat:
+            self._ringer.ring(ROUTE)
+        return done
+
+    async def drain(self) -> None:
+        """Returns when everything taken so far is committed or failed."""
+        await self._group.drain()
+
+    async def _prepare(self, arrival: Arrival) -> _Member:
+        raw = arrival.raw
+        digest = await asyncio.to_thread(_sha256, raw) if len(raw) > _HASHED_INLINE else _sha256(raw)
+        inline = len(raw) <= INLINE_BYTES
+        rows, keys = [], []
+        for org_id, recipients in sorted(arrival.tenants.items()):
+            blob = None
+            if not inline:
+                blob = new_key(org_id)
+                await self._blobs.put(blob, raw)
+            id_ = uuid7()
+            now = uuid7_time(id_)
+            row = NewArrival(
+                id=id_,
+                org_id=org_id,
+                door=arrival.door,
+                source=arrival.source,
+                source_id=arrival.source_id,
+                mail_from=arrival.envelope.mail_from,
+                rcpt_to=tuple(recipients),
+                facts=arrival.facts,
+                size=len(raw),
+                sha256=digest,
+                raw=raw if inline else None,
+                raw_blob=blob,
+                decisions=[decision("receive", "accepted", "The domain of each recipient receives here.", now)],
+                created_at=now,
+            )
+            rows.append(row)
+            keys.append(ArrivalKey(_key(row), org_id, id_, now))
+        failpoint.hit("f15")
+        weight = len(rows) + (len(raw) * len(rows) // (32 * 1024) if inline else 0)
+        return _Member(rows, keys, REPEAT_SECONDS if arrival.source_id is None else None, weight)
+
+    async def _commit(self, members: Sequence[_Member]) -> list[Received | MailError]:
+        keys: dict[float | None, dict[bytes, ArrivalKey]] = {}
+        for member in members:
+            for key in member.keys:
+                # twice in one group: the first is the arrival, the others repeat it
+                keys.setdefault(member.window, {}).setdefault(key.digest, key)
+        holders = {key.digest: key.arrival_id for of_window in keys.values() for key in of_window.values()}
+        async with self._store.door() as db:
+            for window in sorted(keys, key=str):
+                holders |= await arrivals.take_keys(db, list(keys[window].values()), seconds=window)
+            new = [
+                row
+                for member in members
+                for row, key in zip(member.rows, member.keys, strict=True)
+                if holders[key.digest] == row.id
+            ]
+            if new:
+                await arrivals.insert(db, new)
+        fresh = {row.id for row in new}
+        return [
+            Received(
+                {key.org_id: holders[key.digest] for key in member.keys},
+                repeat=not any(row.id in fresh for row in member.rows),
+            )
+            for member in members
+        ]
+
+    async def _note_repeat(self, row: NewArrival, first: UUID) -> None:
+        """On the first arrival, where somebody may look for it. That the repeat was answered does not hang on this."""
+        ARRIVAL_REPEATS.labels(row.door).inc()
+        log.info("arrival repeated", arrival=str(first), source=row.source, mail_from=row.mail_from, size=row.size)
+        reason = (
+            "The same source and id came again." if row.source_id else "The same envelope and content within an hour."
+        )
+        if row.raw_blob is not None:
+            await self._drop(row.raw_blob)
+        try:
+            async with self._store.worker() as db:
+                await arrivals.note(db, first, decision("receive", "repeat", reason, row.created_at, source=row.source))
+        except MailError as error:
+            log.warning("repeat not noted", arrival=str(first), error=error.public)
+
+    async def _drop(self, blob: str) -> None:
+        try:
+            await self._blobs.delete(blob)
+        except MailError as error:
+            log.warning("blob of a repeat left to the sweep", key=blob, error=error.public)
+
+
+def decision(step: str, what: str, why: str, at: datetime | None = None, **more: Any) -> dict[str, Any]:
+    """An entry of an arrival's `decisions`."""
+    return {"at": (at or datetime.now(UTC)).isoformat(), "step": step, "decision": what, "reason": why, **more}
+
+
+def _sha256(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).digest()
+
+
+def _key(row: NewArrival) -> bytes:
+    parts = [row.door, str(row.org_id)]
+    if row.source_id is not None:
+        parts += ["id", row.source, row.source_id]
+    else:
+        parts += ["content", row.mail_from, *sorted(row.rcpt_to), row.sha256.hex()]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()

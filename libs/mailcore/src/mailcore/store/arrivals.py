@@ -1,0 +1,285 @@
+"""Arrivals: mail taken in, the queue of what is still to be routed, and the keys by which a repeat is known.
+
+insert, take_keys          role door, in the transaction of flow.receive
+claim … settle_routed      role worker, the router
+find, page                 role app
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from mailcore.store.pages import Page, Slice, fetch
+from mailcore.store.session import Connection
+
+MAX_CRASHES = 3
+"""Of workers that routed a mail alone; the crash that came before, in company, may have been another's fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewArrival:
+    id: UUID
+    org_id: UUID
+    door: str
+    source: str
+    source_id: str | None
+    mail_from: str
+    rcpt_to: tuple[str, ...]
+    facts: dict[str, Any]
+    size: int
+    sha256: bytes
+    raw: bytes | None
+    raw_blob: str | None
+    decisions: list[dict[str, Any]]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalKey:
+    digest: bytes
+    org_id: UUID
+    arrival_id: UUID
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A row of the queue that is leased to us."""
+
+    arrival_id: UUID
+    org_id: UUID
+    attempt: int
+    """Attempts begun, this one too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What routing needs of an arrival."""
+
+    id: UUID
+    org_id: UUID
+    mail_from: str
+    rcpt_to: tuple[str, ...]
+    state: str
+    size: int
+    raw: bytes | None
+    raw_blob: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedArrival:
+    id: UUID
+    summary: dict[str, Any]
+    decisions: list[dict[str, Any]]
+
+
+async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
+    """The arrivals and their queue rows, due at once."""
+    await db.execute(
+        _INSERT,
+        [one.id for one in new],
+        [one.org_id for one in new],
+        [one.door for one in new],
+        [one.source for one in new],
+        [one.source_id for one in new],
+        [one.mail_from for one in new],
+        [orjson.dumps(one.rcpt_to).decode() for one in new],
+        [one.facts for one in new],
+        [one.size for one in new],
+        [one.sha256 for one in new],
+        [one.raw for one in new],
+        [one.raw_blob for one in new],
+        [one.decisions for one in new],
+        [one.created_at for one in new],
+    )
+
+
+async def take_keys(db: Connection, keys: Sequence[ArrivalKey], *, seconds: float | None) -> dict[bytes, UUID]:
+    """Takes each key for its arrival. Of those that were taken before: digest → the arrival that has it.
+
+    `seconds`: a key older than that counts no more; None: it counts for ever. Waits for a transaction that is taking the same
+    key. Digests must differ from each other.
+    """
+    ordered = sorted(keys, key=lambda key: key.digest)  # locks are taken in one order
+    taken = await db.fetch(
+        _TAKE_KEYS,
+        [key.digest for key in ordered],
+        [key.org_id for key in ordered],
+        [key.arrival_id for key in ordered],
+        [key.at for key in ordered],
+        seconds,
+    )
+    if len(taken) == len(ordered):
+        return {}
+    mine = {row["digest"] for row in taken}
+    rows = await db.fetch(
+        "SELECT digest, arrival_id FROM arrival_keys WHERE digest = ANY ($1)",
+        [key.digest for key in ordered if key.digest not in mine],
+    )
+    return {row["digest"]: row["arrival_id"] for row in rows}
+
+
+async def note(db: Connection, arrival_id: UUID, decision: dict[str, Any]) -> None:
+    await db.execute("UPDATE arrivals SET decisions = decisions || $2 WHERE id = $1", arrival_id, [decision])
+
+
+# ---- the router ---------------------------------------------------------------------------------------------------------
+
+
+async def claim(db: Connection, worker: int, limit: int, *, crashed: bool = False) -> list[Claimed]:
+    """`crashed`: one that was in a worker's hands when it died; such a one is claimed alone."""
+    rows = await db.fetch(_CLAIM_CRASHED if crashed else _CLAIM, worker, 1 if crashed else limit)
+    return [Claimed(row["arrival_id"], row["org_id"], row["attempt"]) for row in rows]
+
+
+async def release(db: Connection, worker: int) -> int:
+    """Gives back everything leased to this worker, due at once, as if it had not been claimed."""
+    rows = await db.fetch(
+        "UPDATE arrival_queue SET worker = NULL, leased_at = NULL, attempt = attempt - 1 WHERE worker = $1 RETURNING 1",
+        worker,
+    )
+    return len(rows)
+
+
+async def take_back(db: Connection, dead: Sequence[int]) -> tuple[int, list[UUID]]:
+    """What dead workers held, in the transaction that buried them: how many are queued again, which are quarantined."""
+    rows = await db.fetch(
+        "UPDATE arrival_queue SET worker = NULL, leased_at = NULL, crashes = crashes + 1 WHERE worker = ANY ($1) "
+        "RETURNING arrival_id, crashes",
+        dead,
+    )
+    lost = [row["arrival_id"] for row in rows if row["crashes"] > MAX_CRASHES]
+    return len(rows) - len(lost), lost
+
+
+async def defer(db: Connection, worker: int, arrival_id: UUID, seconds: float) -> None:
+    await db.execute(
+        "UPDATE arrival_queue SET worker = NULL, leased_at = NULL, due_at = now() + make_interval(secs => $3) "
+        "WHERE arrival_id = $2 AND worker = $1",
+        worker,
+        arrival_id,
+        seconds,
+    )
+
+
+async def quarantine(db: Connection, ids: Sequence[UUID], decision: dict[str, Any]) -> None:
+    """Out of the queue, still here: state quarantined, with the reason."""
+    await db.execute(
+        "UPDATE arrivals SET state = 'quarantined', decisions = decisions || $2 WHERE id = ANY ($1) AND state = 'received'",
+        ids,
+        [decision],
+    )
+    await db.execute("DELETE FROM arrival_queue WHERE arrival_id = ANY ($1)", ids)
+
+
+async def load(db: Connection, ids: Sequence[UUID]) -> list[Stored]:
+    rows = await db.fetch(
+        "SELECT id, org_id, mail_from, rcpt_to, state, size, raw, raw_blob, created_at FROM arrivals WHERE id = ANY ($1)",
+        ids,
+    )
+    return [Stored(**(dict(row) | {"rcpt_to": tuple(row["rcpt_to"])})) for row in rows]
+
+
+async def finish(db: Connection, worker: int, ids: Sequence[UUID]) -> set[UUID]:
+    """Takes them out of the queue. Only those whose lease is still ours, which is what it returns."""
+    rows = await db.fetch(
+        "DELETE FROM arrival_queue WHERE arrival_id = ANY ($2) AND worker = $1 RETURNING arrival_id",
+        worker,
+        sorted(ids),
+    )
+    return {row["arrival_id"] for row in rows}
+
+
+async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[UUID]:
+    """State routed, for those that were not yet; their ids."""
+    rows = await db.fetch(
+        _ROUTED,
+        [one.id for one in routed],
+        [one.summary for one in routed],
+        [one.decisions for one in routed],
+    )
+    return {row["id"] for row in rows}
+
+
+async def depth(db: Connection) -> tuple[int, float]:
+    """How many wait (at most a thousand are counted), and for how many seconds the longest has been due."""
+    row = await db.fetchrow(
+        "SELECT (SELECT count(*) FROM (SELECT FROM arrival_queue LIMIT 1000) some) AS waiting, "
+        "extract(epoch FROM now() - (SELECT min(due_at) FROM arrival_queue WHERE due_at <= now())) AS age"
+    )
+    return int(row["waiting"]), float(row["age"] or 0)
+
+
+# ---- readers ------------------------------------------------------------------------------------------------------------
+
+
+async def find(db: Connection, id_: UUID, *, raw: bool = False) -> asyncpg.Record | None:
+    columns = _COLUMNS + (", raw, raw_blob" if raw else "")
+    return await db.fetchrow(f"SELECT {columns} FROM arrivals WHERE id = $1", id_)
+
+
+async def page(db: Connection, page: Page, *, door: str | None = None, routed: bool = False) -> Slice:
+    """`door` narrows it; `routed` leaves out what is still to be routed."""
+    select, args = f"SELECT {_COLUMNS} FROM arrivals WHERE true", list[Any]()
+    if routed:
+        select += " AND state = 'routed'"
+    if door is not None:
+        args.append(door)
+        select += f" AND door = ${len(args)}"
+    return await fetch(db, select, args, page)
+
+
+async def queue_row(db: Connection, id_: UUID) -> asyncpg.Record | None:
+    return await db.fetchrow(
+        "SELECT due_at, attempt, crashes, worker IS NOT NULL AS leased FROM arrival_queue WHERE arrival_id = $1", id_
+    )
+
+
+_COLUMNS = "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, summary, decisions"
+
+_INSERT = """
+WITH new AS (
+  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
+                       $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::jsonb[], $14::timestamptz[])
+    AS t (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions, created_at)
+), stored AS (
+  INSERT INTO arrivals (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions,
+                        created_at)
+  SELECT id, org_id, door, source, source_id, mail_from, ARRAY(SELECT jsonb_array_elements_text(rcpt_to::jsonb)), facts, size,
+         sha256, raw, raw_blob, decisions, created_at
+  FROM new
+)
+INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new
+"""
+
+_TAKE_KEYS = """
+INSERT INTO arrival_keys (digest, org_id, arrival_id, at)
+SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::uuid[], $4::timestamptz[])
+ON CONFLICT (digest) DO UPDATE SET org_id = excluded.org_id, arrival_id = excluded.arrival_id, at = excluded.at
+  WHERE arrival_keys.at < excluded.at - make_interval(secs => $5::float8)
+RETURNING digest
+"""
+
+_CLAIM = """
+UPDATE arrival_queue q SET worker = $1, leased_at = now(), attempt = attempt + 1
+FROM (SELECT arrival_id FROM arrival_queue WHERE due_at <= now() AND worker IS NULL AND crashes = 0
+      ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) due
+WHERE q.arrival_id = due.arrival_id
+RETURNING q.arrival_id, q.org_id, q.attempt
+"""
+_CLAIM_CRASHED = _CLAIM.replace("crashes = 0", "crashes > 0")
+
+_ROUTED = """
+UPDATE arrivals a SET state = 'routed', routed_at = now(), summary = r.summary, decisions = a.decisions || r.decisions
+FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) AS r (id, summary, decisions)
+WHERE a.id = r.id AND a.state = 'received'
+RETURNING a.id
+"""
