@@ -9,14 +9,24 @@ from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
 from api.accounts.routes import router as accounts
+from api.api_keys.routes import router as api_keys
+from api.caught.routes import router as caught
 from api.context import Context
+from api.domains.routes import router as domains
 from api.edge import Edge
+from api.emails.routes import router as emails
 from api.health.routes import router as health
+from api.lab.routes import router as lab
 from api.messages.routes import router as messages
 from api.webhooks.routes import router as webhooks
 
 ROUTERS: tuple[APIRouter, ...] = (
+    emails,
+    domains,
+    api_keys,
     health,
+    caught,
+    lab,
     accounts,
     messages,
     webhooks,

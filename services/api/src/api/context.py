@@ -14,6 +14,7 @@ from api.settings import Settings
 from mailcore.blob.base import BlobStore
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.submit import Submits
+from mailcore.kit.guard import GuardedClient
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -27,6 +28,8 @@ class Context:
     keyring: Keyring
     blobs: BlobStore
     submits: Submits
+    attachments: GuardedClient
+    """For URLs that callers name as attachments."""
     keys: Keys
     rate: RateLimiter
     imap: ImapDoor

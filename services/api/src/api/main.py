@@ -12,9 +12,9 @@ from api.rate import RateLimiter
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
-from mailcore.flow.submit import Submits
 from mailcore.flow.mirror import ImapDoor
-from mailcore.kit.guard import Guard
+from mailcore.flow.submit import Submits
+from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -41,6 +41,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         keyring=settings.keyring(),
         blobs=blobs,
         submits=Submits(store, ringer, blobs),
+        attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),
         rate=RateLimiter(ringer, settings.rate_limit.requests_per_second),
         imap=ImapDoor(
@@ -59,5 +60,6 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         )
         await ctx.keys.write_use()
     finally:
+        await ctx.attachments.close()
         await ringer.close()
         await store.close()

@@ -23,20 +23,8 @@ class RateLimit(Group):
     """Per organization, in windows of one second; 0 is off."""
 
 
-class Smtp(Group, extra="ignore"):
-    hostname: str = "localhost"
-    """The name that receiving domains point their MX at: what we advise in DNS records."""
-
-
-class Outbound(Group, extra="ignore"):
-    spf: str = ""
-    """Mechanism that covers the addresses mail leaves from (`include:_spf.mail.example`); empty: `a:<SMTP__HOSTNAME>`."""
-
-
 class Settings(Base):
     http: Http = Http()
     rate_limit: RateLimit = RateLimit()
-    smtp: Smtp = Smtp()
-    outbound: Outbound = Outbound()
     metrics_auth_token: SecretStr | None = None
     """Opens /api/metrics; hidden while unset."""

@@ -131,6 +131,19 @@ class Catch(Group):
     dns_dir: str | None = None
 
 
+class Domains(Group):
+    """What customers' domains have to publish."""
+
+    mx_host: str = "mail.localhost"
+    """Where their MX records point: the public name of this installation's inbound-smtp."""
+    spf: str = ""
+    """SPF mechanism that covers the addresses mail leaves from (`include:_spf.mail.example`). Empty: `a:<mx_host>`."""
+
+    @property
+    def spf_mechanism(self) -> str:
+        return self.spf or f"a:{self.mx_host}"
+
+
 class Base(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="POSTROOM_", env_nested_delimiter="__", extra="ignore", nested_model_default_partial_update=True
@@ -148,6 +161,7 @@ class Base(BaseSettings):
     queue: Queue = Queue()
     network: Network = Network()
     catch: Catch = Catch()
+    domains: Domains = Domains()
     imap: Imap = Imap()
     failpoint: str = ""
     """Test builds only: where to die (kit.failpoint)."""

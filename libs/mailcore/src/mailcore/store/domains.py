@@ -70,13 +70,13 @@ async def taken(db: Connection, name: str, org_id: UUID) -> bool:
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
     """With its active DKIM keys as `dkim`: `[{selector, public_txt}]`."""
     return await db.fetchrow(
-        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1",  # noqa: S608 - constants
+        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1",
         id_,
     )
 
 
 async def page(db: Connection, page: Page) -> Slice:
-    return await fetch(db, f"SELECT {_COLUMNS} FROM domains d WHERE true", [], page)  # noqa: S608 - a constant
+    return await fetch(db, f"SELECT {_COLUMNS} FROM domains d WHERE true", [], page)
 
 
 async def sending_id(db: Connection, name: str) -> UUID | None:

@@ -89,11 +89,11 @@ async def insert(db: Connection, rows: Sequence[NewRow]) -> list[int]:
 
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
     """With `last_event`; role app."""
-    return await db.fetchrow(f"SELECT {_SUMMARY}, html, text_, tags, body_blob FROM emails e WHERE id = $1", id_)  # noqa: S608
+    return await db.fetchrow(f"SELECT {_SUMMARY}, html, text_, tags, body_blob FROM emails e WHERE id = $1", id_)
 
 
 async def page(db: Connection, page: Page) -> Slice:
-    return await fetch(db, f"SELECT {_SUMMARY} FROM emails e WHERE org_id = (SELECT current_org())", [], page)  # noqa: S608
+    return await fetch(db, f"SELECT {_SUMMARY} FROM emails e WHERE org_id = (SELECT current_org())", [], page)
 
 
 # of several recipients the latest event speaks for the email

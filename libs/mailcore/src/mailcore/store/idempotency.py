@@ -62,7 +62,7 @@ SELECT i.org_id, i.endpoint, i.key, i.fingerprint, i.response
 FROM unnest($1::uuid[], $2::text[], $3::text[]) AS k (org_id, endpoint, key)
 JOIN idempotency_keys i ON i.org_id = k.org_id AND i.endpoint = k.endpoint AND i.key = k.key
 WHERE i.created_at > now() - interval '{HOURS} hours'
-"""  # noqa: S608 - a constant
+"""
 _INSERT = f"""
 INSERT INTO idempotency_keys AS i (org_id, endpoint, key, fingerprint, response, created_at)
 SELECT org_id, endpoint, key, fingerprint, response, now()
@@ -72,4 +72,4 @@ ON CONFLICT (org_id, endpoint, key) DO UPDATE
   SET fingerprint = EXCLUDED.fingerprint, response = EXCLUDED.response, created_at = EXCLUDED.created_at
   WHERE i.created_at <= now() - interval '{HOURS} hours'
 RETURNING 1
-"""  # noqa: S608 - a constant
+"""

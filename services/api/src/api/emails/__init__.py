@@ -1,0 +1,9 @@
+"""Sending and what became of it.
+
+parse        one object of POST /emails → flow's NewEmail, checked (resend.md §4.2; reliability.md C1)
+attachments  every way in which clients write an attachment (§4.3); `path` is fetched through the guarded client
+batch        an array of them, strict or permissive (§4.7)
+once         Idempotency-Key → flow's Once (§2)
+routes       the HTTP of it
+schemas      what /openapi.json says
+"""

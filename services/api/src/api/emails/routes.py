@@ -1,0 +1,149 @@
+"""POST /emails, POST /emails/batch, GET /emails, GET /emails/:id, GET /v1/emails/:id/deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.auth import FullAccess, authenticate
+from api.body import OFF_LOOP_BYTES, read_json
+from api.context import Context, Ctx, context
+from api.emails import schemas
+from api.emails.batch import Batch, parse_batch
+from api.emails.once import once
+from api.emails.parse import parse
+from api.emails.remote import complete
+from api.errors import ApiError, invalid, not_found
+from api.pages import PARAMETERS, listed, page, path_id
+from mailcore.kit.errors import Refused
+from mailcore.store import emails, explain
+
+router = APIRouter(tags=["emails"])
+
+T = TypeVar("T")
+DOOR = "api"
+
+
+@router.post("/emails", response_model=None, responses={200: {"model": schemas.EmailId}}, openapi_extra=schemas.SEND)
+async def send(request: Request) -> Response:
+    who = await authenticate(request)
+    ctx = context(request)
+    item = await read_json(request)
+    parsed = await _off_loop(request, lambda: parse(item))
+    mark = once(request, "POST /emails", [parsed], lambda ids: _id_body(ids[0]))
+    if parsed.parts:
+        if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
+            return _json(stored)
+        await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_id)
+        await complete(ctx.attachments, [parsed])
+    done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, domain_id=who.domain_id, once=mark)
+    return _json(done.response or _id_body(done.ids[0]))
+
+
+@router.post(
+    "/emails/batch",
+    response_model=None,
+    responses={200: {"model": schemas.BatchSent}},
+    openapi_extra=schemas.SEND_BATCH,
+)
+async def send_batch(request: Request) -> Response:
+    who = await authenticate(request)
+    ctx = context(request)
+    mode = request.headers.get("x-batch-validation", "strict")
+    if mode not in ("strict", "permissive"):
+        raise invalid("The `x-batch-validation` header must be `strict` or `permissive`.")
+    items = await read_json(request)
+    batch = await _off_loop(request, lambda: parse_batch(items, permissive=mode == "permissive"))
+    mark = once(request, "POST /emails/batch", batch.emails, batch.answer, [mode, batch.errors])
+    if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
+        return _json(stored)
+    if batch.permissive:
+        await _drop_unsendable(ctx, who.org_id, who.domain_id, batch)
+    else:
+        await complete(ctx.attachments, batch.emails)
+    if not batch.emails:
+        return _json(batch.answer([]))
+    done = await ctx.submits.submit(
+        who.org_id, [parsed.email for parsed in batch.emails], door=DOOR, domain_id=who.domain_id, once=mark
+    )
+    return _json(done.response or batch.answer(done.ids))
+
+
+@router.get("/emails", responses={200: {"model": schemas.EmailList}}, response_model=None, openapi_extra=PARAMETERS)
+async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    asked = page(request)
+    async with ctx.store.tenant(who.org_id) as db:
+        found = await emails.page(db, asked)
+    return listed(found, _summary)
+
+
+@router.get("/emails/{id}", responses={200: {"model": schemas.Email}}, response_model=None)
+async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    async with ctx.store.tenant(who.org_id) as db:
+        row = await emails.find(db, path_id(id))
+    if row is None:
+        raise not_found("Email")
+    html, text = row["html"], row["text_"]
+    if row["body_blob"] is not None:
+        body = orjson.loads(await ctx.blobs.get(row["body_blob"]))
+        html, text = body["html"], body["text"]
+    return {"object": "email", **_summary(row), "html": html, "text": text, "tags": row["tags"] or []}
+
+
+@router.get("/v1/emails/{id}/deliveries", responses={200: {"model": schemas.DeliveryList}}, response_model=None)
+async def deliveries(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    """What happened to each recipient's copy, and why."""
+    email_id = path_id(id)
+    async with ctx.store.tenant(who.org_id) as db:
+        found = await explain.deliveries(db, email_id)
+    if not found:
+        raise not_found("Email")
+    return {"object": "list", "has_more": False, "data": found}
+
+
+async def _drop_unsendable(ctx: Context, org_id: UUID, only: UUID | None, batch: Batch) -> None:
+    """From the last to the first, so that places stay what they are."""
+    for which in range(len(batch.emails) - 1, -1, -1):
+        parsed = batch.emails[which]
+        try:
+            await ctx.submits.sending_domain(org_id, parsed.email.domain, only=only)
+            await complete(ctx.attachments, [parsed])
+        except (ApiError, Refused) as error:
+            batch.drop(which, error)
+
+
+async def _off_loop(request: Request, work: Callable[[], T]) -> T:
+    """In a thread when the body is so large that decoding it would hold up everybody else."""
+    size = len(await request.body())
+    return await asyncio.to_thread(work) if size > OFF_LOOP_BYTES else work()
+
+
+def _id_body(id_: UUID) -> bytes:
+    return b'{"id":"%b"}' % str(id_).encode()
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _summary(row: Any) -> dict[str, Any]:
+    return {
+        "id": str(row["id"]),
+        "message_id": row["message_id"],
+        "to": row["to_"],
+        "from": row["from_"],
+        "created_at": row["created_at"].isoformat(),
+        "subject": row["subject"],
+        "bcc": row["bcc"],
+        "cc": row["cc"],
+        "reply_to": row["reply_to"],
+        "last_event": row["last_event"],
+        "scheduled_at": None if row["scheduled_at"] is None else row["scheduled_at"].isoformat(),
+        "topic_id": None,
+    }

@@ -1,0 +1,148 @@
+"""What /openapi.json says of sending. The bodies are read by parse.py; these describe, they do not validate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Attachment(BaseModel):
+    content: str | list[int] | None = Field(None, description="Base64, or an array of byte values.")
+    path: str | None = Field(None, description="http or https URL that the server fetches.")
+    filename: str | None = None
+    content_type: str | None = Field(None, description="Default: by the file name.")
+    content_id: str | None = Field(None, description="Makes it an inline image that the html names as `cid:…`.")
+
+
+class Tag(BaseModel):
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,256}$")
+    value: str = ""
+
+
+class SendEmail(BaseModel):
+    from_: str = Field(alias="from", description="`a@b.c` or `Name <a@b.c>`, of a verified domain.")
+    to: str | list[str] = Field(description="With cc and bcc at most 50 addresses.")
+    subject: str
+    html: str | None = Field(None, description="One of html and text is required.")
+    text: str | None = Field(None, description="Made from the html when left out; empty: no text part.")
+    cc: str | list[str] | None = None
+    bcc: str | list[str] | None = None
+    reply_to: str | list[str] | None = None
+    headers: dict[str, str] | None = None
+    attachments: list[Attachment] | None = None
+    tags: list[Tag] | None = None
+    scheduled_at: str | None = Field(None, description="ISO 8601, at most 30 days ahead.")
+
+
+class EmailId(BaseModel):
+    id: str
+
+
+class BatchError(BaseModel):
+    index: int
+    message: str
+
+
+class BatchSent(BaseModel):
+    data: list[EmailId]
+    errors: list[BatchError] | None = Field(None, description="Only with `x-batch-validation: permissive`.")
+
+
+class EmailSummary(BaseModel):
+    id: str
+    message_id: str
+    to: list[str]
+    from_: str = Field(alias="from")
+    created_at: str
+    subject: str
+    bcc: list[str] | None
+    cc: list[str] | None
+    reply_to: list[str] | None
+    last_event: str
+    scheduled_at: str | None
+    topic_id: str | None
+
+
+class Email(EmailSummary):
+    object: str = "email"
+    html: str | None
+    text: str | None
+    tags: list[Tag]
+
+
+class EmailList(BaseModel):
+    object: str = "list"
+    has_more: bool
+    data: list[EmailSummary]
+
+
+class Attempt(BaseModel):
+    at: str
+    outcome: str
+    mx_host: str | None
+    mx_ip: str | None
+    source_ip: str | None
+    tls: str | None
+    code: int | None
+    enhanced_code: str | None
+    reply: str | None
+    rule: str | None
+    possible_duplicate: bool
+    conversation: list[dict[str, str]] = Field(description="`{at, said}` by us, `{at, heard}` from the peer.")
+
+
+class Delivery(BaseModel):
+    recipient: str
+    state: str
+    site: str | None
+    possible_duplicate: bool
+    next_attempt_at: str | None
+    attempts: list[Attempt]
+
+
+class DeliveryList(BaseModel):
+    object: str = "list"
+    has_more: bool
+    data: list[Delivery]
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(ref_template="#/components/schemas/{model}")
+
+
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
+    "description": "For 24 hours the same request under the same key is answered as the first time, and sent once.",
+}
+SEND: dict[str, Any] = {
+    "parameters": [_KEY],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(SendEmail)}}},
+}
+SEND_BATCH: dict[str, Any] = {
+    "parameters": [
+        _KEY,
+        {
+            "name": "x-batch-validation",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "enum": ["strict", "permissive"], "default": "strict"},
+        },
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 100,
+                    "items": {"$ref": "#/components/schemas/SendEmail"},
+                }
+            }
+        },
+    },
+}
