@@ -72,8 +72,10 @@ def wrong_in(config: dict[str, Any]) -> Iterator[str]:
             yield f"{name} publishes {ports}"
         if name not in SUPERUSER and "admin-password" in json.dumps(service.get("environment")):
             yield f"{name} knows the database's superuser"
-    if services["outbound"]["stop_grace_period"] != "11m40s":
-        yield f"outbound may drain for {services['outbound']['stop_grace_period']}, not 700 s"
+    grace = services["outbound"].get("stop_grace_period")
+    drain = services["outbound"]["environment"]["POSTROOM_OUTBOUND__DRAIN_SECONDS"]
+    if (grace, drain) != ("11m40s", "660"):
+        yield f"outbound drains for {drain} s of {grace}: a peer may take 600 s to answer the final dot"
     if "mailcore.store.migrate" not in services["migrate"]["command"]:
         yield "migrate does not migrate"
     for name in sorted(settings_of_example()):
@@ -258,7 +260,9 @@ def check_wheels(report: Report, scratch: Path, members: list[str]) -> None:
         text = run(PYTHON, INSTALL, "pins", member).stdout
         pins.write_text(re.sub(r"(?ms)^dkimpy==.*?(?=^\w)", "", text))  # published as source only; the recipe builds it
         for machine in ("x86_64", "aarch64"):
-            platforms = [f"--platform={p}_{machine}" for p in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
+            # pip takes each tag by its word; the image's Debian 13 has glibc 2.41
+            platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in range(5, 42)]
+            platforms += [f"--platform=manylinux2014_{machine}"]
             done = run(
                 PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run", "--no-deps",
                 "--require-hashes", "--only-binary=:all:", f"--python-version={version[1]}", *platforms,

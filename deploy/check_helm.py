@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_sdkpy
+from check_helm_cases import CASES, EVERYTHING, INLINE, MINIMAL, PLANTED, REFUSED
 from check_report import Report
 from fake_kubernetes import Object, Server
 from kubernetes_validate.utils import SchemaNotFoundError, ValidationError, latest_version, validate
@@ -24,135 +25,6 @@ CHART = ROOT / "deploy/helm/postroom"
 PROCESSES = sorted(folder.parent.name for folder in ROOT.glob("services/*/pyproject.toml"))
 VERSIONS = ("1.29", latest_version())  # the oldest that Chart.yaml takes, and the newest
 NO_SCHEMA = {"ServiceMonitor"}  # the Prometheus operator's
-
-INLINE = {
-    "encryptionKey": "0" * 64,
-    "databaseUrl": "postgresql://postroom:service@db:5432/postroom",
-    "migrateUrl": "postgresql://postgres:superuser@db:5432/postroom",
-    "redisUrl": "redis://:redis@redis:6379/0",
-}
-MINIMAL: dict[str, Any] = {
-    "publicUrl": "https://mail.example.com",
-    "smtp": {"hostname": "mx.example.com"},
-    "secrets": INLINE,
-    "blobs": {"s3": {"bucket": "mail"}},
-}
-SCALED = {"enabled": True, "queueDepth": {"metric": "postroom_queue_depth", "selector": {"queue": "deliveries"}}}
-PROCESS = {
-    "autoscaling": SCALED,
-    "env": {"POSTROOM_LOG__LEVEL": "debug"},
-    "podAnnotations": {"example.com/team": "mail"},
-    "podLabels": {"team": "mail"},
-    "nodeSelector": {"kubernetes.io/os": "linux"},
-    "tolerations": [{"key": "mail", "operator": "Exists"}],
-    "affinity": {"nodeAffinity": {}},
-    "priorityClassName": "high",
-}
-PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-EVERYTHING: dict[str, Any] = {
-    **MINIMAL,
-    "fullnameOverride": "mail",
-    "image": {"repository": "registry.example.com/postroom", "tag": "1.2.3", "pullSecrets": ["pull"]},
-    "trustedProxies": ["10.0.0.0/8", "192.0.2.1"],
-    "secrets": {**INLINE, "s3AccessKey": "a", "s3SecretKey": "b", "smarthostPassword": "c", "metricsAuthToken": "d"},
-    "blobs": {"s3": {"bucket": "mail", "prefix": "postroom/", "endpoint": "https://s3.example.com", "region": "eu"}},
-    "smtp": {
-        "hostname": "mx.example.com",
-        "tlsSecret": "mx-tls",
-        "proxyProtocol": "v2",
-        "service": {
-            "loadBalancerClass": "example.com/lb",
-            "loadBalancerIP": "192.0.2.25",
-            "loadBalancerSourceRanges": ["0.0.0.0/0"],
-            "annotations": {"example.com/proxy-protocol": "v2"},
-        },
-    },
-    "delivery": {"route": "smarthost", "smarthost": {"host": "relay.example.com", "port": 465, "username": "me"}},
-    "dns": {"nameservers": ["192.0.2.53:53"]},
-    "settings": {"POSTROOM_QUEUE__SWEEP_SECONDS": "5"},
-    "http": {
-        "service": {"annotations": {"example.com/a": "b"}},
-        "ingress": {"enabled": True, "className": "nginx", "annotations": {"example.com/a": "b"}, "tlsSecret": "web"},
-    },
-    **dict.fromkeys(("api", "inboundSmtp", "outbound", "imapSync", "webhooks"), PROCESS),
-    "tools": {"enabled": True},
-    "serviceAccount": {"name": "postroom", "annotations": {"example.com/role": "mail"}},
-    "networkPolicy": {
-        "apiFrom": [PEER],
-        "opsFrom": [PEER],
-        "database": {"podLabels": {"cluster": "pg"}, "alsoFrom": [PEER]},
-        "redis": {"podLabels": {"app": "valkey"}},
-    },
-    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-}
-CASES: dict[str, dict[str, Any]] = {
-    "only what is required": MINIMAL,
-    "everything on": EVERYTHING,
-    "an existing secret and claim, NodePort": {
-        **MINIMAL,
-        "secrets": {"existingSecret": "mine"},
-        "blobs": {"existingClaim": "mail-rwx"},
-        "smtp": {"hostname": "mx.example.com", "service": {"type": "NodePort", "nodePort": 30025}},
-    },
-    "everything optional off": {
-        **MINIMAL,
-        "migration": {"enabled": False},
-        "smtp": {"hostname": "mx.example.com", "service": {"type": "ClusterIP"}},
-        "serviceAccount": {"create": False, "name": "theirs"},
-        "networkPolicy": {"enabled": False},
-        "api": {"replicas": 0, "podDisruptionBudget": {"enabled": False}, "preStopSeconds": 0},
-    },
-}
-
-
-def without(*path: str) -> dict[str, Any]:
-    """The minimal values with one of them missing."""
-    head, *rest = path
-    return {**MINIMAL, head: {k: v for k, v in MINIMAL[head].items() if k not in rest}}
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no encryption key": (without("secrets", "encryptionKey"), "secrets.encryptionKey is missing"),
-    "no database": (without("secrets", "databaseUrl"), "secrets.databaseUrl is missing"),
-    "no login for the migration": (without("secrets", "migrateUrl"), "secrets.migrateUrl is missing"),
-    "no Redis": (without("secrets", "redisUrl"), "secrets.redisUrl is missing"),
-    "no place for blobs": (without("blobs", "s3"), "Blobs have no place"),
-    "two places for blobs": (
-        {**MINIMAL, "blobs": {"s3": {"bucket": "mail"}, "existingClaim": "rwx"}},
-        "blobs.existingClaim are both set",
-    ),
-    "two secrets": ({**MINIMAL, "secrets": {**INLINE, "existingSecret": "mine"}}, "existingSecret are both set"),
-    "no public address": ({**MINIMAL, "publicUrl": ""}, "publicUrl is missing"),
-    "no MX name": (without("smtp", "hostname"), "smtp.hostname is missing"),
-    "a smart host without a host": ({**MINIMAL, "delivery": {"route": "smarthost"}}, "smarthost.host is missing"),
-    "an unknown value": ({**MINIMAL, "replica": 3}, "'replica' not allowed"),
-    "an unknown value deep inside": ({**MINIMAL, "api": {"replicaCount": 3}}, "'replicaCount' not allowed"),
-    "a wrong type": ({**MINIMAL, "outbound": {"replicas": "two"}}, "got string, want integer"),
-    "a key of the wrong length": ({**MINIMAL, "secrets": {**INLINE, "encryptionKey": "short"}}, "encryptionKey"),
-    "a setting that is none": ({**MINIMAL, "settings": {"LOG_LEVEL": "debug"}}, "LOG_LEVEL"),
-    "a drain that is eaten up": ({**MINIMAL, "api": {"preStopSeconds": 90}}, "api.preStopSeconds"),
-}
-
-PLANTED: dict[str, tuple[str, str, str, str]] = {
-    'replicas: "two"': ("deployments.yaml", "replicas: {{ $v.replicas }}", 'replicas: "two"', "'two' is not of type"),
-    "an unknown key": ("services.yaml", "clusterIP: None", "clusterIP: None\n  portss: []", "portss"),
-    "a broken template": ("config.yaml", "kind: ConfigMap", "kind: {{ .Values.nothing.here }}", "nil pointer"),
-    "a writable root": (
-        "_helpers.tpl",
-        "readOnlyRootFilesystem: true",
-        "readOnlyRootFilesystem: false",
-        "own file system",
-    ),
-    "a service that finds no pod": ("services.yaml", "component: inbound-smtp", "component: inbound", "selects no pod"),
-    "a secret that is not made": ("secrets.yaml", "  redis-url:", "  redis-address:", "key redis-url"),
-    "the superuser in a service": ("_helpers.tpl", '"redis-url" }}', '"redis-url" "X" "migrate-url" }}', "migrate-url"),
-    "a name no service reads": (
-        "_helpers.tpl",
-        "POSTROOM_HTTP__PUBLIC_URL",
-        "POSTROOM_PUBLIC_URL",
-        "not in .env.example",
-    ),
-}
 
 
 @contextmanager
@@ -213,6 +85,10 @@ def name_of(found: Object) -> str:
     return f"{found['kind']}/{found['metadata']['name']}"
 
 
+def component_of(pod: Object) -> str:
+    return str(pod["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
 def pods_of(objects: list[Object]) -> list[tuple[Object, Object]]:
     return [(o, o["spec"]["template"]) for o in objects if o["kind"] in ("Deployment", "Job")]
 
@@ -234,7 +110,7 @@ def against_rules(objects: list[Object], values: dict[str, Any]) -> Iterator[str
             reference = variable.get("valueFrom", {}).get("secretKeyRef", {})
             if variable["name"] not in known:
                 yield f"{name_of(owner)}: {variable['name']} is not in .env.example"
-            if reference.get("key") == "migrate-url" and owner["kind"] != "Job":
+            if reference.get("key") == "migrate-url" and component_of(pod) not in ("migration", "tools"):
                 yield f"{name_of(owner)} is given migrate-url"
             made_here = reference and not reference.get("optional") and reference["name"] != existing
             if made_here and reference["key"] not in secrets.get(reference["name"], {}):
@@ -285,13 +161,15 @@ def pod_rules(owner: Object, pod: Object) -> Iterator[str]:
         yield f"{name} may write to its own file system"
     if "memory" not in container["resources"]["limits"]:
         yield f"{name} has no memory limit"
-    component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+    component = component_of(pod)
     if component in PROCESSES:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             if container[probe]["httpGet"]["port"] != "ops":
                 yield f"{name}: {probe} is not on the operations port"
-        if component == "outbound" and spec["terminationGracePeriodSeconds"] < 660:
-            yield f"{name} is killed while a peer may still answer the final dot"
+        if component == "outbound":
+            drain = {v["name"]: v.get("value") for v in container["env"]}.get("POSTROOM_OUTBOUND__DRAIN_SECONDS", "0")
+            if not 600 < int(drain) < spec["terminationGracePeriodSeconds"]:
+                yield f"{name} drains {drain} s: a peer may take 600 s to answer the final dot"
 
 
 def order_rules(objects: list[Object]) -> Iterator[str]:

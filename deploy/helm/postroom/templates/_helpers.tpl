@@ -56,6 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $s := dict "POSTROOM_HTTP__PUBLIC_URL" .Values.publicUrl "POSTROOM_SMTP__HOSTNAME" .Values.smtp.hostname }}
 {{- $_ := set $s "POSTROOM_SMTP__PROXY_PROTOCOL" .Values.smtp.proxyProtocol }}
 {{- $_ := set $s "POSTROOM_OUTBOUND__ROUTE" .Values.delivery.route }}
+{{- $_ := set $s "POSTROOM_OUTBOUND__EHLO_NAME" (default .Values.smtp.hostname .Values.delivery.ehloName) }}
 {{- $_ := set $s "POSTROOM_LOG__FORMAT" .Values.log.format }}
 {{- $_ := set $s "POSTROOM_LOG__LEVEL" .Values.log.level }}
 {{- with .Values.trustedProxies }}{{ $_ := set $s "POSTROOM_HTTP__TRUSTED_PROXIES" (join "," .) }}{{ end }}
@@ -63,6 +64,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if eq .Values.delivery.route "smarthost" }}
 {{- $_ := set $s "POSTROOM_OUTBOUND__SMARTHOST_HOST" .Values.delivery.smarthost.host }}
 {{- $_ := set $s "POSTROOM_OUTBOUND__SMARTHOST_PORT" (toString .Values.delivery.smarthost.port) }}
+{{- $_ := set $s "POSTROOM_OUTBOUND__SMARTHOST_TLS" .Values.delivery.smarthost.tls }}
 {{- with .Values.delivery.smarthost.username }}{{ $_ := set $s "POSTROOM_OUTBOUND__SMARTHOST_USERNAME" . }}{{ end }}
 {{- end }}
 {{- with .Values.blobs.s3 }}
