@@ -101,6 +101,29 @@ async def test_a_warm_connection_that_has_died() -> None:
             await pool.close()
 
 
+async def test_a_connection_that_dies_while_it_waits_for_mail() -> None:
+    """A session of a call that is still open, closed by the peer before its first mail or after: no mail suffers."""
+    async with SmtpServer() as server:
+        pool = Pool("ours.test", timeouts=PATIENT, idle=60)
+        queue, outcomes = MailQueue(mails(1)), {}
+        delivery = asyncio.ensure_future(
+            pool.deliver(
+                to(server), queue, connections=1, before_dot=yes, on_outcome=lambda m, o: outcomes.update({m.key: o})
+            )
+        )
+        for n in range(1, 5):
+            await until(lambda n=n: len(outcomes) == n)
+            server.talks[-1].writer.write(b"421 4.4.2 idle too long\r\n")
+            server.talks[-1].writer.close()
+            await until(lambda: server.open == 0)
+            queue.put(mails(1, n)[0])
+        queue.close()
+        await asyncio.wait_for(delivery, 20)
+        assert delivered(outcomes)
+        assert len(server.caught) == len(outcomes) == 5
+        await pool.close()
+
+
 async def test_the_number_of_connections() -> None:
     together = asyncio.Event()
 

@@ -57,7 +57,7 @@ def test_capabilities() -> None:
     ]
     able = Capabilities.of(lines)
     assert able == Capabilities(
-        pipelining=True, starttls=True, eight_bit=True, size=True, auth=frozenset({"PLAIN", "LOGIN"})
+        pipelining=True, starttls=True, eight_bit=True, size=True, auth=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"})
     )
     assert Capabilities.of(["mx.test PIPELINING SIZE"]) == Capabilities(), "the first line is a name"
     assert Capabilities.of([]) == Capabilities()

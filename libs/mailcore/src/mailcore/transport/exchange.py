@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from mailcore.kit import failpoint
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.transport import content
@@ -109,6 +110,7 @@ class Exchange:
             else:
                 await self._resync(b"RSET\r\n" if _accepted(mail) else b"")
         elif data.code == 354:
+            failpoint.hit("f7")
             await self._send(now)
         else:
             self._refused(now, data)
@@ -145,6 +147,7 @@ class Exchange:
             self._ask_gate(now)
             heard = await self._ask(now, "DATA", self._timeouts.data)
             if heard.code == 354:
+                failpoint.hit("f7")
                 await self._send(now)
                 opened = False
             else:
@@ -171,6 +174,7 @@ class Exchange:
             return
         if not await self._may_send(now):
             return
+        failpoint.hit("f8")
         if size <= content.PIECE:
             out.extend(content.stuffed(now.mail.content))
         out.append(b".\r\n")
@@ -188,6 +192,7 @@ class Exchange:
                 self._put_back(following)
             self._session.retiring = True
         await self._wire.wait((self._timeouts.dot,))
+        failpoint.hit("f10")  # here, not at the write: the loop sends later, and the peer shall have it
         heard = self._wire.next()
         self._record(now, heard)
         reply = heard.reply()

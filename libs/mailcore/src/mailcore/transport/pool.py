@@ -283,6 +283,10 @@ class _Call:
         session: Session | None = None
         try:
             while not site.crowded:
+                if session is not None and not session.usable:  # its turn is over, or the peer has gone while it waited
+                    self._up -= 1
+                    gone, session = session, None
+                    site.park(gone)
                 if session is None:
                     if not len(self._mails) or (session := await self._session()) is None:
                         return
@@ -291,11 +295,7 @@ class _Call:
                 mail = self.pull(session)
                 if mail is not None:
                     await self._exchange(session, mail)
-                if not session.usable:
-                    self._up -= 1
-                    gone, session = session, None
-                    site.park(gone)
-                elif mail is None and not await self._more(session):
+                elif session.usable and not await self._more(session):
                     return
         finally:
             if session is not None:

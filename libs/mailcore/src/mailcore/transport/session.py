@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from mailcore.kit import failpoint
 from mailcore.smtp.outcome import Line
 from mailcore.transport.base import Credentials, Destination, Mail, Timeouts, TlsPolicy
 from mailcore.transport.wire import Broken, Heard, Wire
@@ -44,8 +45,8 @@ class Capabilities:
         """From the lines of an EHLO reply; the first is the peer's name (RFC 5321 §4.1.1.1)."""
         words = [line.upper().split() for line in lines[1:]]
         keywords = {line[0] for line in words if line}
-        # `AUTH=LOGIN` is how some old servers write it
-        auth = {m for line in words if line and line[0] == "AUTH" for m in line[1:]}
+        # `AUTH=LOGIN PLAIN` is how some old servers write it
+        auth = {m for line in words if line and line[0].startswith("AUTH") for m in (line[0][5:], *line[1:]) if m}
         return cls(
             pipelining="PIPELINING" in keywords,
             starttls="STARTTLS" in keywords,
@@ -119,6 +120,7 @@ class Session:
                 await self._auth(destination.credentials)
             if not self.wire.quiet:
                 raise self.wire.broken or Broken("garbage-reply", "the peer said more than it was asked")
+            failpoint.hit("f6")
         except BaseException:
             if hasattr(self, "wire"):
                 self.abort()
