@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+
 from mailcore.flow.group import GroupCommit
 from mailcore.kit.errors import Conflict, MailError, Unavailable
 
