@@ -1,0 +1,262 @@
+"""What attempts came to: state, attempt with the peer's words, event, one transaction a batch, only where the lease still holds.
+
+1. `settlement`   an Outcome as a state: final, or queued again by the schedule
+2. `settle`       rows and events of a batch; the caller rings webhooks when some were queued
+3. `sweep`        leases of dead workers are taken back, in the transaction that buries them
+4. `expire`       rows that waited out their schedule at a site that could not be reached
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mailcore.events import bounce as bounce_detail
+from mailcore.kit.errors import MailError, Unavailable
+from mailcore.kit.ids import uuid7
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import DELIVERIES
+from mailcore.smtp.outcome import Line, Outcome, Result
+from mailcore.smtp.reply import Reply
+from mailcore.store import deliveries, events, workers
+from mailcore.store.deliveries import Key, Leased, Settled, Settlement, TakenBack
+from mailcore.store.events import NewEvent
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+MAX_LINES = 100
+MAX_LINE = 500
+"""Of a conversation, what is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt on one leased row, and how it ended."""
+
+    row: Leased
+    outcome: Outcome
+    site: str | None
+    """Key of the site it went to."""
+    attempts: int
+    """How many the schedule grants: the next delay is due after each but the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    settled: frozenset[Key]
+    """Whose lease was still held."""
+    webhooks: int
+    """Webhook deliveries queued: ring when not 0."""
+
+
+# ---- 1. outcome to settlement ----------------------------------------------------------------------------------------
+
+_STATES = {
+    Result.DELIVERED: ("delivered", "delivered"),
+    Result.BOUNCED: ("bounced", "bounced"),
+    Result.FAILED: ("failed", "failed"),
+}
+
+
+def settlement(attempt: Attempt) -> Settlement:
+    row, outcome, reply = attempt.row, attempt.outcome, attempt.outcome.reply
+    if outcome.result is not Result.DEFERRED:
+        state, event = _STATES[outcome.result]
+    elif row.attempt >= attempt.attempts:
+        state, event = "expired", "bounced"
+    else:
+        state, event = "queued", "delivery_delayed"
+    return Settlement(
+        email_id=row.email_id,
+        n=row.n,
+        attempt=row.attempt,
+        worker=row.worker,
+        state=state,
+        last_event=event,
+        outcome=outcome.result.value,
+        site=attempt.site,
+        mx_host=outcome.mx_host,
+        mx_ip=outcome.mx_ip,
+        source_ip=outcome.source_ip,
+        tls=outcome.tls,
+        code=reply.code if reply else None,
+        enhanced_code=reply.enhanced if reply else None,
+        reply=_storable(reply.text) if reply else None,
+        rule=outcome.rule,
+        conversation=_conversation(outcome.conversation),
+        unsure=outcome.dot_sent and outcome.result is Result.DEFERRED and outcome.rule is not None,
+    )
+
+
+def _conversation(lines: Sequence[Line]) -> list[list[Any]] | None:
+    if not lines:
+        return None
+    return [
+        [round(line.at, 3), "said", _storable(line.said[:MAX_LINE])]
+        if line.said is not None
+        else [round(line.at, 3), "heard", _storable((line.heard or "")[:MAX_LINE])]
+        for line in lines[:MAX_LINES]
+    ]
+
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def _storable(text: str) -> str:
+    """A peer says what it likes; Postgres text holds no NUL and no lone surrogate."""
+    return text if text.isascii() and "\0" not in text else _UNSTORABLE.sub("\ufffd", text)
+
+
+# ---- 2. settle -------------------------------------------------------------------------------------------------------
+
+
+async def settle(store: Store, attempts: Sequence[Attempt]) -> Batch:
+    """One transaction. Raises Unavailable; then nothing is known, and the same call may be made again: it is fenced."""
+    by_key = {attempt.row.key: attempt for attempt in attempts}
+    async with store.worker() as db:
+        settled = await deliveries.settle(db, [settlement(attempt) for attempt in attempts])
+        now = datetime.now(UTC)
+        raised = [event for row in settled if (event := _event(row, by_key[row.email_id, row.n], now))]
+        queued = await events.insert(db, raised)
+    for row in settled:
+        DELIVERIES.labels(by_key[row.email_id, row.n].outcome.result.value).inc()
+    return Batch(frozenset((row.email_id, row.n) for row in settled), queued)
+
+
+def _event(row: Settled, attempt: Attempt, now: datetime) -> NewEvent | None:
+    outcome = attempt.outcome
+    detail: dict[str, Any] = {}
+    if outcome.result is Result.DELIVERED:
+        type_ = "email.delivered"
+    elif outcome.result is Result.FAILED:
+        type_ = "email.failed"
+        detail["failed"] = {"reason": outcome.rule or "failed"}
+    elif outcome.result is Result.BOUNCED or attempt.row.attempt >= attempt.attempts:
+        type_ = "email.bounced"
+        detail |= bounce(outcome)
+    elif row.first_delay:
+        type_ = "email.delivery_delayed"
+    else:
+        return None
+    if row.possible_duplicate:
+        detail["possible_duplicate"] = True
+    return NewEvent(uuid7(), row.org_id, type_, row.email_id, now, [row.recipient], detail or None)
+
+
+_SUBJECTS: dict[str, str] = {
+    # RFC 3463 §3.2 to §3.8: subject.detail of an enhanced code
+    "1.1": "NoEmail",
+    "1.2": "NoEmail",
+    "1.3": "NoEmail",
+    "1.6": "NoEmail",
+    "1.10": "NoEmail",
+    "2.1": "NoEmail",
+    "2.2": "MailboxFull",
+    "2.3": "MessageTooLarge",
+    "3.4": "MessageTooLarge",
+    "6.0": "ContentRejected",
+    "6.1": "ContentRejected",
+    "7.1": "ContentRejected",
+}
+_WORDS = (
+    # servers that give no enhanced code
+    (
+        re.compile(r"(?i)user unknown|unknown user|no such user|mailbox (?:not found|unavailable)|does not exist"),
+        "NoEmail",
+    ),
+    (re.compile(r"(?i)mailbox (?:is )?full|over ?quota|quota exceeded"), "MailboxFull"),
+    (re.compile(r"(?i)too (?:large|big)|size limit|exceeds .*size"), "MessageTooLarge"),
+    (re.compile(r"(?i)\bspam\b|\bvirus\b|content rejected"), "ContentRejected"),
+)
+
+
+def bounce(outcome: Outcome) -> dict[str, Any]:
+    """The detail of `email.bounced`: Permanent when a peer refused it, Transient when the schedule was used up."""
+    reply = outcome.reply or Reply(451, "no answer", "4.4.7")
+    kind = "Permanent" if outcome.result is Result.BOUNCED else "Transient"
+    text = _storable(str(reply))
+    return bounce_detail(text, [f"smtp; {text}"], type=kind, sub_type=_sub_type(reply))
+
+
+def _sub_type(reply: Reply) -> str:
+    if reply.enhanced:
+        return _SUBJECTS.get(reply.enhanced.partition(".")[2], "General")
+    return next((name for words, name in _WORDS if words.search(reply.text)), "General")
+
+
+# ---- 3. sweep --------------------------------------------------------------------------------------------------------
+
+
+async def sweep(store: Store, service: str, lease_seconds: float) -> list[TakenBack]:
+    """Buries the service's dead workers and takes their rows back, in one transaction."""
+    async with store.worker() as db:
+        dead = await workers.bury(db, service, lease_seconds)
+        back = await deliveries.take_back(db, dead) if dead else []
+    if dead:
+        log.warning(
+            "workers died",
+            workers=dead,
+            taken_back=len(back),
+            possible_duplicates=sum(row.possible_duplicate for row in back),
+        )
+    for row in back:
+        DELIVERIES.labels("quarantined" if row.quarantined else "lost").inc()
+        if row.quarantined:
+            log.error(
+                "delivery quarantined: its worker died with it each time",
+                email_id=str(row.email_id),
+                n=row.n,
+                crashes=row.crashes,
+            )
+    return back
+
+
+# ---- 4. expire -------------------------------------------------------------------------------------------------------
+
+
+async def expire(store: Store, before: datetime) -> tuple[int, int]:
+    """All free rows of mail that was due before that. Returns `(expired, webhook deliveries queued)`."""
+    total = queued = 0
+    while True:
+        async with store.worker() as db:
+            rows = await deliveries.expire(db, before)
+            now = datetime.now(UTC)
+            words = "could not be reached for as long as the retry schedule lasts"
+            raised = [
+                NewEvent(
+                    uuid7(),
+                    row.org_id,
+                    "email.bounced",
+                    row.email_id,
+                    now,
+                    [row.recipient],
+                    bounce(Outcome(Result.DEFERRED, Reply(451, f"{words}: {row.last_reply or 'no answer'}", "4.4.7"))),
+                )
+                for row in rows
+            ]
+            queued += await events.insert(db, raised)
+        total += len(rows)
+        DELIVERIES.labels("expired").inc(len(rows))
+        if len(rows) < deliveries.EXPIRE_BATCH:
+            return total, queued
+
+
+# ---- for runners: claims and releases, each its own transaction --------------------------------------------------------
+
+
+async def release(store: Store, rows: Iterable[Leased]) -> None:
+    """Gives back what was leased and not begun. When the database is away, the lease's end does it."""
+    rows = list(rows)
+    if not rows:
+        return
+    try:
+        async with store.worker() as db:
+            await deliveries.release(db, rows)
+    except Unavailable as error:
+        log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=error.public)
+    except MailError as error:
+        log.error("rows could not be released", rows=len(rows), error=repr(error))

@@ -1,0 +1,123 @@
+"""What time alone does: partitions ahead, keys that have served their time, mail that waited out its schedule, orphan blobs.
+
+Safe to run twice and at the same time: it makes what is missing and deletes what is expired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from mailcore.blob.base import BlobStore
+from mailcore.flow import settle
+from mailcore.kit.ids import lower_bound, uuid7_time
+from mailcore.kit.log import logger
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+IDEMPOTENCY_HOURS = 24
+ARRIVAL_KEY_HOURS = 2
+"""A key counts for an hour (flow.receive); the rest is for clocks that differ."""
+BATCH = 5_000
+ORPHAN_FROM, ORPHAN_TO = timedelta(hours=24), timedelta(hours=30)
+"""Ages between which a blob is looked at: hourly, so six times, and then it is known to have its row."""
+AROUND = timedelta(minutes=15)
+"""How far the id of a row may be from the ids of its blobs: as long as writing them may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    partitions: int
+    idempotency_keys: int
+    arrival_keys: int
+    expired: int
+    orphan_blobs: int
+    webhooks: int
+    """Webhook deliveries queued: ring when not 0."""
+
+
+async def upkeep(store: Store, blobs: BlobStore, *, now: datetime, lifetime_seconds: float) -> Upkeep:
+    """`lifetime_seconds`: the sum of the retry schedule. Raises Unavailable; what was done by then stays done."""
+    async with store.worker() as db:
+        made = await db.fetch("SELECT make_partitions()")
+    keys = await _delete(store, _OLD_IDEMPOTENCY, now - timedelta(hours=IDEMPOTENCY_HOURS))
+    arrivals = await _delete(store, _OLD_ARRIVALS, now - timedelta(hours=ARRIVAL_KEY_HOURS))
+    expired, webhooks = await settle.expire(store, now - timedelta(seconds=lifetime_seconds))
+    orphans = await _orphans(store, blobs, now)
+    return Upkeep(len(made), keys, arrivals, expired, orphans, webhooks)
+
+
+_OLD_IDEMPOTENCY = """
+WITH gone AS (
+  DELETE FROM idempotency_keys WHERE (org_id, endpoint, key) IN
+    (SELECT org_id, endpoint, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2) RETURNING 1
+) SELECT count(*) FROM gone
+"""
+_OLD_ARRIVALS = """
+WITH gone AS (
+  DELETE FROM arrival_keys WHERE digest IN (SELECT digest FROM arrival_keys WHERE at < $1 ORDER BY at LIMIT $2) RETURNING 1
+) SELECT count(*) FROM gone
+"""
+
+
+async def _delete(store: Store, sql: str, before: datetime) -> int:
+    total = 0
+    while True:
+        async with store.worker() as db:
+            gone: int = await db.fetchval(sql, before, BATCH)
+        total += gone
+        if gone < BATCH:
+            return total
+
+
+async def _orphans(store: Store, blobs: BlobStore, now: datetime) -> int:
+    """Deletes blobs of that age that no email and no arrival names: their transaction never came."""
+    removed = 0
+    batch: list[str] = []
+    async for key in blobs.keys(older_than=now - ORPHAN_FROM):
+        made = _made_at(key)
+        if made is not None and now - ORPHAN_TO <= made <= now - ORPHAN_FROM:
+            batch.append(key)
+        if len(batch) >= 100:
+            removed += await _remove(store, blobs, batch)
+            batch = []
+    return removed + (await _remove(store, blobs, batch) if batch else 0)
+
+
+async def _remove(store: Store, blobs: BlobStore, keys: list[str]) -> int:
+    at = [made for key in keys if (made := _made_at(key))]
+    async with store.worker() as db:
+        rows = await db.fetch(
+            _UNNAMED,
+            keys,
+            [UUID(key.split("/")[0]) for key in keys],
+            [lower_bound(made - AROUND) for made in at],
+            [lower_bound(made + AROUND) for made in at],
+        )
+    for row in rows:
+        log.info("a blob without a row is removed", key=row["key"])
+        await blobs.delete(row["key"])
+    return len(rows)
+
+
+_UNNAMED = """
+SELECT t.key FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[]) AS t (key, org_id, low, high)
+WHERE NOT EXISTS (
+  SELECT FROM emails e WHERE e.org_id = t.org_id AND e.id >= t.low AND e.id < t.high
+    AND (e.body_blob = t.key OR e.attachments @> jsonb_build_array(jsonb_build_object('blob', t.key))))
+AND NOT EXISTS (
+  SELECT FROM arrivals a WHERE a.org_id = t.org_id AND a.id >= t.low AND a.id < t.high AND a.raw_blob = t.key)
+"""
+
+
+def _made_at(key: str) -> datetime | None:
+    """When a key `<org>/<yyyy-mm>/<uuidv7>` was made; None for what is no key of ours, which is left alone."""
+    parts = key.split("/")
+    try:
+        UUID(parts[0])
+        id_ = UUID(parts[-1])
+    except ValueError:
+        return None
+    return uuid7_time(id_) if len(parts) == 3 and id_.version == 7 else None

@@ -1,0 +1,532 @@
+"""What is waiting to leave: found, leased, marked, settled, taken back. The only writer of `queue` and `deliveries` beside submit.
+
+1. `due_lanes`      which lanes have due rows, one index probe a lane (loose index scan): never a look at the rows
+2. `claim`          lease rows of some lanes, each lane its quantum; attempt and next due time are written before any network
+3. `mark_dot_sent`  the final dot may leave now; without waiting for the disk
+4. `settle`         what became of leased rows, only where the lease and the attempt are still the ones that were claimed
+5. `release`        give back rows that were never begun
+6. `take_back`      the leases of dead workers, in the transaction that buries them
+7. `expire`         rows that waited out their schedule without a single possible attempt (a site that is down for days)
+
+A row whose attempt ended with its worker's death is a suspect (`crashes` > 0): `claim` leaves it to `claim_suspect`, which leases
+one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from mailcore.kit.ids import lower_bound
+from mailcore.store.session import Connection
+
+MAX_CRASHES = 3
+"""Attempts that ended with their worker's death before a row is put aside."""
+EXPIRE_BATCH = 1_000
+JITTER = 0.1
+"""The share by which a back-off is spread to both sides: what failed together does not return together."""
+
+Key = tuple[UUID, int]
+"""A delivery: the email's id and the recipient's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueLane:
+    lane_id: int
+    domain: str
+    site_id: int
+    due_at: datetime
+    """Of its first row."""
+    failures: int
+    """Of its site: connections that failed in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    email_id: UUID
+    n: int
+    attempt: int
+    """1 for the first."""
+    worker: int
+    org_id: UUID
+    lane_id: int
+    recipient: str
+    possible_duplicate: bool
+    """An earlier attempt may have delivered."""
+
+    @property
+    def key(self) -> Key:
+        return (self.email_id, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an email is composed of, as submit stored it."""
+
+    id: UUID
+    org_id: UUID
+    domain_id: UUID
+    from_: str
+    to: list[str]
+    cc: list[str]
+    reply_to: list[str]
+    subject: str
+    html: str | None
+    text: str | None
+    headers: dict[str, str]
+    attachments: list[dict[str, Any]]
+    body_blob: str | None
+    message_id: str
+    created_at: datetime
+    scheduled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What one attempt came to. `state` is the delivery's new state; `queued` means it is tried again."""
+
+    email_id: UUID
+    n: int
+    attempt: int
+    worker: int
+    """Whose lease it was when it was claimed: a worker declared dead meanwhile has another id."""
+    state: str
+    last_event: str | None
+    """None leaves it."""
+    outcome: str
+    site: str | None
+    mx_host: str | None = None
+    mx_ip: str | None = None
+    source_ip: str | None = None
+    tls: str | None = None
+    code: int | None = None
+    enhanced_code: str | None = None
+    reply: str | None = None
+    rule: str | None = None
+    conversation: list[list[Any]] | None = None
+    unsure: bool = False
+    """The final dot left and no reply was read: from now on a retry may be a second copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    email_id: UUID
+    n: int
+    org_id: UUID
+    recipient: str
+    possible_duplicate: bool
+    """This attempt, or one before it, may have been a second copy."""
+    first_delay: bool
+    """Deferred, and its last event was not a delay yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    email_id: UUID
+    n: int
+    org_id: UUID
+    crashes: int
+    possible_duplicate: bool
+
+    @property
+    def quarantined(self) -> bool:
+        return self.crashes >= MAX_CRASHES
+
+
+# ---- 1. due lanes ----------------------------------------------------------------------------------------------------
+
+
+async def due_lanes(db: Connection) -> list[DueLane]:
+    """Lanes with a due row that nobody holds, whose site is not suspended; those that waited longest first."""
+    await _by_index(db)
+    rows = await db.fetch(_DUE_LANES)
+    return [DueLane(*row) for row in rows]
+
+
+# queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
+_DUE_LANES = """
+WITH RECURSIVE step AS (
+  (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
+  UNION ALL
+  SELECT following.lane_id, following.due_at
+  FROM step CROSS JOIN LATERAL (
+    SELECT q.lane_id, q.due_at FROM queue q
+    WHERE q.lane_id > step.lane_id AND q.worker IS NULL AND q.crashes = 0
+    ORDER BY q.lane_id, q.due_at LIMIT 1
+  ) following
+)
+SELECT step.lane_id, l.domain, r.site_id, step.due_at, s.failures
+FROM step
+JOIN lanes l ON l.id = step.lane_id
+JOIN recipient_domains r ON r.domain = l.domain
+JOIN sites s ON s.id = r.site_id
+WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now())
+ORDER BY step.due_at
+"""
+
+
+async def _by_index(db: Connection) -> None:
+    """For this transaction: each row is found by its key. A plan made while a table was small must not scan it when it is long."""
+    await db.execute(
+        "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
+        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+    )
+
+
+# ---- 2. claim --------------------------------------------------------------------------------------------------------
+
+
+async def claim(
+    db: Connection, lanes: Sequence[int], worker: int, *, limit: int, quantum: int, schedule: Sequence[float]
+) -> list[Leased]:
+    """Leases up to `limit` due rows, at most `quantum` a lane, lanes in the order given.
+
+    `schedule`: seconds after attempt 1, 2, … until the next; the row's due time is set to it now, so that a worker that vanishes
+    leaves a row with a future. A lane that returns fewer rows than `quantum` has no more that are due and free.
+    """
+    await _by_index(db)
+    rows = await db.fetch(_CLAIM, worker, list(schedule), JITTER, list(lanes), quantum, limit)
+    return [Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6]) for row in rows]
+
+
+_LEASE = """
+leased AS (
+  UPDATE queue q
+  SET worker = $1, leased_at = clock_timestamp(), attempt = q.attempt + 1, dot_sent = false,
+      due_at = now() + make_interval(secs => ($2::float8[])[least(q.attempt + 1, cardinality($2::float8[]))]
+                                             * (1 - $3::float8 + random() * 2 * $3::float8))
+  FROM picked
+  WHERE q.ctid = picked.ctid
+  RETURNING q.email_id, q.n, q.attempt, q.org_id, q.lane_id, q.possible_duplicate
+)
+SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate
+FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
+"""
+_CLAIM = f"""
+WITH picked AS MATERIALIZED (
+  SELECT row.ctid
+  FROM unnest($4::bigint[]) WITH ORDINALITY AS lane (id, place)
+  CROSS JOIN LATERAL (
+    SELECT q.ctid FROM queue q
+    WHERE q.lane_id = lane.id AND q.worker IS NULL AND q.crashes = 0 AND q.due_at <= now()
+    ORDER BY q.lane_id, q.due_at LIMIT $5 FOR UPDATE SKIP LOCKED
+  ) row
+  LIMIT $6
+), {_LEASE}
+"""
+
+
+async def peek_suspect(db: Connection) -> DueLane | None:
+    """The lane of the suspect that waited longest and whose site is not suspended."""
+    await _by_index(db)
+    row = await db.fetchrow(_PEEK_SUSPECT)
+    return DueLane(*row) if row else None
+
+
+_PEEK_SUSPECT = """
+SELECT q.lane_id, l.domain, r.site_id, q.due_at, s.failures
+FROM queue q
+JOIN lanes l ON l.id = q.lane_id
+JOIN recipient_domains r ON r.domain = l.domain
+JOIN sites s ON s.id = r.site_id
+WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now()
+  AND (s.suspended_until IS NULL OR s.suspended_until <= now())
+ORDER BY q.due_at LIMIT 1
+"""
+
+
+async def claim_suspect(db: Connection, lane_id: int, worker: int, *, schedule: Sequence[float]) -> Leased | None:
+    """Leases one suspect of that lane."""
+    await _by_index(db)
+    row = await db.fetchrow(_CLAIM_SUSPECT, worker, list(schedule), JITTER, lane_id)
+    return Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6]) if row else None
+
+
+_CLAIM_SUSPECT = f"""
+WITH picked AS MATERIALIZED (
+  SELECT q.ctid FROM queue q
+  WHERE q.lane_id = $4 AND q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now()
+  ORDER BY q.due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+), {_LEASE}
+"""
+
+
+async def contents(db: Connection, ids: Iterable[UUID]) -> dict[UUID, Content]:
+    rows = await db.fetch(_CONTENTS, list(ids))
+    return {
+        row["id"]: Content(
+            id=row["id"],
+            org_id=row["org_id"],
+            domain_id=row["domain_id"],
+            from_=row["from_"],
+            to=row["to_"],
+            cc=row["cc"] or [],
+            reply_to=row["reply_to"] or [],
+            subject=row["subject"],
+            html=row["html"],
+            text=row["text_"],
+            headers=row["headers"] or {},
+            attachments=row["attachments"] or [],
+            body_blob=row["body_blob"],
+            message_id=row["message_id"],
+            created_at=row["created_at"],
+            scheduled_at=row["scheduled_at"],
+        )
+        for row in rows
+    }
+
+
+_CONTENTS = """
+SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
+       created_at, scheduled_at
+FROM emails WHERE id = ANY ($1::uuid[])
+"""
+
+
+# ---- 3. dot_sent -----------------------------------------------------------------------------------------------------
+
+
+async def mark_dot_sent(db: Connection, rows: Sequence[Leased]) -> set[Key]:
+    """The ones that are still leased as they were claimed: only their final dot may leave.
+
+    In `store.worker(durable=False)`: a server that crashes may forget the mark, which is why a lease older than the server's
+    start counts as marked (`take_back`).
+    """
+    await _by_index(db)
+    marked = await db.fetch(
+        _MARK,
+        [row.email_id for row in rows],
+        [row.n for row in rows],
+        [row.attempt for row in rows],
+        [row.worker for row in rows],
+    )
+    return {(row[0], row[1]) for row in marked}
+
+
+_MARK = """
+UPDATE queue q SET dot_sent = true
+FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[]) AS t (email_id, n, attempt, worker)
+WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
+RETURNING q.email_id, q.n
+"""
+
+
+# ---- 4. settle -------------------------------------------------------------------------------------------------------
+
+
+async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
+    """Stores what became of them; returns those whose lease was still held. The others were taken back meanwhile."""
+    await _by_index(db)
+    columns = [[getattr(item, name) for item in settlements] for name in _SETTLE_COLUMNS]
+    rows = await db.fetch(_SETTLE, *columns)
+    return [Settled(*row) for row in rows]
+
+
+_SETTLE_COLUMNS = (
+    *(
+        "email_id",
+        "n",
+        "attempt",
+        "worker",
+        "state",
+        "last_event",
+        "outcome",
+        "site",
+        "mx_host",
+        "mx_ip",
+        "source_ip",
+        "tls",
+    ),
+    *("code", "enhanced_code", "reply", "rule", "conversation", "unsure"),
+)
+# possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
+_SETTLE = """
+WITH o AS MATERIALIZED (
+  SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+      $9::text[], $10::text[], $11::text[], $12::text[], $13::smallint[], $14::text[], $15::text[], $16::text[], $17::jsonb[],
+      $18::boolean[])
+    AS t (email_id, n, attempt, worker, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
+          reply, rule, conversation, unsure)
+), gone AS (
+  DELETE FROM queue q USING o
+  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt AND o.state <> 'queued'
+  RETURNING q.org_id, q.possible_duplicate, o.*
+), kept AS (
+  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, possible_duplicate = q.possible_duplicate OR o.unsure
+  FROM o
+  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt AND o.state = 'queued'
+  RETURNING q.org_id, q.possible_duplicate, o.*
+), mine AS (
+  SELECT * FROM gone UNION ALL SELECT * FROM kept
+), known AS MATERIALIZED (
+  SELECT mine.*, d.recipient, d.last_event AS event_before, d.possible_duplicate AS duplicate_before
+  FROM mine JOIN deliveries d ON d.email_id = mine.email_id AND d.n = mine.n
+), moved AS (
+  UPDATE deliveries d
+  SET state = known.state,
+      last_event = coalesce(known.last_event, d.last_event),
+      last_event_at = CASE WHEN known.last_event IS NULL THEN d.last_event_at ELSE now() END,
+      possible_duplicate = d.possible_duplicate OR known.possible_duplicate OR known.unsure
+  FROM known
+  WHERE d.email_id = known.email_id AND d.n = known.n
+), noted AS (
+  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
+                        reply, rule, possible_duplicate, conversation)
+  SELECT email_id, n, attempt, org_id, now(), outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code, reply, rule,
+         duplicate_before, conversation
+  FROM known
+)
+SELECT email_id, n, org_id, recipient, duplicate_before, state = 'queued' AND event_before <> 'delivery_delayed'
+FROM known
+"""
+
+
+# ---- 5. release ------------------------------------------------------------------------------------------------------
+
+
+async def release(db: Connection, rows: Sequence[Leased]) -> int:
+    """Gives back leased rows that were not begun, due again at once and with the attempt not counted. Returns how many."""
+    await _by_index(db)
+    released: int = await db.fetchval(
+        _RELEASE,
+        [row.email_id for row in rows],
+        [row.n for row in rows],
+        [row.attempt for row in rows],
+        [row.worker for row in rows],
+    )
+    return released
+
+
+_RELEASE = """
+WITH released AS (
+  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1, due_at = now()
+  FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[]) AS t (email_id, n, attempt, worker)
+  WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
+  RETURNING 1
+)
+SELECT count(*) FROM released
+"""
+
+
+async def strays(db: Connection, worker: int, held: Container[Key], *, older_than: float) -> int:
+    """Gives back rows leased to this worker that it does not hold: the answer to its claim was lost with the connection.
+
+    `older_than`: seconds; younger leases may be a claim whose answer is on its way. Returns how many.
+    """
+    rows = await db.fetch(
+        "SELECT email_id, n, attempt, org_id, lane_id FROM queue WHERE worker = $1 AND NOT dot_sent "
+        "AND leased_at < clock_timestamp() - make_interval(secs => $2)",
+        worker,
+        older_than,
+    )
+    lost = [
+        Leased(row[0], row[1], row[2], worker, row[3], row[4], "", False)
+        for row in rows
+        if (row[0], row[1]) not in held
+    ]
+    return await release(db, lost) if lost else 0
+
+
+# ---- 6. take back ----------------------------------------------------------------------------------------------------
+
+
+async def take_back(db: Connection, dead: Sequence[int]) -> list[TakenBack]:
+    """The rows of dead workers (`workers.bury`, same transaction): due again now, or quarantined after their third crash.
+
+    Before the final dot a row is plainly queued again. After it, or when the lease is older than the server's start (the mark may
+    have been lost with it), it is queued with possible_duplicate. Either way an attempt `lost` says so.
+    """
+    await _by_index(db)
+    rows = await db.fetch(_TAKE_BACK, list(dead), MAX_CRASHES)
+    return [TakenBack(*row) for row in rows]
+
+
+# pg_stat_bgwriter.stats_reset: set anew by a crash recovery under a postmaster that goes on, which its start time does not show
+_TAKE_BACK = """
+WITH began AS MATERIALIZED (
+  SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter)) AS at
+), held AS MATERIALIZED (
+  SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.crashes + 1 AS crashes,
+         q.dot_sent OR q.leased_at < began.at AS unsure, q.possible_duplicate AS before
+  FROM queue q CROSS JOIN began WHERE q.worker = ANY ($1::bigint[])
+  FOR UPDATE OF q
+), gone AS (
+  DELETE FROM queue q USING held WHERE q.ctid = held.ctid AND held.crashes >= $2
+), again AS (
+  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, due_at = now(), crashes = held.crashes,
+                     possible_duplicate = held.before OR held.unsure
+  FROM held WHERE q.ctid = held.ctid AND held.crashes < $2
+), moved AS (
+  UPDATE deliveries d
+  SET possible_duplicate = d.possible_duplicate OR held.unsure,
+      state = CASE WHEN held.crashes >= $2 THEN 'quarantined' ELSE d.state END
+  FROM held
+  WHERE d.email_id = held.email_id AND d.n = held.n AND (held.unsure OR held.crashes >= $2)
+), noted AS (
+  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, reply, rule, possible_duplicate)
+  SELECT email_id, n, attempt, org_id, now(), 'lost',
+         CASE WHEN unsure THEN 'its worker died and the final dot may have left' ELSE 'its worker died before the final dot' END,
+         'worker-died', before
+  FROM held
+)
+SELECT email_id, n, org_id, crashes, before OR unsure FROM held
+"""
+
+
+# ---- 7. expire -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    email_id: UUID
+    n: int
+    org_id: UUID
+    recipient: str
+    last_reply: str | None
+
+
+async def expire(db: Connection, before: datetime) -> list[Expired]:
+    """Up to EXPIRE_BATCH free rows that have been due since before `before`'s email ids: state expired, no longer queued.
+
+    A row that is attempted expires by its schedule (`settle`); this is for those that never could be.
+    """
+    await _by_index(db)
+    rows = await db.fetch(_EXPIRE, lower_bound(before), before, EXPIRE_BATCH)
+    return [Expired(*row) for row in rows]
+
+
+_EXPIRE = """
+WITH old AS MATERIALIZED (
+  SELECT q.ctid, q.email_id, q.n, q.org_id, q.lane_id
+  FROM queue q JOIN emails e ON e.id = q.email_id
+  WHERE q.email_id < $1 AND q.worker IS NULL AND q.due_at <= now() AND coalesce(e.scheduled_at, e.created_at) < $2
+  ORDER BY q.email_id, q.n LIMIT $3 FOR UPDATE OF q SKIP LOCKED
+), gone AS (
+  DELETE FROM queue q USING old WHERE q.ctid = old.ctid
+), moved AS (
+  UPDATE deliveries d SET state = 'expired', last_event = 'bounced', last_event_at = now()
+  FROM old WHERE d.email_id = old.email_id AND d.n = old.n
+  RETURNING d.email_id, d.n, d.recipient
+)
+SELECT old.email_id, old.n, old.org_id, moved.recipient, s.last_reply
+FROM old
+JOIN moved ON moved.email_id = old.email_id AND moved.n = old.n
+JOIN lanes l ON l.id = old.lane_id
+JOIN recipient_domains r ON r.domain = l.domain
+JOIN sites s ON s.id = r.site_id
+"""
+
+
+# ---- what metrics ask ------------------------------------------------------------------------------------------------
+
+
+async def depth(db: Connection, most: int = 10_000) -> int:
+    """Rows waiting, counted up to `most`; beyond that the planner's estimate."""
+    counted: int = await db.fetchval("SELECT count(*) FROM (SELECT FROM queue LIMIT $1) AS bounded", most)
+    if counted < most:
+        return counted
+    estimate: int = await db.fetchval("SELECT reltuples::bigint FROM pg_class WHERE oid = 'queue'::regclass")
+    return max(counted, estimate)

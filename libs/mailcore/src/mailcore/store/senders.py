@@ -1,0 +1,48 @@
+"""What delivery needs to know of a sending domain: its return path, its TLS policy, its signing keys (still sealed)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from mailcore.store.session import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    selector: str
+    algorithm: str
+    private_sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    domain_id: UUID
+    name: str
+    custom_return_path: str
+    tls: str
+    """opportunistic or enforced."""
+    keys: tuple[SealedKey, ...]
+    """The active ones."""
+
+
+async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Sender]:
+    rows = await db.fetch(_SENDERS, list(domain_ids))
+    found: dict[UUID, Sender] = {}
+    for row in rows:
+        before = found.get(row["id"])
+        key = SealedKey(row["selector"], row["algorithm"], row["private_sealed"])
+        keys = () if row["selector"] is None else (key,)
+        found[row["id"]] = Sender(
+            row["id"], row["name"], row["custom_return_path"], row["tls"], (*(before.keys if before else ()), *keys)
+        )
+    return found
+
+
+_SENDERS = """
+SELECT d.id, d.name, d.custom_return_path, d.tls, k.selector, k.algorithm, k.private_sealed
+FROM domains d LEFT JOIN dkim_keys k ON k.domain_id = d.id AND k.active
+WHERE d.id = ANY ($1::uuid[])
+ORDER BY d.id, k.algorithm DESC, k.id
+"""

@@ -1,0 +1,81 @@
+"""Chores of outbound: verify a domain, upkeep. Both are safe twice, and both are come to without Redis too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from mailcore.blob.base import BlobStore
+from mailcore.dns.resolver import Resolver
+from mailcore.flow.upkeep import upkeep
+from mailcore.flow.verify import Published, pending, verify
+from mailcore.kit.errors import MailError
+from mailcore.kit.log import logger
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import WEBHOOKS
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+WATCH_SECONDS = 20.0
+UPKEEP_SECONDS = 3600.0
+
+
+class Chores:
+    def __init__(
+        self,
+        store: Store,
+        ringer: Ringer,
+        *,
+        resolver: Resolver,
+        blobs: BlobStore,
+        lifetime_seconds: float,
+        published: Published,
+        exempt: Collection[str] = (),
+    ) -> None:
+        self._store = store
+        self._ringer = ringer
+        self._resolver = resolver
+        self._blobs = blobs
+        self._lifetime_seconds = lifetime_seconds
+        self._published = published
+        self._exempt = exempt
+
+    async def verify(self, domain_id: str) -> None:
+        await self._verify(UUID(domain_id))
+
+    async def upkeep(self, _: str = "") -> None:
+        done = await upkeep(self._store, self._blobs, now=datetime.now(UTC), lifetime_seconds=self._lifetime_seconds)
+        log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
+        if done.webhooks:
+            self._ringer.ring(WEBHOOKS)
+
+    async def hourly(self, ctx: dict[str, Any]) -> None:
+        await self.upkeep()
+
+    async def watch(self) -> None:
+        """Until cancelled: domains that wait for a look, and upkeep at the start and hourly: for when nobody rings."""
+        upkeep_at = 0.0
+        while True:
+            try:
+                now = asyncio.get_running_loop().time()
+                if now >= upkeep_at:
+                    await self.upkeep()
+                    upkeep_at = now + UPKEEP_SECONDS
+                for domain_id in await pending(self._store):
+                    await self._verify(domain_id)
+            except MailError as error:
+                log.warning("a chore waits", error=error.public)
+            except Exception as error:
+                log.error("a chore failed", exc_info=error)
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _verify(self, domain_id: UUID) -> None:
+        queued = await verify(
+            self._store, self._resolver, domain_id, self._published, now=datetime.now(UTC), exempt=self._exempt
+        )
+        if queued:
+            self._ringer.ring(WEBHOOKS)

@@ -1,0 +1,113 @@
+"""From stored content to signed bytes, once an email, in threads.
+
+1. large parts come from the blob store
+2. compose and sign in a thread: OpenSSL frees the interpreter, so that several threads sign at once
+3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mailcore.blob.base import BlobStore
+from mailcore.kit.errors import MailError, NotFound, Refused
+from mailcore.kit.log import logger
+from mailcore.mailauth.dkim.keys import SigningKey
+from mailcore.mailauth.dkim.sign import sign
+from mailcore.mime.compose import Message, Part, compose
+from mailcore.smtp.outcome import Outcome, Result
+from mailcore.smtp.reply import Reply
+from mailcore.store.deliveries import Content
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One email to compose: its content with nothing left to fetch, and the keys that sign it."""
+
+    content: Content
+    html: str | None
+    text: str | None
+    parts: tuple[Part, ...]
+    keys: tuple[SigningKey, ...]
+
+
+Composed = bytes | Outcome
+"""What goes on the wire, or what its deliveries get instead."""
+
+
+async def fetch(content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore) -> Work | Outcome:
+    """Its large parts from the blob store. A blob that is not there may be on its way back: the mail waits."""
+    html, text = content.html, content.text
+    try:
+        if content.body_blob is not None:
+            body = orjson.loads(await blobs.get(content.body_blob))
+            html, text = body.get("html"), body.get("text")
+        parts = [await _part(attachment, blobs) for attachment in content.attachments]
+    except (MailError, ValueError, KeyError) as error:
+        log.error("the content of an email cannot be read", email_id=str(content.id), error=repr(error))
+        what = "is not in the blob store" if isinstance(error, NotFound) else "cannot be read just now"
+        return Outcome(Result.DEFERRED, Reply(451, f"a part of the mail {what}", "4.3.0"), rule="content-unavailable")
+    return Work(content, html, text, tuple(parts), keys)
+
+
+async def _part(attachment: dict[str, Any], blobs: BlobStore) -> Part:
+    key = attachment.get("blob")
+    octets = await blobs.get(key) if key else base64.b64decode(attachment["content"])
+    return Part(
+        octets,
+        attachment.get("content_type") or "application/octet-stream",
+        attachment.get("filename"),
+        attachment.get("content_id"),
+        attachment.get("disposition") or "attachment",
+    )
+
+
+async def compose_all(work: Sequence[Work], threads: Executor) -> list[Composed]:
+    return await asyncio.get_running_loop().run_in_executor(threads, _compose_all, work)
+
+
+def _compose_all(work: Sequence[Work]) -> list[Composed]:
+    return [compose_one(each) for each in work]
+
+
+def compose_one(work: Work) -> Composed:
+    """Pure: the same bytes from the same row and keys, whenever and wherever."""
+    content = work.content
+    if not work.keys:
+        # never unsigned; a key is made or mended while the mail waits
+        return Outcome(
+            Result.DEFERRED, Reply(451, "the sending domain has no usable DKIM key", "4.7.0"), rule="no-signing-key"
+        )
+    date = content.scheduled_at or content.created_at
+    message = Message(
+        from_=content.from_,
+        to=content.to,
+        cc=content.cc,
+        reply_to=content.reply_to,
+        subject=content.subject,
+        html=work.html,
+        text=work.text,
+        headers=content.headers,
+        attachments=work.parts,
+        message_id=content.message_id,
+        date=date,
+        boundary_seed=content.id.bytes,
+    )
+    try:
+        composed = compose(message)
+        signature = sign(composed.head, composed.body, work.keys, now=int(date.timestamp()))
+    except Refused as error:
+        return Outcome(Result.FAILED, Reply(554, error.public, "5.6.0"), rule="invalid-message")
+    except Exception as error:  # unknown is temporary
+        log.error("composing failed", email_id=str(content.id), exc_info=error)
+        return Outcome(Result.DEFERRED, Reply(451, "the mail could not be composed", "4.3.0"), rule="internal-error")
+    return b"%b%b\r\n%b" % (signature, composed.head, composed.body)

@@ -1,0 +1,62 @@
+"""The leave to send a final dot: `dot_sent` is written first, for all mails that ask at the same time in one statement.
+
+Nobody waits for the disk: what a crash of the server may forget counts as sent anyway (store.deliveries.take_back).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mailcore.flow.lease import WorkerLease
+from mailcore.kit import failpoint
+from mailcore.kit.errors import Unavailable
+from mailcore.kit.log import logger
+from mailcore.store import deliveries
+from mailcore.store.deliveries import Leased
+from mailcore.store.session import Store
+from mailcore.transport import Mail
+
+log = logger(__name__)
+
+IN_FLIGHT = 2
+
+
+class Gate:
+    def __init__(self, store: Store, lease: WorkerLease) -> None:
+        self._store = store
+        self._lease = lease
+        self._asking: list[tuple[Leased, asyncio.Future[bool]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def before_dot(self, mail: Mail) -> asyncio.Future[bool]:
+        """Done when the mark is written: whether the lease is still ours and alive."""
+        loop = asyncio.get_running_loop()
+        leave: asyncio.Future[bool] = loop.create_future()
+        assert isinstance(mail.key, Leased)
+        if not self._lease.alive:
+            leave.set_result(False)
+            return leave
+        self._asking.append((mail.key, leave))
+        if len(self._tasks) < IN_FLIGHT:
+            task = loop.create_task(self._answer())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return leave
+
+    async def _answer(self) -> None:
+        while self._asking:
+            asking, self._asking = self._asking, []
+            try:
+                async with self._store.worker(durable=False) as db:
+                    mine = await deliveries.mark_dot_sent(db, [row for row, _ in asking])
+            except Unavailable as error:
+                log.warning("no final dot may leave: the database is away", mails=len(asking), error=error.public)
+                mine = set()
+            except Exception as error:
+                log.error("no final dot may leave", mails=len(asking), error=repr(error), exc_info=error)
+                mine = set()
+            failpoint.hit("f9")
+            alive = self._lease.alive  # the answer may have been long in coming
+            for row, leave in asking:
+                if not leave.done():
+                    leave.set_result(alive and row.key in mine)

@@ -1,0 +1,211 @@
+"""Who works where: looks for due lanes, finds their sites, keeps one SiteRun a site.
+
+Woken by the bell and by the sweep. A look costs one index probe a lane with rows, so that bells in quick succession share one:
+after a look of d seconds the next begins no sooner than 10 d later. The sweep also buries dead workers and takes their rows back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from chassis.runner import Runner
+from mailcore.flow import settle as door
+from mailcore.flow.settle import Attempt
+from mailcore.kit import failpoint
+from mailcore.kit.errors import MailError, Unavailable
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
+from mailcore.store import deliveries
+from mailcore.store.deliveries import DueLane
+from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, Office, SiteRun
+from outbound.routes import NoWay, Routes, Way
+
+log = logger(__name__)
+
+SERVICE = "outbound"
+SPACING = 0.005
+"""Seconds between looks at least; a busy queue gathers rows meanwhile."""
+MAX_FINDING = 100
+"""Domains that are looked up in the DNS at the same time."""
+SUSPECT_SECONDS = 10.0
+"""A suspect that is under way for longer waits for its peer and kills nobody: the next one may begin."""
+
+
+class Outbound:
+    def __init__(self, office: Office, routes: Routes, *, sweep_seconds: float, lease_seconds: float) -> None:
+        self._office = office
+        self._routes = routes
+        self._lease_seconds = lease_seconds
+        self.runner = Runner("outbound", self._look, sweep_seconds=sweep_seconds)
+        self._runs: dict[int, SiteRun] = {}
+        self._finding: set[str] = set()
+        self._refusing: set[int] = set()
+        self._slots = asyncio.Semaphore(MAX_FINDING)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._suspects: asyncio.Task[None] | None = None
+        self._next_look = 0.0
+
+    def wake(self, key: str = "") -> None:
+        self.runner.wake(key)
+
+    async def drain(self) -> None:
+        """No new claims; what is under way ends and is settled; what was not begun goes back; the worker leaves."""
+        self._office.draining = True
+        self.runner.drain()
+        for run in self._runs.values():
+            run.stop()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._office.settler.drain()
+        await self._office.lease.leave()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, Unavailable):
+            log.warning("work was broken off; the sweep goes on with it", error=error.public)
+        else:
+            log.error("work failed; the sweep goes on with it", exc_info=error)
+
+    # ---- look and sweep
+
+    async def _look(self, keys: frozenset[str] | None) -> bool:
+        office = self._office
+        if office.draining or not office.lease.alive:
+            return False
+        if keys is None:
+            await self._sweep()
+        await asyncio.sleep(max(0.0, self._next_look - time.monotonic()))
+        began = time.monotonic()
+        async with office.store.worker() as db:
+            due = await deliveries.due_lanes(db)
+            suspect = await deliveries.peek_suspect(db)
+        now = time.monotonic()
+        self._next_look = now + max(SPACING, 10 * (now - began))
+        QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - due[0].due_at.timestamp()) if due else 0.0)
+        for lane in due:
+            self._give(lane)
+        if suspect and (self._suspects is None or self._suspects.done()):
+            self._suspects = self._spawn(self._work_on_suspects())
+        return False
+
+    async def _sweep(self) -> None:
+        office = self._office
+        # the fault test turns this off, to show that it can see a loss
+        if not failpoint.armed("leases_off"):
+            await door.sweep(office.store, SERVICE, self._lease_seconds)
+        async with office.store.worker() as db:
+            strays = await deliveries.strays(db, office.lease.id, office.held, older_than=self._lease_seconds)
+            QUEUE_DEPTH.labels("outbound").set(await deliveries.depth(db))
+        if strays:
+            log.warning("rows leased to us that we do not hold were given back", rows=strays)
+
+    def _give(self, lane: DueLane) -> None:
+        way = self._routes.known(lane)
+        if way is None:
+            if lane.domain not in self._finding:
+                self._finding.add(lane.domain)
+                self._spawn(self._find(lane))
+        elif isinstance(way, NoWay):
+            if lane.lane_id not in self._refusing:
+                self._refusing.add(lane.lane_id)
+                self._spawn(self._refuse(lane, way))
+        else:
+            run = self._runs.get(way.site.id)
+            if run is None or not run.offer(lane.lane_id):
+                run = self._runs[way.site.id] = SiteRun(self._office, way, lane.failures)
+                run.offer(lane.lane_id)
+                self._spawn(self._run(way.site.id, run))
+
+    async def _run(self, site_id: int, run: SiteRun) -> None:
+        try:
+            await run.run()
+        finally:
+            if self._runs.get(site_id) is run:
+                del self._runs[site_id]
+            if run.claimed:
+                self.wake()  # looks once more: rows may have come since the last claim
+
+    # ---- domains
+
+    async def _find(self, lane: DueLane) -> None:
+        try:
+            async with self._slots:
+                await self._routes.find(lane.domain, lane.site_id)
+        except MailError as error:
+            # for the whole lane: its mails are not attempted one by one
+            await self._rest(lane, error)
+            return
+        finally:
+            self._finding.discard(lane.domain)
+        self.wake()
+
+    async def _rest(self, lane: DueLane, error: MailError) -> None:
+        seconds = await self._routes.rest(
+            lane.domain, lane.site_id, error.public, first=REST_FIRST, longest=REST_LONGEST
+        )
+        log.warning(
+            "a domain rests: where its mail goes is not known",
+            domain=lane.domain,
+            reply=error.public,
+            seconds=round(seconds),
+        )
+
+    async def _refuse(self, lane: DueLane, way: NoWay) -> None:
+        """The domain takes no mail: all due rows of the lane get that outcome."""
+        office = self._office
+        try:
+            while not office.draining:
+                async with office.store.worker() as db:
+                    rows = await deliveries.claim(
+                        db, [lane.lane_id], office.lease.id, limit=MOST, quantum=MOST, schedule=office.schedule
+                    )
+                for row in rows:
+                    office.held.add(row.key)
+                    office.settler.add(Attempt(row, way.outcome, None, office.attempts))
+                if len(rows) < MOST:
+                    return
+        finally:
+            self._refusing.discard(lane.lane_id)
+
+    # ---- suspects
+
+    async def _work_on_suspects(self) -> None:
+        """One at a time, each alone, so that a mail that kills its worker takes no other with it."""
+        office = self._office
+        while not office.draining and office.lease.alive:
+            async with office.store.worker() as db:
+                lane = await deliveries.peek_suspect(db)
+            if lane is None:
+                return
+            way = self._routes.known(lane)
+            if way is None:
+                try:
+                    way = await self._routes.find(lane.domain, lane.site_id)
+                except MailError as error:
+                    await self._rest(lane, error)
+                    continue
+            async with office.store.worker() as db:
+                row = await deliveries.claim_suspect(db, lane.lane_id, office.lease.id, schedule=office.schedule)
+            if row is None:
+                return  # another process has it
+            office.held.add(row.key)
+            log.info("a suspect goes alone", email_id=str(row.email_id), n=row.n, attempt=row.attempt)
+            if isinstance(way, NoWay):
+                office.settler.add(Attempt(row, way.outcome, None, office.attempts))
+                continue
+            failpoint.hit("f5")
+            await asyncio.wait([self._spawn(self._deliver_suspect(way, row))], timeout=SUSPECT_SECONDS)
+
+    async def _deliver_suspect(self, way: Way, row: deliveries.Leased) -> None:
+        await SiteRun(self._office, way).deliver([row])

@@ -1,0 +1,47 @@
+"""The settings of outbound; the only place that reads them."""
+
+from __future__ import annotations
+
+import socket
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from mailcore.kit.settings import Base, Group, Seconds
+
+MINUTE, HOUR = 60.0, 3600.0
+SCHEDULE = [1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 1 * HOUR, 2 * HOUR, 4 * HOUR, *[6 * HOUR] * 15]
+"""Four days and two hours in all."""
+
+
+class OutboundGroup(Group):
+    route: Literal["mx", "smarthost", "provider", "catch"] = "mx"
+    """mx: to each recipient's own server; smarthost: all to one server; provider: by a provider's API; catch: to the catcher."""
+    mx_port: int = Field(25, ge=1, le=65535)
+    catch_host: str = "127.0.0.1:8085"
+    """host:port of the catcher; only for route catch."""
+    smarthost_host: str | None = None
+    smarthost_port: int = Field(587, ge=1, le=65535)
+    smarthost_username: str | None = None
+    smarthost_password: SecretStr | None = None
+    smarthost_tls: Literal["none", "opportunistic", "required"] = "required"
+    ehlo_name: str = Field(default_factory=socket.getfqdn)
+    """Our name in EHLO: should resolve to the address we send from."""
+    retry_schedule: Seconds = SCHEDULE
+    """Seconds from a failed attempt to the next, each spread by 10 % to both sides; after the last one the mail bounces."""
+    max_connections: int = Field(20, ge=1, le=1000)
+    """To one site, for sites that become known from now on."""
+    mails_per_connection: int = Field(100, ge=1)
+    idle_seconds: float = Field(5.0, gt=0)
+    """How long a connection without work is kept."""
+    source_ip: str | None = None
+    signing_threads: int = Field(2, ge=1, le=64)
+    """Threads that compose and sign."""
+    processes: int = Field(1, ge=0)
+    """How many `postroom up` starts; nothing here reads it."""
+    drain_seconds: float = Field(25.0, gt=0)
+    """How long mail under way may take to end when the process is told to stop."""
+
+
+class Settings(Base):
+    outbound: OutboundGroup = OutboundGroup()
