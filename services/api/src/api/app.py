@@ -15,6 +15,7 @@ from api.context import Context
 from api.domains.routes import router as domains
 from api.edge import Edge
 from api.emails.routes import router as emails
+from api.emails.routes import send, send_batch
 from api.health.routes import router as health
 from api.lab.routes import router as lab
 from api.messages.routes import router as messages
@@ -39,6 +40,7 @@ class Api(FastAPI):
     edge: Edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
         await self.edge(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def build(ctx: Context) -> Api:
     app.state.ctx = ctx
     app.edge = Edge(
         super(Api, app).__call__,
+        hot={("POST", "/emails"): send, ("POST", "/emails/batch"): send_batch},
         body_limit=settings.http.body_limit_bytes,
         rate_limit=settings.rate_limit.requests_per_second,
     )

@@ -1,22 +1,33 @@
-"""Before every route, as pure ASGI: one form of path, the body limit, rate-limit headers, the last net under errors."""
+"""Before every route, as pure ASGI: one form of path, the body limit, rate-limit headers, the last net under errors.
+
+The routes that run for every mail are called from here: FastAPI's routing, dependencies and tracing take longer than the rest
+of a submit together (bench/README.md). They are registered as routes too, for /openapi.json.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
 from api.errors import ApiError
 from api.rate import Rate
 
+Hot: TypeAlias = Callable[[Request], Awaitable[Response]]
+
 _SLASHES = re.compile("/{2,}")
 
 
 class Edge:
-    def __init__(self, app: ASGIApp, *, body_limit: int, rate_limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, hot: Mapping[tuple[str, str], Hot], body_limit: int, rate_limit: int) -> None:
+        """`hot`: method and path → the route's function, which takes the request and nothing else."""
         self._app = app
+        self._hot = hot
         self._body_limit = body_limit
         self._rate_limit = rate_limit
         self._untouched = _rate_headers(Rate(rate_limit, rate_limit, 1, False)) if rate_limit else []
@@ -28,10 +39,10 @@ class Edge:
         path: str = scope["path"]
         if "//" in path or (path.endswith("/") and path != "/"):
             # `//emails` comes from a base URL with a slash at its end, `/audiences/` from older SDKs (resend.md §1)
-            scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+            path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
         started = False
 
-        async def send_head(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -44,25 +55,30 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, self._limited(scope, receive), send_head)
+            receive = self._limited(scope, receive)
+            hot = self._hot.get((scope["method"], path))
+            if hot is not None:
+                await (await hot(Request(scope, receive)))(scope, receive, send_counted)
+            else:
+                await self._app(scope, receive, send_counted)
         except Exception as error:
-            answer = errors.response(errors.from_exception(error))
             if started:
                 raise
-            await answer(scope, receive, send_head)
+            answer = errors.response(errors.from_exception(error))
+            await answer(scope, receive, send_counted)
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Raises ApiError 413 at once where the length is declared, else as soon as too much has come."""
         limit = self._body_limit
-        declared = 0
         for name, value in scope["headers"]:
             if name == b"content-length":
-                declared = int(value) if value.isdigit() else 0
+                if len(value) > 18 or int(value) > limit:
+                    raise _too_large(limit)
+                return receive  # the server reads no more than was declared
         read = 0
 
         async def receive_some() -> Message:
             nonlocal read
-            if declared > limit:
-                raise _too_large(limit)
             message: Any = await receive()
             read += len(message.get("body", b""))
             if read > limit:
