@@ -22,6 +22,7 @@ from mailcore.kit.log import logger
 from mailcore.mailauth.dkim.keys import SigningKey
 from mailcore.mailauth.dkim.sign import sign
 from mailcore.mime.compose import Message, Part, compose
+from mailcore.mime.plaintext import html_to_text
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.deliveries import Content
@@ -88,6 +89,9 @@ def compose_one(work: Work) -> Composed:
             Result.DEFERRED, Reply(451, "the sending domain has no usable DKIM key", "4.7.0"), rule="no-signing-key"
         )
     date = content.scheduled_at or content.created_at
+    text = work.text
+    if text is None and work.html is not None:
+        text = html_to_text(work.html)
     message = Message(
         from_=content.from_,
         to=content.to,
@@ -95,7 +99,7 @@ def compose_one(work: Work) -> Composed:
         reply_to=content.reply_to,
         subject=content.subject,
         html=work.html,
-        text=work.text,
+        text=text,
         headers=content.headers,
         attachments=work.parts,
         message_id=content.message_id,
