@@ -99,11 +99,8 @@ class Receives:
         done = await self._group.join(member)
         failpoint.hit("f16")
         repeats = [row for row in member.rows if done.ids[row.org_id] != row.id]
-        ARRIVALS.labels(arrival.door).inc(len(member.rows) - len(repeats))
         for row in repeats:
             await self._note_repeat(row, done.ids[row.org_id])
-        if not done.repeat:
-            self._ringer.ring(ROUTE)
         return done
 
     async def drain(self) -> None:
@@ -162,6 +159,11 @@ class Receives:
             ]
             if new:
                 await arrivals.insert(db, new)
+        # here and not where the client is answered: it may have gone meanwhile
+        if new:
+            self._ringer.ring(ROUTE)
+        for row in new:
+            ARRIVALS.labels(row.door).inc()
         fresh = {row.id for row in new}
         return [
             Received(

@@ -243,7 +243,10 @@ async def queue_row(db: Connection, id_: UUID) -> asyncpg.Record | None:
     )
 
 
-_COLUMNS = "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, summary, decisions"
+_COLUMNS = (
+    "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, "
+    "summary, decisions"
+)
 
 _INSERT = """
 WITH new AS (

@@ -1,0 +1,3 @@
+from inbound_smtp.main import main
+
+main()

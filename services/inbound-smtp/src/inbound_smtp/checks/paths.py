@@ -1,0 +1,155 @@
+"""The arguments of MAIL and RCPT (RFC 5321 §4.1.1.2, §4.1.1.3, §4.1.2): strict about where mail goes, lenient about whence it came.
+
+Of a recipient every form is refused that asks us to pass mail on: `a%b@ours`, `b!a@ours`, `"a@b"@ours`, `@ours:a@b`, `a@[ip]`, and
+names without a domain, `postmaster` too: with many tenants on one server nobody in particular would read it (its answer names
+the form that works). A sender's address is only kept and answered to, so what a resolver would not like may stand in it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from inbound_smtp.replies import NO_RELAY, syntax
+from mailcore.kit.errors import Invalid
+from mailcore.smtp.address import Address, parse_address
+from mailcore.smtp.reply import Reply
+
+MAIL_FORM = "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8]"
+RCPT_FORM = "RCPT TO:<address>"
+
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?\Z")
+_LENIENT = re.compile(r"[^\x00-\x20\x7f<>@]{1,64}@(?:[A-Za-z0-9_.-]{1,253}|\[[A-Za-z0-9:.]{1,100}\])\Z")
+_ROUTED = re.compile(r"[%!@:]")
+"""In a local part: somebody's way of naming a further hop."""
+_FOREIGN = re.compile(r"[%!:\[]|@.*@|\A[^@]*\Z")
+"""In a path that is no address: a further hop, a literal, no domain."""
+
+
+class Refusal(Exception):
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    sender: str
+    """Empty for `<>`."""
+    size: int | None
+    smtputf8: bool
+    body_8bit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    text: str
+    bracketed: bool
+    parameters: list[str]
+
+
+def mail(argument: str) -> Mail:
+    """Of `FROM:<a@b> SIZE=1 …`. Raises Refusal."""
+    path = _split(argument, "FROM:", MAIL_FORM)
+    if not path.bracketed:
+        raise Refusal(syntax(MAIL_FORM))
+    size, smtputf8, body = None, False, "7BIT"
+    seen: set[str] = set()
+    for text in path.parameters:
+        name, value = _parameter(text, seen, MAIL_FORM)
+        if name == "SIZE" and value is not None and value.isascii() and value.isdigit() and len(value) <= 20:
+            size = int(value)
+        elif name == "BODY" and value is not None and value.upper() in ("7BIT", "8BITMIME"):
+            body = value.upper()
+        elif name == "SMTPUTF8" and value is None:
+            smtputf8 = True
+        elif name in ("SIZE", "BODY", "SMTPUTF8"):
+            raise Refusal(syntax(MAIL_FORM))
+        else:
+            # RFC 5321 §4.1.1.11
+            raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
+    return Mail(_sender(path.text, smtputf8), size, smtputf8, body == "8BITMIME")
+
+
+def recipient(argument: str, *, smtputf8: bool) -> tuple[Address, bool]:
+    """Of `TO:<a@b>`: the address, and whether its brackets were there (without them it may still be an attempt to relay).
+
+    Raises Refusal.
+    """
+    path = _split(argument, "TO:", RCPT_FORM)
+    for text in path.parameters:
+        name, _ = _parameter(text, set(), RCPT_FORM)
+        raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
+    if not path.text:
+        raise Refusal(Reply(501, "A recipient is missing: <> is only a sender", "5.1.3"))
+    if path.text.lower() == "postmaster":
+        raise Refusal(Reply(550, "Write to postmaster@ with the domain you mean", "5.7.1"))
+    try:
+        address = parse_address(path.text, allow_quoted=True)
+    except Invalid as error:
+        # `"a%b"@ours`, `@ours:a@b`, `a@[1.2.3.4]`, `a%b`, `a`: whatever it is, it is no address of ours
+        if _FOREIGN.search(path.text):
+            raise Refusal(NO_RELAY) from error
+        raise Refusal(Reply(553, error.public, "5.1.3")) from error
+    if _ROUTED.search(address.local):
+        raise Refusal(NO_RELAY)
+    if address.smtputf8 and not smtputf8:
+        raise Refusal(_NEEDS_SMTPUTF8)
+    return address, path.bracketed
+
+
+# RFC 6531 §3.5
+_NEEDS_SMTPUTF8 = Reply(553, "An address outside ASCII needs SMTPUTF8 on the MAIL command", "5.6.7")
+
+
+def _sender(text: str, smtputf8: bool) -> str:
+    if not text:
+        return ""
+    try:
+        sender = str(parse_address(text, allow_quoted=True, allow_dotless=True))
+    except Invalid as error:
+        if not _LENIENT.match(text):
+            raise Refusal(Reply(553, error.public, "5.1.7")) from error
+        sender = text
+    if not sender.isascii() and not smtputf8:
+        raise Refusal(_NEEDS_SMTPUTF8)
+    return sender
+
+
+def _split(argument: str, keyword: str, form: str) -> Path:
+    if argument[: len(keyword)].upper() != keyword:
+        raise Refusal(syntax(form))
+    # a blank after the colon is against RFC 5321 §3.3 and common
+    rest = argument[len(keyword) :].strip(" ")
+    if not rest.startswith("<"):
+        text, _, parameters = rest.partition(" ")
+        return Path(text, False, parameters.split())
+    end = _end_of_path(rest)
+    after = rest[end + 1 :]
+    if end < 0 or (after and not after.startswith(" ")):
+        raise Refusal(syntax(form))
+    return Path(rest[1:end].strip(" "), True, after.split())
+
+
+def _end_of_path(text: str) -> int:
+    """Where the `>` is that is not inside quotes; -1: nowhere."""
+    quoted = False
+    at = 1
+    while at < len(text):
+        character = text[at]
+        if quoted and character == "\\":
+            at += 1
+        elif character == '"':
+            quoted = not quoted
+        elif character == ">" and not quoted:
+            return at
+        at += 1
+    return -1
+
+
+def _parameter(text: str, seen: set[str], form: str) -> tuple[str, str | None]:
+    match = _PARAMETER.match(text)
+    if match is None or match[1].upper() in seen:
+        raise Refusal(syntax(form))
+    seen.add(match[1].upper())
+    return match[1].upper(), match[2]

@@ -1,0 +1,65 @@
+"""Claims arrivals, a batch at a time, and routes them (mailcore.flow.route)."""
+
+from __future__ import annotations
+
+from mailcore.flow.lease import WorkerLease
+from mailcore.flow.receive import decision
+from mailcore.flow.route import Routes
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
+from mailcore.store import arrivals, workers
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+
+class Router:
+    def __init__(self, store: Store, lease: WorkerLease, routes: Routes, *, batch: int) -> None:
+        self._store = store
+        self._lease = lease
+        self._routes = routes
+        self._batch = batch
+        self._holding = False
+
+    async def work(self, keys: frozenset[str] | None) -> bool:
+        """One round: at a sweep (keys is None) what dead workers held is taken back; then a batch, then one that saw a crash.
+
+        True when there may be more. Raises Unavailable: what was in hand is given back at the next round.
+        """
+        if not self._lease.alive:
+            await self._lease.enrol()
+        if keys is None:
+            await self._sweep()
+        if self._holding:
+            await self.release()
+        found = await self._round(crashed=False)
+        return await self._round(crashed=True) or found
+
+    async def release(self) -> None:
+        """Gives back what is leased to us and not being worked on: after a failure, and at the end."""
+        async with self._store.worker() as db:
+            await arrivals.release(db, self._lease.id)
+        self._holding = False
+
+    async def _round(self, *, crashed: bool) -> bool:
+        async with self._store.worker() as db:
+            self._holding = True
+            claimed = await arrivals.claim(db, self._lease.id, self._batch, crashed=crashed)
+        if claimed:
+            await self._routes.route(self._lease.id, claimed)
+        self._holding = False
+        return bool(claimed)
+
+    async def _sweep(self) -> None:
+        async with self._store.worker() as db:
+            dead = await workers.bury(db, self._lease.service, self._lease.lease_seconds)
+            if dead:
+                again, lost = await arrivals.take_back(db, dead)
+                log.warning("took back the arrivals of dead workers", workers=dead, queued=again, quarantined=len(lost))
+                if lost:
+                    why = f"Its worker died {arrivals.MAX_CRASHES} times while routing this mail alone."
+                    await arrivals.quarantine(db, lost, decision("route", "quarantined", why))
+                    log.error("arrivals quarantined", arrivals=[str(id_) for id_ in lost], reason=why)
+            waiting, age = await arrivals.depth(db)
+        QUEUE_DEPTH.labels("arrivals").set(waiting)
+        QUEUE_AGE.labels("arrivals").set(age)

@@ -1,0 +1,338 @@
+"""A connection, from greeting to QUIT.
+
+aiosmtpd gives the protocol object on asyncio and the PROXY header; what it lacks for a server that faces the world is here: limits
+on connections, errors, junk and time, lines that end with CRLF alone, replies in one packet for a group of commands, TLS that
+forgets what was said before it. The commands are in verbs/.
+
+Time is watched by one timer. A client has `command_seconds` for a command, and inside a message may be silent for
+`data_seconds` and must manage a minimum rate, so that a big mail over a slow line has its time and a connection that only
+drips has not. A client that does not read its replies meets the same timer.
+
+A client that talks before our greeting is answered in order like any other: nothing of what it sent can be taken for
+something else, as commands are only ever read one after the other. HTTP's verbs end the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from aiosmtpd.proxy_protocol import ProxyData, get_proxy
+from aiosmtpd.smtp import SMTP
+
+from inbound_smtp import replies
+from inbound_smtp.connections import Connections
+from inbound_smtp.domains import Domains
+from inbound_smtp.transaction import Transaction
+from inbound_smtp.verbs import HTTP, JUNK, VERBS
+from inbound_smtp.wire import BadLine, Closed, Content, Flood, Memory, TooSlow, Wire
+from mailcore.flow.receive import Receives
+from mailcore.kit import failpoint
+from mailcore.kit.log import logger
+from mailcore.smtp.reply import Reply
+
+log = logger(__name__)
+
+PROXY_SECONDS = 10.0
+HANDSHAKE_SECONDS = 60.0
+LINGER_SECONDS = 5.0
+"""How long a client that is being told to go may take to read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    message_bytes: int
+    line_bytes: int
+    recipients: int
+    errors: int
+    junk_commands: int
+    command_seconds: float
+    data_seconds: float
+    data_grace_seconds: float
+    data_bytes_per_second: int
+
+
+@dataclass(slots=True)
+class Mx:
+    """What the connections of a process share."""
+
+    hostname: str
+    limits: Limits
+    connections: Connections
+    memory: Memory
+    domains: Domains
+    receives: Receives
+    tls: ssl.SSLContext | None = None
+    proxy_version: int | None = None
+    """1 or 2: each connection begins with a PROXY header of that version."""
+    draining: bool = False
+    _sessions: set[Session] = field(default_factory=set)
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self, session: Session) -> None:
+        self._sessions.add(session)
+
+    def end(self, session: Session) -> None:
+        self._sessions.discard(session)
+        if self.draining and not self._sessions:
+            self._gone.set()
+
+    async def drain(self) -> None:
+        """Connections between two mails are told to come back, the others when theirs is done. Returns when all are gone."""
+        self.draining = True
+        for session in list(self._sessions):
+            session.hurry()
+        if self._sessions:
+            await self._gone.wait()
+
+
+class _NoHooks:
+    """aiosmtpd asks its handler for hooks; the verbs are our own."""
+
+
+class Session(SMTP):
+    line_length_limit = 65_536
+    """Of the stream: how much is buffered before the client has to wait."""
+
+    def __init__(self, mx: Mx) -> None:
+        self.mx = mx
+        self.helo: str | None = None
+        self.extended = False
+        self.tls: str | None = None
+        self.transaction: Transaction | None = None
+        self.leaving = False
+        self.upgrade = False
+        self.junk = 0
+        self.peer_ip = ""
+        self._errors = 0
+        self._replies: list[bytes] = []
+        self._between = True
+        self._deadline = 0.0
+        self._connected_at = datetime.now(UTC)
+        super().__init__(_NoHooks(), hostname=mx.hostname, loop=asyncio.get_running_loop(), enable_SMTPUTF8=True)
+
+    # ---- what the verbs use -----------------------------------------------------------------------------------------
+
+    def hello(self, name: str, *, extended: bool) -> None:
+        """RFC 5321 §4.1.4: EHLO begins anew."""
+        self.helo, self.extended, self.transaction = name, extended, None
+
+    def reply(self, reply: Reply) -> None:
+        """Sent with others of its group, before the client is waited for (RFC 2920 §3.2)."""
+        self._replies.append(replies.octets(reply))
+
+    async def read_message(self) -> Content:
+        limits = self.mx.limits
+        began = self.loop.time()
+
+        def progress(came: int) -> None:
+            failpoint.hit("f14")
+            took = self.loop.time() - began - limits.data_grace_seconds
+            if took > 0 and came < took * limits.data_bytes_per_second:
+                raise TooSlow
+            self._reset_timeout(limits.data_seconds)
+
+        self._reset_timeout(limits.data_seconds)
+        await self._flush()
+        try:
+            return await self.wire.data(limits.message_bytes, self.mx.memory, progress)
+        finally:
+            self._reset_timeout()
+
+    def facts(self, transaction: Transaction) -> dict[str, Any]:
+        """What a Received line would say (RFC 5321 §4.4)."""
+        protocol = "SMTP" if not self.extended else "UTF8SMTP" if transaction.smtputf8 else "ESMTP"
+        return {
+            "peer_ip": self.peer_ip,
+            "helo": self.helo,
+            "protocol": protocol + ("S" if self.tls and self.extended else ""),
+            "tls": self.tls,
+            "by": self.mx.hostname,
+            "body": "8BITMIME" if transaction.body_8bit else "7BIT",
+            "connected_at": self._connected_at.isoformat(),
+        }
+
+    def hurry(self) -> None:
+        """The process is ending: now, when nothing is under way."""
+        if self._between and self.transport is not None:
+            self._goodbye(replies.SHUTTING_DOWN)
+
+    # ---- the life of a connection -----------------------------------------------------------------------------------
+
+    async def _handle_client(self) -> None:
+        self.wire = Wire(self._reader)
+        entered = False
+        self.mx.begin(self)
+        try:
+            if not await self._learn_peer():
+                return
+            entered = self.mx.connections.enter(self.peer_ip)
+            if not entered:
+                self._goodbye(replies.TOO_MANY_CONNECTIONS)
+                return
+            self._reset_timeout()
+            self.reply(Reply(220, f"{self.mx.hostname} ESMTP Postroom"))
+            await self._converse()
+        except TooSlow:
+            self._goodbye(replies.TOO_SLOW)
+        except Flood:
+            self._goodbye(replies.TOO_BIG)
+        except (ConnectionError, ssl.SSLError, TimeoutError) as error:
+            log.debug("connection lost", peer=self.peer_ip, error=repr(error))
+        except Exception as error:
+            self._goodbye(Reply(421, replies.from_error(error).text, "4.3.0"))
+        finally:
+            self.mx.end(self)
+            if entered:
+                self.mx.connections.leave(self.peer_ip)
+            self._close()
+
+    async def _learn_peer(self) -> bool:
+        """The client's address, or what the load balancer says it is. False: it said nothing we can believe."""
+        assert self.session is not None  # set in connection_made
+        self.peer_ip = str((self.session.peer or ("",))[0])
+        if self.mx.proxy_version is None:
+            return True
+        self._reset_timeout(PROXY_SECONDS)
+        proxy: ProxyData = await get_proxy(self._reader)
+        if not proxy or proxy.version != self.mx.proxy_version:
+            log.warning("no valid PROXY header", peer=self.peer_ip)
+            return False
+        if proxy.src_addr is not None:  # a health check of the balancer itself names nobody
+            self.peer_ip = str(proxy.src_addr)
+        return True
+
+    async def _converse(self) -> None:
+        limits = self.mx.limits
+        while not self.leaving and self.transport is not None:
+            if self.mx.draining and self.transaction is None:
+                self._goodbye(replies.SHUTTING_DOWN)
+                return
+            line = await self._next_line()
+            reply = await self._answer(line)
+            self.reply(reply)
+            if reply.code == 421:
+                return
+            if reply.permanent:
+                self._errors += 1
+                if self._errors >= limits.errors:
+                    self.reply(replies.TOO_MANY_ERRORS)
+                    return
+            if self.upgrade:
+                await self._start_tls()
+            elif reply.code == 250 and isinstance(line, bytes) and line[:4].upper() == b"DATA":
+                await self._flush()
+                failpoint.hit("f17")
+
+    async def _next_line(self) -> bytes | BadLine:
+        """Our replies go out before we wait, all of a group at once."""
+        self._reset_timeout()
+        if not self.wire.has_line:
+            await self._flush()
+        self._between = self.transaction is None
+        try:
+            return await self.wire.line()
+        except Closed:
+            await self._flush()
+            raise
+        finally:
+            self._between = False
+
+    async def _answer(self, line: bytes | BadLine) -> Reply:
+        if line is BadLine.TOO_LONG:
+            return Reply(500, "Line too long", "5.5.2")
+        if line is BadLine.BARE_LF:
+            return Reply(500, "A command ends with CRLF and holds no other CR, LF or NUL", "5.5.2")
+        assert isinstance(line, bytes)
+        try:
+            verb, _, argument = line.decode("utf-8").partition(" ")
+        except UnicodeDecodeError:
+            return Reply(500, "A command is ASCII, or UTF-8 in an address", "5.5.2")
+        verb = verb.upper()
+        if verb in HTTP:
+            return Reply(421, "This is SMTP, not HTTP", "4.7.0")
+        run = VERBS.get(verb)
+        if run is None or verb in JUNK:
+            self.junk += 1
+            if self.junk > self.mx.limits.junk_commands:
+                return Reply(421, "Too many commands that bring no mail, closing the connection", "4.7.0")
+        if run is None:
+            return replies.NOT_A_COMMAND
+        try:
+            return await run(self, argument.strip(" "))
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:
+            return replies.from_error(error)
+
+    async def _start_tls(self) -> None:
+        self.upgrade = False
+        assert self.mx.tls is not None and self.transport is not None
+        self._writer.write(b"".join(self._replies))
+        self._replies.clear()
+        # between this and start_tls nothing is awaited: nothing said in clear can slip in
+        self.wire.drop()
+        transport = await self.loop.start_tls(
+            cast(asyncio.WriteTransport, self.transport),
+            self,
+            self.mx.tls,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+        if transport is None:
+            raise Closed
+        self.transport = transport
+        self._reader._transport = transport  # type: ignore[attr-defined]
+        self._writer._transport = transport  # type: ignore[attr-defined]
+        self._over_ssl = True
+        tls = transport.get_extra_info("ssl_object")
+        self.tls = f"{tls.version()} {tls.cipher()[0]}"
+        # RFC 3207 §4.2: what the client said before counts for nothing
+        self.helo = self.transaction = None
+
+    async def _flush(self) -> None:
+        if self._replies:
+            self._writer.write(b"".join(self._replies))
+            self._replies.clear()
+            await self._writer.drain()
+
+    def _goodbye(self, reply: Reply) -> None:
+        self.reply(reply)
+        self._close()
+
+    def _close(self) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        transport = cast(asyncio.WriteTransport, self.transport)
+        with suppress(Exception):
+            transport.write(b"".join(self._replies))
+        self._replies.clear()
+        if transport.get_write_buffer_size():
+            self.loop.call_later(LINGER_SECONDS, transport.abort)
+        transport.close()
+
+    # ---- asyncio's and aiosmtpd's calls -----------------------------------------------------------------------------
+
+    def eof_received(self) -> bool:
+        """A client may close its side after QUIT has been sent: what it sent is still answered, except within TLS."""
+        self._reader.feed_eof()
+        return self.tls is None
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """The timer is moved, not made anew: it looks at the deadline when it goes off."""
+        self._deadline = self.loop.time() + (duration or self.mx.limits.command_seconds)
+        if self._timeout_handle is None or self._timeout_handle.when() > self._deadline:
+            if self._timeout_handle is not None:
+                self._timeout_handle.cancel()
+            self._timeout_handle = self.loop.call_at(self._deadline, self._timeout_cb)
+
+    def _timeout_cb(self) -> None:
+        if self.loop.time() < self._deadline:
+            self._timeout_handle = self.loop.call_at(self._deadline, self._timeout_cb)
+            return
+        self._timeout_handle = self.loop.call_later(LINGER_SECONDS, lambda: None)
+        self._goodbye(replies.TOO_SLOW)

@@ -1,0 +1,67 @@
+"""The settings of inbound-smtp: the only reader of its environment."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from mailcore.kit.settings import Base, Group
+
+
+def _none_if_empty(value: Any) -> Any:
+    return value or None
+
+
+OptionalFile = Annotated[str | None, BeforeValidator(_none_if_empty)]
+
+
+class Smtp(Group, extra="ignore"):
+    hostname: str = ""
+    """The name in our greeting, which the MX record points to. Empty: the machine's own."""
+    host: str = "127.0.0.1"
+    mx_port: int = Field(2500, ge=0, le=65535)
+    tls_cert: OptionalFile = None
+    """PEM chain; with tls_key it makes STARTTLS be offered."""
+    tls_key: OptionalFile = None
+    proxy_protocol: Literal["off", "v1", "v2"] = "off"
+    """A load balancer before us names the client: then nobody else may reach this port."""
+    max_message_bytes: int = Field(40 * 1024 * 1024, ge=64 * 1024)
+    max_line_bytes: int = Field(1024 * 1024, ge=1_000)
+    """Of a line in a message. RFC 5322 says 998; longer ones are kept as they are up to this."""
+    max_recipients: int = Field(1_000, ge=100)
+    """A transaction (RFC 5321 §4.5.3.1.8 asks for 100 at least)."""
+    max_connections: int = Field(1_000, ge=1)
+    """At once in this process."""
+    max_connections_per_ip: int = Field(50, ge=1)
+    """At once in this process from one address (IPv6: one /64)."""
+    max_buffered_bytes: int = Field(512 * 1024 * 1024, ge=64 * 1024 * 1024)
+    """Of all messages that are coming in at once in this process."""
+    max_errors: int = Field(20, ge=1)
+    """Commands of one connection that were refused for good."""
+    max_junk_commands: int = Field(100, ge=1)
+    """Commands that led to no mail since the last one that did."""
+    command_seconds: float = Field(300.0, gt=0)
+    """How long a client may take for a command (RFC 5321 §4.5.3.2.7)."""
+    data_seconds: float = Field(180.0, gt=0)
+    """How long a client may be silent inside a message (RFC 5321 §4.5.3.2.5)."""
+    data_grace_seconds: float = Field(60.0, gt=0)
+    data_bytes_per_second: int = Field(500, ge=0)
+    """What a client must manage inside a message, once the grace is over."""
+
+    @property
+    def name(self) -> str:
+        return self.hostname or socket.getfqdn()
+
+
+class InboundSmtp(Group):
+    processes: int = Field(1, ge=1)
+    """How many of us `postroom up` starts; they share the port."""
+    batch: int = Field(50, ge=1, le=1_000)
+    """Arrivals routed in one transaction."""
+
+
+class Settings(Base):
+    smtp: Smtp = Smtp()
+    inbound_smtp: InboundSmtp = InboundSmtp()

@@ -1,0 +1,58 @@
+"""DATA: the message is read, looked at, and on disk before 250 (RFC 5321 §4.1.1.4, §4.2.5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inbound_smtp.checks import content
+from inbound_smtp.replies import BAD_SEQUENCE, NO_MEMORY, TOO_BIG, from_error, syntax
+from mailcore.flow.receive import Arrival
+from mailcore.smtp.envelope import Envelope
+from mailcore.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from inbound_smtp.session import Session
+
+GO_AHEAD = Reply(354, "End data with <CR><LF>.<CR><LF>")
+
+
+async def data(session: Session, argument: str) -> Reply:
+    """Raises what ends the connection: Closed, TooSlow, Flood."""
+    transaction = session.transaction
+    if transaction is None:
+        return BAD_SEQUENCE
+    if argument:
+        return syntax("DATA")
+    if not transaction.recipients:
+        # RFC 2920 §3.1: a client that pipelined DATA behind refused recipients hears it here
+        return Reply(554, "No valid recipients", "5.5.1")
+    session.reply(GO_AHEAD)
+    read = await session.read_message()
+    session.transaction = None
+    if read.raw is None:
+        return NO_MEMORY if read.starved else TOO_BIG
+    refused = content.check(read.raw, max_line=session.mx.limits.line_bytes)
+    if refused is not None:
+        return refused
+    tenants = transaction.tenants()
+    arrival = Arrival(
+        raw=read.raw,
+        envelope=Envelope(
+            transaction.mail_from,
+            tuple(address for addresses in tenants.values() for address in addresses),
+            transaction.smtputf8,
+            transaction.body_8bit,
+        ),
+        facts=session.facts(transaction),
+        source=session.peer_ip,
+        source_id=None,
+        door="smtp",
+        tenants=tenants,
+    )
+    try:
+        done = await session.mx.receives.receive(arrival)
+    except Exception as error:
+        return from_error(error)
+    session.junk = 0
+    first = next(iter(tenants))
+    return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")

@@ -1,0 +1,29 @@
+"""MAIL: a transaction begins (RFC 5321 §4.1.1.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inbound_smtp.checks import paths
+from inbound_smtp.replies import BAD_SEQUENCE, OK, TOO_BIG
+from inbound_smtp.transaction import Transaction
+from mailcore.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from inbound_smtp.session import Session
+
+
+async def mail(session: Session, argument: str) -> Reply:
+    if session.helo is None:
+        return Reply(503, "Send EHLO or HELO first", "5.5.1")
+    if session.transaction is not None:
+        return BAD_SEQUENCE
+    try:
+        asked = paths.mail(argument)
+    except paths.Refusal as refusal:
+        return refusal.reply
+    # RFC 1870 §6.1: known to be too big before it is sent
+    if asked.size is not None and asked.size > session.mx.limits.message_bytes:
+        return TOO_BIG
+    session.transaction = Transaction(asked.sender, smtputf8=asked.smtputf8, body_8bit=asked.body_8bit)
+    return OK
