@@ -32,9 +32,8 @@ from mailcore.kit.metrics import SUBMITS
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
 from mailcore.smtp.address import Address
-from mailcore.store import domains, emails, events, idempotency, lanes
+from mailcore.store import domains, emails, idempotency, lanes
 from mailcore.store.emails import NewRow, text_array
-from mailcore.store.events import NewEvent
 from mailcore.store.idempotency import Busy, OnceKey, Stored
 from mailcore.store.lanes import LaneKey
 from mailcore.store.session import Connection, Store
@@ -100,14 +99,6 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """An email whose blobs are written and whose lanes exist: what `submit_in` takes."""
-
-    row: NewRow
-    event: NewEvent
-
-
-@dataclass(frozen=True, slots=True)
 class Due:
     """What to ring after the commit."""
 
@@ -117,7 +108,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    ready: list[Ready]
+    ready: list[NewRow]
     once: Once | None
     key: OnceKey | None
     response: bytes | None
@@ -191,7 +182,7 @@ class Submits:
             found = (await idempotency.find(db, [key])).get(key)
         return None if found is None else _same(found, once)
 
-    async def prepare(self, org_id: UUID, new: Sequence[NewEmail], *, domain_id: UUID | None = None) -> list[Ready]:
+    async def prepare(self, org_id: UUID, new: Sequence[NewEmail], *, domain_id: UUID | None = None) -> list[NewRow]:
         """Checks the domain, finds lanes, writes blobs. Holds no transaction of the caller's. Raises as `submit`."""
         by_name = {
             name: await self.sending_domain(org_id, name, only=domain_id) for name in {email.domain for email in new}
@@ -209,11 +200,10 @@ class Submits:
             ready.append(await self._ready(org_id, email, by_name[email.domain], recipients, of_lanes, now))
         return ready
 
-    async def submit_in(self, db: Connection, ready: Sequence[Ready]) -> Due:
+    async def submit_in(self, db: Connection, ready: Sequence[NewRow]) -> Due:
         """Within the caller's transaction (role door or worker). After its commit: `ring`."""
-        sites = await emails.insert(db, [each.row for each in ready])
-        queued = await events.insert(db, [each.event for each in ready])
-        return Due(sites, queued > 0)
+        done = await emails.insert(db, ready)
+        return Due(done.sites, done.webhooks > 0)
 
     def ring(self, due: Due) -> None:
         for site in due.sites:
@@ -266,37 +256,41 @@ class Submits:
         recipients: list[Address],
         of_lanes: list[int],
         now: datetime,
-    ) -> Ready:
+    ) -> NewRow:
         id_ = uuid7()
         html, text, body_blob = email.html, email.text, None
         if (html is not None and len(html) > INLINE_BYTES // 4) or (text is not None and len(text) > INLINE_BYTES // 4):
             html, text, body_blob = await self._body(org_id, html, text)
-        to = [str(address) for address in recipients]
-        row = NewRow(
-            id=id_,
-            org_id=org_id,
-            domain_id=domain_id,
-            class_=int(email.broadcast),
-            from_=email.from_,
-            to=text_array(email.to),
-            cc=None if email.cc is None else text_array(email.cc),
-            bcc=None if email.bcc is None else text_array(email.bcc),
-            reply_to=None if email.reply_to is None else text_array(email.reply_to),
-            subject=email.subject,
-            html=html,
-            text=text,
-            headers=_json(email.headers),
-            tags=_json(email.tags),
-            attachments=await self._attachments(org_id, email.attachments) if email.attachments else None,
-            body_blob=body_blob,
-            message_id=f"<{id_}@{email.domain}>",
-            scheduled_at=email.scheduled_at,
-            created_at=now,
-            recipients=to,
-            lanes=of_lanes,
+        rest: dict[str, object] = {}
+        for name, mailboxes in (("cc", email.cc), ("bcc", email.bcc), ("reply_to", email.reply_to)):
+            if mailboxes is not None:
+                rest[name] = text_array(mailboxes)
+        if email.headers:
+            rest["headers"] = email.headers
+        if email.tags:
+            rest["tags"] = email.tags
+        if email.attachments:
+            rest["attachments"] = await self._attachments(org_id, email.attachments)
+        if body_blob is not None:
+            rest["body_blob"] = body_blob
+        return NewRow(
+            id_,
+            org_id,
+            domain_id,
+            int(email.broadcast),
+            email.from_,
+            text_array(email.to),
+            email.subject,
+            html,
+            text,
+            orjson.dumps(rest).decode() if rest else None,
+            f"<{id_}@{email.domain}>",
+            email.scheduled_at,
+            uuid7(),
+            now,
+            [str(address) for address in recipients],
+            of_lanes,
         )
-        kind = "email.sent" if email.scheduled_at is None else "email.scheduled"
-        return Ready(row, NewEvent(uuid7(), org_id, kind, id_, now, to))
 
     async def _body(
         self, org_id: UUID, html: str | None, text: str | None
@@ -308,11 +302,11 @@ class Submits:
         await self._blobs.put(key, content)
         return None, None, key
 
-    async def _attachments(self, org_id: UUID, attachments: Sequence[NewAttachment]) -> str:
+    async def _attachments(self, org_id: UUID, attachments: Sequence[NewAttachment]) -> list[dict[str, object]]:
         stored = []
         inline = 0
         for attachment in attachments:
-            entry = {
+            entry: dict[str, object] = {
                 "id": str(uuid7()),
                 "filename": attachment.filename,
                 "content_type": attachment.content_type,
@@ -322,19 +316,19 @@ class Submits:
             }
             inline += len(attachment.content)
             if len(attachment.content) > INLINE_BYTES or inline > INLINE_TOTAL:
-                key = entry["blob"] = new_key(org_id)
+                entry["blob"] = key = new_key(org_id)
                 await self._blobs.put(key, attachment.content)
             else:
                 entry["content"] = base64.b64encode(attachment.content).decode()
             stored.append(entry)
         failpoint.hit("f2")
-        return orjson.dumps(stored).decode()
+        return stored
 
     # ---- step 4: the group's transaction ------------------------------------------------------------------------
 
-    def _member(self, ready: list[Ready], once: Once | None = None, key: OnceKey | None = None) -> _Member:
-        size = sum([len(each.row.html or "") + len(each.row.text or "") for each in ready])
-        response = None if once is None else once.response([each.row.id for each in ready])
+    def _member(self, ready: list[NewRow], once: Once | None = None, key: OnceKey | None = None) -> _Member:
+        size = sum([len(each.html or "") + len(each.text or "") for each in ready])
+        response = None if once is None else once.response([each.id for each in ready])
         return _Member(ready, once, key, response, len(ready) + size // INLINE_BYTES)
 
     async def _commit(self, members: Sequence[_Member]) -> list[Submitted | MailError]:
@@ -345,7 +339,7 @@ class Submits:
         if due is not None:
             self.ring(due)
         return [
-            Submitted([each.row.id for each in member.ready], member.response) if answer is None else answer
+            Submitted([each.id for each in member.ready], member.response) if answer is None else answer
             for member, answer in zip(members, answers, strict=True)
         ]
 
@@ -401,7 +395,3 @@ def _distinct(recipients: list[Address]) -> list[Address]:
     for address in recipients:
         distinct.setdefault(str(address).lower(), address)
     return list(distinct.values())
-
-
-def _json(value: object) -> str | None:
-    return orjson.dumps(value).decode() if value else None

@@ -1,21 +1,22 @@
-"""Emails: written by the door of sending, with their deliveries and queue rows in one statement; read by organization."""
+"""Emails: written by the door of sending, with deliveries, queue rows and events in one statement; read by organization."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
+from mailcore.store.events import FAN_OUT
 from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
 
 
-@dataclass(slots=True)
-class NewRow:
-    """An email as it is stored. Lists of text and JSON are already written as Postgres reads them."""
+class NewRow(NamedTuple):
+    """An email as it is stored; up to `created_at` in the order of the statement's parameters."""
 
     id: UUID
     org_id: UUID
@@ -23,23 +24,32 @@ class NewRow:
     class_: int
     from_: str
     to: str
-    cc: str | None
-    bcc: str | None
-    reply_to: str | None
+    """As `text_array` writes it."""
     subject: str
     html: str | None
     text: str | None
-    headers: str | None
-    tags: str | None
-    attachments: str | None
-    body_blob: str | None
+    rest: str | None
+    """JSON of what few emails have: cc, bcc, reply_to (as `text_array`), headers, tags, attachments, body_blob."""
     message_id: str
     scheduled_at: datetime | None
+    event_id: UUID
+    """Of `email.sent` or `email.scheduled`."""
     created_at: datetime
-    recipients: list[str] = field(default_factory=list)
+    recipients: list[str]
     """Distinct, in the order of To, Cc, Bcc."""
-    lanes: list[int] = field(default_factory=list)
+    lanes: list[int]
     """One a recipient."""
+
+
+_COLUMNS = NewRow._fields.index("created_at") + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    sites: list[int]
+    """Which now have due rows."""
+    webhooks: int
+    """Webhook deliveries that were queued."""
 
 
 def text_array(items: Sequence[str]) -> str:
@@ -49,42 +59,23 @@ def text_array(items: Sequence[str]) -> str:
     )
 
 
-async def insert(db: Connection, rows: Sequence[NewRow]) -> list[int]:
-    """Emails, their deliveries and queue rows; role door or worker. Returns the sites that now have due rows."""
-    emails = zip(
-        *[
-            (
-                *(
-                    r.id,
-                    r.org_id,
-                    r.domain_id,
-                    r.class_,
-                    r.from_,
-                    r.to,
-                    r.cc,
-                    r.bcc,
-                    r.reply_to,
-                    r.subject,
-                    r.html,
-                    r.text,
-                ),
-                *(r.headers, r.tags, r.attachments, r.body_blob, r.message_id, r.scheduled_at, r.created_at),
-            )
-            for r in rows
-        ],
-        strict=True,
-    )
+async def insert(db: Connection, rows: Sequence[NewRow]) -> Inserted:
+    """Emails, their deliveries, queue rows and events in one statement; role door or worker.
+
+    Few and narrow arrays: encoding them is the largest part of what a mail costs this process (bench/README.md).
+    """
+    emails = zip(*[row[:_COLUMNS] for row in rows], strict=True)
     deliveries = zip(
         *[
-            (r.id, n, r.org_id, recipient, lane, r.scheduled_at, r.created_at)
-            for r in rows
-            for n, (recipient, lane) in enumerate(zip(r.recipients, r.lanes, strict=True))
+            (place, n, recipient, lane)
+            for place, row in enumerate(rows, 1)
+            for n, (recipient, lane) in enumerate(zip(row.recipients, row.lanes, strict=True))
         ],
         strict=True,
     )
-    due = {lane for r in rows if r.scheduled_at is None for lane in r.lanes}
-    sites = await db.fetch(_INSERT, *emails, *deliveries, due)
-    return [row["site_id"] for row in sites]
+    due = {lane for row in rows if row.scheduled_at is None for lane in row.lanes}
+    done = await db.fetchrow(_INSERT, *emails, *deliveries, due)
+    return Inserted(done["sites"], done["queued"])
 
 
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
@@ -100,29 +91,42 @@ async def page(db: Connection, page: Page) -> Slice:
 _SUMMARY = """id, message_id, to_, from_, created_at, subject, cc, bcc, reply_to, scheduled_at,
   (SELECT d.last_event FROM deliveries d WHERE d.email_id = e.id ORDER BY d.last_event_at DESC, d.n LIMIT 1) AS last_event"""
 
-_INSERT = """
+_INSERT = f"""
 WITH new_emails AS (
-  INSERT INTO emails (id, org_id, domain_id, class, from_, to_, cc, bcc, reply_to, subject, html, text_, headers, tags,
+  INSERT INTO emails (id, org_id, domain_id, class, from_, to_, subject, html, text_, cc, bcc, reply_to, headers, tags,
                       attachments, body_blob, message_id, scheduled_at, created_at)
-  SELECT id, org_id, domain_id, class, from_, to_::text[], cc::text[], bcc::text[], reply_to::text[], subject, html, text_,
-         headers::jsonb, tags::jsonb, attachments::jsonb, body_blob, message_id, scheduled_at, created_at
-  FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
-              $18::timestamptz[], $19::timestamptz[])
-    AS t (id, org_id, domain_id, class, from_, to_, cc, bcc, reply_to, subject, html, text_, headers, tags, attachments,
-          body_blob, message_id, scheduled_at, created_at)
+  SELECT id, org_id, domain_id, class, from_, to_::text[], subject, html, text_, (rest->>'cc')::text[], (rest->>'bcc')::text[],
+         (rest->>'reply_to')::text[], rest->'headers', rest->'tags', rest->'attachments', rest->>'body_blob', message_id,
+         scheduled_at, created_at
+  FROM (
+    SELECT id, org_id, domain_id, class, from_, to_, subject, html, text_, rest::jsonb AS rest, message_id, scheduled_at,
+           created_at
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::text[], $10::text[], $11::text[], $12::timestamptz[], $14::timestamptz[])
+      AS t (id, org_id, domain_id, class, from_, to_, subject, html, text_, rest, message_id, scheduled_at, created_at)
+  ) AS e
+), copies AS (
+  SELECT e.id AS email_id, d.n, e.org_id, d.recipient, d.lane_id, e.scheduled_at, e.created_at
+  FROM unnest($15::integer[], $16::smallint[], $17::text[], $18::bigint[]) AS d (place, n, recipient, lane_id)
+  JOIN unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $14::timestamptz[]) WITH ORDINALITY
+    AS e (id, org_id, scheduled_at, created_at, place) ON e.place = d.place
 ), new_deliveries AS (
   INSERT INTO deliveries (email_id, n, org_id, recipient, state, last_event, last_event_at)
   SELECT email_id, n, org_id, recipient,
          CASE WHEN scheduled_at IS NULL THEN 'queued' ELSE 'scheduled' END,
          CASE WHEN scheduled_at IS NULL THEN 'sent' ELSE 'scheduled' END, created_at
-  FROM unnest($20::uuid[], $21::smallint[], $22::uuid[], $23::text[], $25::timestamptz[], $26::timestamptz[])
-    AS t (email_id, n, org_id, recipient, scheduled_at, created_at)
+  FROM copies
 ), waiting AS (
   INSERT INTO queue (email_id, n, org_id, lane_id, due_at)
-  SELECT email_id, n, org_id, lane_id, COALESCE(scheduled_at, now())
-  FROM unnest($20::uuid[], $21::smallint[], $22::uuid[], $24::bigint[], $25::timestamptz[])
-    AS t (email_id, n, org_id, lane_id, scheduled_at)
-)
-SELECT DISTINCT r.site_id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain WHERE l.id = ANY ($27::bigint[])
+  SELECT email_id, n, org_id, lane_id, COALESCE(scheduled_at, now()) FROM copies
+), new_events AS (
+  -- without recipients of its own the event concerns all of the email's
+  SELECT event_id AS id, org_id, CASE WHEN scheduled_at IS NULL THEN 'email.sent' ELSE 'email.scheduled' END AS type,
+         id AS object_id, NULL::text[] AS recipients, NULL::jsonb AS detail, created_at
+  FROM unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $13::uuid[], $14::timestamptz[])
+    AS t (id, org_id, scheduled_at, event_id, created_at)
+), {FAN_OUT}
+SELECT ARRAY(SELECT DISTINCT r.site_id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain
+             WHERE l.id = ANY ($19::bigint[])) AS sites,
+       (SELECT count(*) FROM wanted) AS queued
 """

@@ -38,32 +38,37 @@ async def insert(db: Connection, events: Sequence[NewEvent]) -> int:
         [None if event.recipients is None else orjson.dumps(event.recipients).decode() for event in events],
         [event.detail for event in events],
         [event.created_at for event in events],
-        list({event.org_id for event in events}),
     )
     return int(rows[0]["queued"])
 
 
-# text[][] must be rectangular, so that recipients travel as JSON arrays
-_INSERT = """
-WITH new AS (
-  SELECT id, org_id, type, object_id, recipients, detail, created_at
-  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::jsonb[], $7::timestamptz[])
-    AS t (id, org_id, type, object_id, recipients, detail, created_at)
-), stored AS (
+# Of rows `new_events (id, org_id, type, object_id, recipients, detail, created_at)`: the events, and a delivery for each endpoint
+# that wants the type. For a statement that raises events beside what they tell of; then `count(*) FROM wanted` were queued.
+FAN_OUT = """
+stored_events AS (
   INSERT INTO events (id, org_id, type, object_id, recipients, detail, created_at)
-  SELECT id, org_id, type, object_id,
-         CASE WHEN recipients IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(recipients::jsonb)) END,
-         detail, created_at
-  FROM new
+  SELECT id, org_id, type, object_id, recipients, detail, created_at FROM new_events
 ), wanted AS (
-  SELECT new.id, w.webhook_id, new.org_id, new.created_at
-  FROM lookup_endpoints($8::uuid[]) w JOIN new ON new.org_id = w.org_id AND new.type = ANY (w.events)
-), deliveries AS (
+  SELECT e.id, w.webhook_id, e.org_id, e.created_at
+  FROM lookup_endpoints(ARRAY(SELECT DISTINCT org_id FROM new_events)) w
+  JOIN new_events e ON e.org_id = w.org_id AND e.type = ANY (w.events)
+), stored_webhook_deliveries AS (
   INSERT INTO webhook_deliveries (event_id, webhook_id, org_id, updated_at)
   SELECT id, webhook_id, org_id, created_at FROM wanted
-), queued AS (
+), waiting_webhooks AS (
   INSERT INTO webhook_queue (event_id, webhook_id, org_id, due_at)
   SELECT id, webhook_id, org_id, now() FROM wanted
 )
+"""
+
+# text[][] must be rectangular, so that recipients travel as JSON arrays
+_INSERT = f"""
+WITH new_events AS (
+  SELECT id, org_id, type, object_id,
+         CASE WHEN recipients IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(recipients::jsonb)) END AS recipients,
+         detail, created_at
+  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::jsonb[], $7::timestamptz[])
+    AS t (id, org_id, type, object_id, recipients, detail, created_at)
+), {FAN_OUT}
 SELECT count(*) AS queued FROM wanted
 """
