@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import signal
 import sys
@@ -82,9 +81,6 @@ class Stack:
     def _processes(self) -> list[Process]:
         found: list[Process] = []
         for service in SERVICES:
-            if importlib.util.find_spec(f"{service.module}.__main__") is None:
-                warn(f"{service.name} is not part of this build and is left out")
-                continue
             count = self.given.integer(f"POSTROOM_{service.setting}__PROCESSES", 1, low=0, high=32)
             for number in range(count):
                 name = service.name if number == 0 else f"{service.name}-{number + 1}"
