@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MEMBERS := libs/mailcore libs/chassis libs/postroom services/api services/inbound-smtp services/outbound services/imap-sync services/webhooks
 STAMP := $(VENV)/.installed
+BENCH ?= $(notdir $(wildcard bench/*))
 export PYTHONDONTWRITEBYTECODE ?=
 
 .PHONY: help
@@ -68,8 +69,8 @@ build: $(STAMP) ## a wheel of every member, in dist/
 	@ls dist
 
 .PHONY: bench
-bench: $(STAMP) ## side by side with named peers: make bench [ARGS=submit]
-	$(BIN)/python -m bench $(ARGS)
+bench: $(STAMP) ## side by side with named peers: make bench [BENCH=submit] [ARGS="--runs 1"]
+	@set -e; for bench in $(BENCH); do $(BIN)/python bench/$$bench $(ARGS); done
 
 .PHONY: docker
 docker: ## check the container images and the compose file
