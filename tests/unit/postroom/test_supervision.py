@@ -16,6 +16,8 @@ def test_only_warnings_and_worse_reach_the_console() -> None:
     assert loud_json(line("info")) is None
     assert loud_json(line("warning", host="a.test")) == "warning: errors are rare host=a.test"
     assert (loud_json(line("error")) or "").startswith("error: errors are rare")
+    failed = line("error", exception="Traceback (most recent call last):\n  File x\nValueError: too long")
+    assert loud_json(failed) == "error: errors are rare ValueError: too long"
     assert loud_json(b"Traceback (most recent call last): error") is None
     assert loud_json(b'{"level": "error"') is None
 

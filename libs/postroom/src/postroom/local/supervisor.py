@@ -44,7 +44,8 @@ def loud_json(line: bytes) -> str | None:
         for name, value in entry.items()
         if name not in ("level", "event", "timestamp", "service", "exception")
     }
-    details = " ".join(f"{name}={value}" for name, value in shown.items())
+    reason = str(entry.get("exception") or "").strip().rsplit("\n", 1)[-1]  # of a traceback, the line that says what
+    details = " ".join([*(f"{name}={value}" for name, value in shown.items()), reason])
     return f"{level}: {entry.get('event', '')} {details}".rstrip()[:400]
 
 
