@@ -57,10 +57,25 @@ class Posts:
         self._running: set[asyncio.Task[None]] = set()
         self._alarms: set[int] = set()
         self._after = _FIRST
+        self._draining = False
+        self._round = asyncio.Lock()
         self.wake: Callable[[], None] = lambda: None
 
     async def work(self, keys: frozenset[str] | None) -> bool:
         """One round: at a sweep (`keys` None) clean up; claim, start the posts. True when there may be more to claim."""
+        async with self._round:
+            return not self._draining and await self._work(keys)
+
+    async def drain(self) -> None:
+        """Claims no more; returns when what is in hand is posted and settled."""
+        self._draining = True
+        async with self._round:
+            pass  # a claim under way brings its rows
+        while self._running:
+            await asyncio.wait(self._running)
+        await self._settle.drain()
+
+    async def _work(self, keys: frozenset[str] | None) -> bool:
         if not self._lease.alive:
             await self._lease.enrol()
         if keys is None:
@@ -69,12 +84,6 @@ class Posts:
             QUEUE_AGE.labels("webhooks").set(waiting.age_seconds)
         found = await self._claim_slow()
         return await self._claim() or found
-
-    async def drain(self) -> None:
-        """Returns when what is in hand is posted and settled."""
-        while self._running:
-            await asyncio.wait(self._running)
-        await self._settle.drain()
 
     async def _claim(self) -> bool:
         limit = self._endpoints.free
@@ -109,31 +118,29 @@ class Posts:
 
     def _begin(self, claimed: Sequence[Claimed]) -> None:
         for row in claimed:
-            task = asyncio.create_task(self._deliver(row))
+            # counted here, not in the task: the next claim may be asked for before the task has run
+            task = asyncio.create_task(self._deliver(row, self._endpoints.begin(row.webhook_id)))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    async def _deliver(self, row: Claimed) -> None:
+    async def _deliver(self, row: Claimed, flight: Flight) -> None:
         loop = asyncio.get_running_loop()
-        flight = self._endpoints.begin(row.webhook_id)
         slow = loop.call_later(SLOW_SECONDS, self._turned_slow, flight)
         started = loop.time()
-        answered = False
+        answered = prompt = False
         try:
             if not self._lease.alive:
                 return  # it is taken back; a post now could be the second
             result = await self._poster.post(row)
-            answered = result.outcome != "unanswered"
+            answered, prompt = result.outcome != "unanswered", loop.time() - started < SLOW_SECONDS
+            slow.cancel()
             failpoint.hit("f18")
-            settled = self._judge(row, result)
+            # the place is kept until the commit: a kill repeats no more posts than may be in flight
+            await self._keep_settling(row, result)
         finally:
             slow.cancel()
-            self._endpoints.ended(flight, answered=answered, prompt=loop.time() - started < SLOW_SECONDS)
+            self._endpoints.ended(flight, answered=answered, prompt=prompt)
             self.wake()
-        await self._keep_settling(settled)
-        WEBHOOK_POSTS.labels(result.outcome).inc()
-        if settled.retry_seconds is not None:
-            self._set_alarm(settled.retry_seconds)
 
     def _turned_slow(self, flight: Flight) -> None:
         self._endpoints.turned_slow(flight)
@@ -163,19 +170,23 @@ class Posts:
             retry_seconds=retry,
         )
 
-    async def _keep_settling(self, settled: Settled) -> None:
+    async def _keep_settling(self, row: Claimed, result: Result) -> None:
         """Until the result is stored: the row is leased to us, nobody else will move it while we live."""
+        settled = self._judge(row, result)
         failures = 0
         while True:
             try:
                 await self._settle.join(settled)
-                return
+                break
             except Unavailable as error:
                 failures += 1
                 log.warning("settling a post failed", failures=failures, error=error.public)
                 if failures == 5:
                     settled = replace(settled, response="")  # in case the trouble is what the endpoint said
                 await asyncio.sleep(min(5.0, 0.1 * 2**failures))
+        WEBHOOK_POSTS.labels(result.outcome).inc()
+        if settled.retry_seconds is not None:
+            self._set_alarm(settled.retry_seconds)
 
     def _set_alarm(self, seconds: float) -> None:
         """Looks again when the retry is due, to the quarter of a second."""
