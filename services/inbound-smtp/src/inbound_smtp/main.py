@@ -67,7 +67,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
 
     try:
         yield Running(
-            checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
+            checks={"database": store.check, "blobs": blobs.check},
             tasks=[_until_drained(routing), lease.keep(), bells.run()],
             drain=drain,
             drain_seconds=25,

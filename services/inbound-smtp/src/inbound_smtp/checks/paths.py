@@ -22,8 +22,8 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?\Z")
 _LENIENT = re.compile(r"[^\x00-\x20\x7f<>@]{1,64}@(?:[A-Za-z0-9_.-]{1,253}|\[[A-Za-z0-9:.]{1,100}\])\Z")
 _ROUTED = re.compile(r"[%!@:]")
 """In a local part: somebody's way of naming a further hop."""
-_FOREIGN = re.compile(r"[%!:\[]|@.*@|\A[^@]*\Z")
-"""In a path that is no address: a further hop, a literal, no domain."""
+_FOREIGN = re.compile(r"[%!:\[]|@.*@|\A[^@]*\Z|\"\Z")
+"""In a path that is no address: a further hop, a literal, no domain, all of it in quotes."""
 
 
 class Refusal(Exception):
