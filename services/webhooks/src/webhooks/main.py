@@ -8,13 +8,15 @@ from contextlib import asynccontextmanager
 from chassis.bells import Bells
 from chassis.process import Running, run
 from chassis.runner import Runner
+from mailcore.dns.resolver import DnsResolver
 from mailcore.flow.lease import WorkerLease
 from mailcore.kit.clock import SystemClock
-from mailcore.kit.guard import Guard, GuardedClient
+from mailcore.kit.guard import Guard, GuardedClient, Resolve, SystemResolver
 from mailcore.kit.settings import load
 from mailcore.queue.jobs import WEBHOOKS
 from mailcore.store.session import Store
 from webhooks.endpoints import Endpoints
+from webhooks.names import through
 from webhooks.post import Poster
 from webhooks.runner import Posts
 from webhooks.settings import Settings
@@ -34,7 +36,12 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     group = settings.webhooks
     clock = SystemClock()
-    client = GuardedClient(Guard("webhooks", settings.network.allow.webhooks))
+    system = SystemResolver()
+    resolve: Resolve = system
+    if settings.dns.nameservers:
+        asked = DnsResolver(settings.dns.nameservers, timeout=settings.dns.timeout_seconds, max_ttl=60)
+        resolve = through(asked, system)
+    client = GuardedClient(Guard("webhooks", settings.network.allow.webhooks, resolve=resolve))
     lease = WorkerLease(store, "webhooks", lease_seconds=settings.queue.lease_seconds)
     posts = Posts(
         store,
@@ -67,4 +74,5 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         )
     finally:
         await client.close()
+        system.close()
         await store.close()
