@@ -19,6 +19,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+
 from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer

@@ -6,7 +6,9 @@ from alembic import context
 
 connection = context.config.attributes.get("connection")
 if connection is None:
-    context.configure(dialect_name="postgresql", output_buffer=context.config.attributes.get("output"), literal_binds=True)
+    context.configure(
+        dialect_name="postgresql", output_buffer=context.config.attributes.get("output"), literal_binds=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 else:
