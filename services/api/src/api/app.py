@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from api import errors, openapi
 from api.accounts.routes import router as accounts
 from api.api_keys.routes import router as api_keys
+from api.arrivals.routes import router as arrivals
 from api.caught.routes import router as caught
 from api.context import Context
 from api.domains.routes import router as domains
@@ -19,9 +20,12 @@ from api.emails.routes import send, send_batch
 from api.health.routes import router as health
 from api.lab.routes import router as lab
 from api.messages.routes import router as messages
+from api.receiving.downloads import router as downloads
+from api.receiving.routes import router as receiving
 from api.webhooks.routes import router as webhooks
 
 ROUTERS: tuple[APIRouter, ...] = (
+    receiving,  # before emails: `/emails/receiving` is no `/emails/{id}`
     emails,
     domains,
     api_keys,
@@ -30,6 +34,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     lab,
     accounts,
     messages,
+    arrivals,
+    downloads,
     webhooks,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
@@ -13,6 +13,7 @@ from api.rate import RateLimiter
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
 from mailcore.flow.mirror import ImapDoor
+from mailcore.flow.parse import Reader
 from mailcore.flow.submit import Submits
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.seal import Keyring
@@ -33,6 +34,7 @@ class Context:
     keys: Keys
     rate: RateLimiter
     imap: ImapDoor
+    reader: Reader = field(default_factory=Reader)
 
 
 def context(request: HTTPConnection) -> Context:

@@ -1,0 +1,77 @@
+"""GET /v1/downloads/{org}/{arrival}/{raw or attachment id}: what signed links lead to. No key is asked for.
+
+What strangers sent is handed out as a file and never shown in our origin: attachment, no sniffing, a sandbox without rights.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.context import Context, Ctx
+from api.errors import not_found
+from api.pages import path_id
+from api.receiving.links import Links
+from mailcore.flow.parse import raw_of
+from mailcore.kit.errors import NotFound
+from mailcore.store import arrivals
+
+router = APIRouter(include_in_schema=False)
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9!#$&+.^_`|~ -]")
+_SAFE_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}\Z")
+
+
+def links(ctx: Context) -> Links:
+    return Links(ctx.keyring.derive("link"), ctx.settings.http.public_url)
+
+
+@router.get("/v1/downloads/{org}/{arrival}/{what}", response_model=None)
+async def download(request: Request, org: str, arrival: str, what: str, ctx: Ctx) -> Response:
+    org_id, arrival_id = path_id(org), path_id(arrival)
+    query = request.query_params
+    links(ctx).check(org_id, arrival_id, what, query.get("expires", ""), query.get("signature", ""))
+    async with ctx.store.tenant(org_id) as db:
+        row = await arrivals.find(db, arrival_id, raw=True)
+    if row is None:
+        raise not_found("Email")
+    try:
+        raw = await raw_of(ctx.blobs, row["raw"], row["raw_blob"])
+    except NotFound:
+        raise not_found("Email") from None
+    if what == "raw":
+        return _file(raw, "message/rfc822", f"{arrival_id}.eml")
+    n = number_of(row["summary"], what)
+    file = None if n is None else await ctx.reader.attachment(raw, n)
+    if file is None:
+        raise not_found("Attachment")
+    return _file(file.content, file.content_type, file.filename or "attachment")
+
+
+def number_of(summary: dict[str, Any] | None, attachment_id: str) -> int | None:
+    """An attachment's number in its mail, by its id."""
+    ids = [one["id"] for one in (summary or {}).get("attachments", [])]
+    return ids.index(attachment_id) if attachment_id in ids else None
+
+
+def _file(content: bytes, content_type: str, filename: str) -> Response:
+    # RFC 6266 §5: an ASCII name for old readers, the true one beside it
+    fallback = _UNSAFE.sub("_", filename)[:150]
+    encoded = quote(filename.encode("utf-8", "replace"), safe="")
+    return Response(
+        content,
+        media_type=content_type if _SAFE_TYPE.match(content_type) else "application/octet-stream",
+        headers={
+            "content-disposition": f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{encoded}",
+            "content-security-policy": "default-src 'none'; sandbox",
+            "x-content-type-options": "nosniff",
+            "cross-origin-resource-policy": "same-site",
+            "cache-control": "private, max-age=3600",
+            "referrer-policy": "no-referrer",
+        },
+    )
