@@ -47,6 +47,8 @@ MOST = 600
 """Rows that one site holds at most."""
 LANES = 64
 """That share one claim."""
+RUN_SECONDS = 300.0
+"""After that the run ends and another begins, with what is known of hops and limits by then."""
 REST_FIRST, REST_LONGEST = 30.0, 900.0
 """Seconds a site rests after its first failure, doubling to the longest."""
 
@@ -84,14 +86,14 @@ class SiteRun:
         self._lanes: deque[int] = deque()
         self._queues: dict[TlsPolicy, tuple[MailQueue, asyncio.Task[None]]] = {}
         self._under_way: dict[Key, Leased] = {}
-        self._handed: set[Key] = set()
-        """Of those under way, what the transport was given."""
+        self._handed: dict[Key, float] = {}
+        """Of those under way, what the transport was given; with the time of day since when the mail wanted to leave."""
         self._composing: set[asyncio.Task[None]] = set()
-        self._since: dict[UUID, float] = {}
         self._unattempted: list[Leased] = []
         self._down: Outcome | None = None
         self._changed = asyncio.Event()
         self._began = time.monotonic()
+        self._until = self._began + RUN_SECONDS
         self._done = 0
         self._rate = 4.0 * way.site.max_connections
         self.closed = False
@@ -116,6 +118,8 @@ class SiteRun:
         """Until no lane has rows left and nothing is under way."""
         try:
             while not self._ending():
+                if self._unattempted:
+                    await self._release()
                 wanted = self._wanted()
                 if self._lanes and wanted:
                     self._begin(await self._claim(wanted))
@@ -135,7 +139,7 @@ class SiteRun:
 
     def _ending(self) -> bool:
         broken = any(task.done() and not queue.closed for queue, task in self._queues.values())
-        return self._office.draining or self._down is not None or broken
+        return self._office.draining or self._down is not None or broken or time.monotonic() > self._until
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -226,12 +230,12 @@ class SiteRun:
             if isinstance(octets, Outcome) or identity is None:
                 self._settle_all(rows, octets if isinstance(octets, Outcome) else _NO_KEY)
                 continue
-            self._since[each.content.id] = (each.content.scheduled_at or each.content.created_at).timestamp()
+            since = (each.content.scheduled_at or each.content.created_at).timestamp()
             queue = self._queue(self._tls(identity))
             for row in rows:
                 if self._ending() or queue.closed:
                     continue
-                self._handed.add(row.key)
+                self._handed[row.key] = since
                 local = verp.local_part(office.verp_key, row.email_id, row.n)
                 queue.put(Mail(f"{local}@{identity.return_path}", row.recipient, octets, row))
 
@@ -307,8 +311,8 @@ class SiteRun:
 
     def _settle(self, row: Leased, outcome: Outcome) -> None:
         self._under_way.pop(row.key, None)
-        self._handed.discard(row.key)
-        if outcome.result is Result.DELIVERED and (since := self._since.get(row.email_id)):
+        since = self._handed.pop(row.key, None)
+        if outcome.result is Result.DELIVERED and since is not None:
             DELIVERY_SECONDS.observe(max(0.0, time.time() - since))
         self._office.settler.add(Attempt(row, outcome, self._way.site.key, self._office.attempts))
         now = time.monotonic()
@@ -346,7 +350,7 @@ class SiteRun:
         rows, self._unattempted = self._unattempted, []
         for row in rows:
             self._under_way.pop(row.key, None)
-            self._handed.discard(row.key)
+            self._handed.pop(row.key, None)
         await door.release(self._office.store, rows)
         self._office.held.difference_update([row.key for row in rows])
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mailcore.dns.mx import addresses_of, next_hops
+from mailcore.dns.mx import NextHop, addresses_of, next_hops
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.kit.errors import MailError, Refused, Unavailable
 from mailcore.kit.log import logger
@@ -42,6 +43,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 @dataclass(frozen=True, slots=True)
 class Way:
     site: Site
+    order: str
+    """Domains of one site may rank its hosts differently: those with one order share a run."""
     hops: tuple[Hop, ...]
     tls: TlsPolicy
     bind_tls: bool
@@ -57,11 +60,19 @@ class NoWay(Exception):
         self.outcome = outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    key: str
+    """Of the site."""
+    hops: tuple[Hop, ...]
+    order: str = ""
+
+
 class Finder(Protocol):
     """The part of a route that knows where a domain's mail goes."""
 
-    async def find(self, domain: str) -> tuple[str, tuple[Hop, ...]]:
-        """Site key and hops. Raises Refused (no mail ever) and Unavailable (ask later)."""
+    async def find(self, domain: str) -> Found:
+        """Raises Refused (no mail ever) and Unavailable (ask later)."""
         ...
 
 
@@ -74,8 +85,8 @@ class OneHost:
         self._port = port
         self._resolver = resolver
 
-    async def find(self, domain: str) -> tuple[str, tuple[Hop, ...]]:
-        return self.key, (Hop(self._host, await self._addresses(), self._port),)
+    async def find(self, domain: str) -> Found:
+        return Found(self.key, (Hop(self._host, await self._addresses(), self._port),))
 
     async def _addresses(self) -> tuple[str, ...]:
         try:
@@ -102,8 +113,9 @@ class ByMX:
         self._port = port
         self._allow = tuple(allow)
 
-    async def find(self, domain: str) -> tuple[str, tuple[Hop, ...]]:
-        hosts = [hop.host for hop in await next_hops(domain, self._resolver)]
+    async def find(self, domain: str) -> Found:
+        ranked = await next_hops(domain, self._resolver)
+        hosts = [hop.host for hop in ranked]
         answers = await asyncio.gather(*(addresses_of(host, self._resolver) for host in hosts), return_exceptions=True)
         hops: list[Hop] = []
         temporary: MailError | None = None
@@ -121,7 +133,7 @@ class ByMX:
                 if allowed:
                     hops.append(Hop(host, allowed, self._port))
         if hops:
-            return site_key(hop.host for hop in hops), tuple(hops)
+            return Found(site_key(hop.host for hop in hops), tuple(hops), order(ranked))
         if temporary:
             raise temporary
         if private:
@@ -143,6 +155,12 @@ def site_key(hosts: Iterable[str]) -> str:
     names = sorted(set(hosts))
     key = "mx:" + ",".join(names)
     return key if len(key) <= MAX_HOSTS_IN_KEY else key[:MAX_HOSTS_IN_KEY].rpartition(",")[0]
+
+
+def order(ranked: Sequence[NextHop]) -> str:
+    """`a,b;c`: equal preferences side by side, whatever order they were drawn in."""
+    groups = itertools.groupby(ranked, key=lambda hop: hop.preference)
+    return ";".join(",".join(sorted(hop.host for hop in group)) for _, group in groups)
 
 
 class Routes:
@@ -183,7 +201,7 @@ class Routes:
         before = self._known.get(domain)
         found: Way | NoWay
         try:
-            key, hops = await self._finder.find(domain)
+            there = await self._finder.find(domain)
         except Unavailable:
             if before is None or isinstance(before[1], NoWay):
                 raise
@@ -192,10 +210,10 @@ class Routes:
             found = NoWay(refusal(error))
         else:
             async with self._store.worker() as db:
-                site = await sites.ensure(db, key, self._max_connections)
+                site = await sites.ensure(db, there.key, self._max_connections)
                 if site.id != site_id:
                     await sites.point(db, [domain], site.id)
-            found = Way(site, hops, self._tls, self._bind_tls, self._credentials)
+            found = Way(site, there.order, there.hops, self._tls, self._bind_tls, self._credentials)
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[domain] = (time.monotonic() + self._fresh_seconds, found)

@@ -40,7 +40,8 @@ class Outbound:
         self._routes = routes
         self._lease_seconds = lease_seconds
         self.runner = Runner("outbound", self._look, sweep_seconds=sweep_seconds)
-        self._runs: dict[int, SiteRun] = {}
+        self._runs: dict[tuple[int, str], SiteRun] = {}
+        """By site and order of its hosts."""
         self._finding: set[str] = set()
         self._refusing: set[int] = set()
         self._slots = asyncio.Semaphore(MAX_FINDING)
@@ -121,18 +122,19 @@ class Outbound:
                 self._refusing.add(lane.lane_id)
                 self._spawn(self._refuse(lane, way))
         else:
-            run = self._runs.get(way.site.id)
+            key = (way.site.id, way.order)
+            run = self._runs.get(key)
             if run is None or not run.offer(lane.lane_id):
-                run = self._runs[way.site.id] = SiteRun(self._office, way, lane.failures)
+                run = self._runs[key] = SiteRun(self._office, way, lane.failures)
                 run.offer(lane.lane_id)
-                self._spawn(self._run(way.site.id, run))
+                self._spawn(self._run(key, run))
 
-    async def _run(self, site_id: int, run: SiteRun) -> None:
+    async def _run(self, key: tuple[int, str], run: SiteRun) -> None:
         try:
             await run.run()
         finally:
-            if self._runs.get(site_id) is run:
-                del self._runs[site_id]
+            if self._runs.get(key) is run:
+                del self._runs[key]
             if run.claimed:
                 self.wake()  # looks once more: rows may have come since the last claim
 

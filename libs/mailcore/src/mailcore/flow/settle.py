@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from mailcore.events import bounce as bounce_detail
 from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.ids import uuid7
@@ -92,15 +94,16 @@ def settlement(attempt: Attempt) -> Settlement:
     )
 
 
-def _conversation(lines: Sequence[Line]) -> list[list[Any]] | None:
+def _conversation(lines: Sequence[Line]) -> str | None:
     if not lines:
         return None
-    return [
-        [round(line.at, 3), "said", _storable(line.said[:MAX_LINE])]
+    kept = [
+        (round(line.at, 3), "said", _storable(line.said[:MAX_LINE]))
         if line.said is not None
-        else [round(line.at, 3), "heard", _storable((line.heard or "")[:MAX_LINE])]
+        else (round(line.at, 3), "heard", _storable((line.heard or "")[:MAX_LINE]))
         for line in lines[:MAX_LINES]
     ]
+    return orjson.dumps(kept).decode()
 
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")

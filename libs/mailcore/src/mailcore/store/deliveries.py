@@ -106,7 +106,8 @@ class Settlement:
     enhanced_code: str | None = None
     reply: str | None = None
     rule: str | None = None
-    conversation: list[list[Any]] | None = None
+    conversation: str | None = None
+    """JSON: [[at, "said" or "heard", line]]. As text, for nested lists would be read as one array of more dimensions."""
     unsure: bool = False
     """The final dot left and no reply was read: from now on a retry may be a second copy."""
 
@@ -346,7 +347,7 @@ _SETTLE_COLUMNS = (
 _SETTLE = """
 WITH o AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-      $9::text[], $10::text[], $11::text[], $12::text[], $13::smallint[], $14::text[], $15::text[], $16::text[], $17::jsonb[],
+      $9::text[], $10::text[], $11::text[], $12::text[], $13::smallint[], $14::text[], $15::text[], $16::text[], $17::text[],
       $18::boolean[])
     AS t (email_id, n, attempt, worker, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
           reply, rule, conversation, unsure)
@@ -376,7 +377,7 @@ WITH o AS MATERIALIZED (
   INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
                         reply, rule, possible_duplicate, conversation)
   SELECT email_id, n, attempt, org_id, now(), outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code, reply, rule,
-         duplicate_before, conversation
+         duplicate_before, conversation::jsonb
   FROM known
 )
 SELECT email_id, n, org_id, recipient, duplicate_before, state = 'queued' AND event_before <> 'delivery_delayed'

@@ -1,0 +1,175 @@
+"""Where mail goes by MX: roll-up of domains to sites, and every way in which a domain takes no mail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from fakes.dns_server import DnsServer
+from fakes.smtp_server import SmtpServer
+from integration.outbound.harness import Tenant, until
+
+LOOPBACK = {"allow": {"mx": ["127.0.0.0/8"]}}
+Zones = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+def by_mx(dns: DnsServer, sink: SmtpServer, **changes: Any) -> dict[str, Any]:
+    return {
+        "route": "mx",
+        "mx_port": sink.port,
+        "dns": {"nameservers": [dns.address], "timeout_seconds": 1},
+        "network": LOOPBACK,
+        **changes,
+    }
+
+
+async def test_domains_with_one_set_of_hosts_are_one_site(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    zones: Zones = {
+        "one.example": {"MX": ["10 mx1.host.example.", "20 mx2.host.example."]},
+        "two.example": {"MX": ["20 mx1.host.example.", "10 mx2.host.example."]},
+        "mx1.host.example": {"A": ["127.0.0.1"]},
+        "mx2.host.example": {"A": ["127.0.0.1"]},
+    }
+    async with DnsServer(zones) as dns, outbound(**by_mx(dns, sink)):
+        ids = [await tenant.send("a@one.example"), await tenant.send("a@two.example")]
+        for email_id in ids:
+            await tenant.state(email_id, "delivered")
+    sites = await admin.fetch("SELECT DISTINCT s.key FROM recipient_domains r JOIN sites s ON s.id = r.site_id")
+    assert [row["key"] for row in sites] == ["mx:mx1.host.example,mx2.host.example"]
+    for email_id in ids:
+        (attempt,) = await tenant.attempts(email_id)
+        assert attempt["site"] == "mx:mx1.host.example,mx2.host.example"
+
+
+async def test_without_mx_the_address_of_the_domain_is_used(tenant: Tenant, sink: SmtpServer, outbound: Any) -> None:
+    async with DnsServer({"plain.example": {"A": ["127.0.0.1"]}}) as dns, outbound(**by_mx(dns, sink)):
+        email_id = await tenant.send("a@plain.example")
+        await tenant.state(email_id, "delivered")
+    assert (await tenant.attempts(email_id))[0]["site"] == "mx:plain.example"
+
+
+async def test_the_second_host_is_tried_when_the_first_is_down(tenant: Tenant, sink: SmtpServer, outbound: Any) -> None:
+    zones: Zones = {
+        "one.example": {"MX": ["10 down.example.", "20 up.example."]},
+        "down.example": {"A": ["127.0.0.9"]},
+        "up.example": {"A": ["127.0.0.1"]},
+    }
+    async with DnsServer(zones) as dns, outbound(**by_mx(dns, sink)):
+        email_id = await tenant.send("a@one.example")
+        await tenant.state(email_id, "delivered")
+    assert (await tenant.attempts(email_id))[0]["mx_host"] == "up.example"
+
+
+async def test_domains_that_take_no_mail_bounce_at_once(tenant: Tenant, sink: SmtpServer, outbound: Any) -> None:
+    zones: Zones = {
+        "null.example": {"MX": ["0 ."]},
+        "nothing.example": {"TXT": ["here"]},
+        "inside.example": {"MX": ["10 mx.inside.example."]},
+        "mx.inside.example": {"A": ["10.0.0.1"]},
+        "self.example": {"MX": ["10 mx.self.example."]},
+        "mx.self.example": {"A": ["169.254.169.254"]},
+    }
+    wanted = {
+        "null.example": ("null-mx", 556, "5.1.10"),
+        "missing.example": ("no-such-domain", 550, "5.1.2"),
+        "nothing.example": ("no-mail-host", 550, "5.4.4"),
+        "inside.example": ("private-address", 550, "5.4.4"),
+        "self.example": ("private-address", 550, "5.4.4"),
+    }
+    async with DnsServer(zones) as dns, outbound(**by_mx(dns, sink)):
+        ids = {domain: await tenant.send(f"a@{domain}") for domain in wanted}
+        for domain, (rule, code, enhanced) in wanted.items():
+            await tenant.state(ids[domain], "bounced")
+            attempt = (await tenant.attempts(ids[domain]))[0]
+            assert (attempt["rule"], attempt["code"], attempt["enhanced_code"]) == (rule, code, enhanced), domain
+            event = (await tenant.events(ids[domain]))[-1]
+            assert (event["type"], event["detail"]["bounce"]["type"]) == ("email.bounced", "Permanent")
+    assert sink.talks == []
+
+
+async def test_loopback_is_private_unless_the_operator_opens_it(
+    tenant: Tenant, sink: SmtpServer, outbound: Any
+) -> None:
+    async with (
+        DnsServer({"here.example": {"A": ["127.0.0.1"]}}) as dns,
+        outbound(**by_mx(dns, sink, network={"allow": {"mx": []}})),
+    ):
+        email_id = await tenant.send("a@here.example")
+        await tenant.state(email_id, "bounced")
+    assert (await tenant.attempts(email_id))[0]["rule"] == "private-address"
+    assert sink.talks == []
+
+
+async def test_a_dns_that_does_not_answer_defers_the_lane_not_each_mail(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    zones: Zones = {"fine.example": {"A": ["127.0.0.1"]}}
+    async with DnsServer(zones, failing={"sick.example"}) as dns, outbound(**by_mx(dns, sink)):
+        sick = await tenant.send_each([[f"u{n}@sick.example"] for n in range(20)])
+        fine = await tenant.send("a@fine.example")
+        await tenant.state(fine, "delivered")
+        await until(
+            lambda: admin.fetchval("SELECT suspended_until > now() FROM sites WHERE key = 'domain:sick.example'"),
+            "rests",
+        )
+        assert await admin.fetchval("SELECT count(*) FROM attempts WHERE email_id = ANY ($1)", sick) == 0
+        assert "did not answer" in await admin.fetchval(
+            "SELECT last_reply FROM sites WHERE key = 'domain:sick.example'"
+        )
+        # it is well again
+        dns.failing = set()
+        dns.zones = {**zones, "sick.example": {"A": ["127.0.0.1"]}}
+        asked = len(dns.asked)
+        await admin.execute("UPDATE sites SET suspended_until = now() WHERE key = 'domain:sick.example'")
+
+        async def asked_again() -> bool:
+            await admin.execute("UPDATE sites SET suspended_until = now() WHERE key = 'domain:sick.example'")
+            return bool(await admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"))
+
+        await until(asked_again, "delivered")
+        assert len(dns.asked) > asked
+    assert len(sink.caught) == 21
+
+
+async def test_a_changed_route_moves_waiting_rows(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    async with SmtpServer() as first, outbound(first):
+        await tenant.state(await tenant.send("a@one.example"), "delivered")
+    async with outbound(sink):
+        await tenant.state(await tenant.send("b@one.example"), "delivered")
+    assert [caught.rcpt_to for caught in first.caught] == [["a@one.example"]]
+    assert [caught.rcpt_to for caught in sink.caught] == [["b@one.example"]]
+
+
+async def test_a_smart_host_takes_all_with_a_login(tenant: Tenant, outbound: Any) -> None:
+    extensions = ("PIPELINING", "AUTH PLAIN")
+    async with SmtpServer(extensions=extensions) as host:
+        changes = {"smarthost_username": "me", "smarthost_password": "secret", "smarthost_tls": "opportunistic"}
+        async with outbound(route="smarthost", smarthost_host="127.0.0.1", smarthost_port=host.port, **changes):
+            ids = await asyncio.gather(tenant.send("a@one.example"), tenant.send("a@two.example"))
+            for email_id in ids:
+                await tenant.state(email_id, "delivered")
+    assert host.commands("AUTH")
+    assert (await tenant.attempts(ids[0]))[0]["site"] == f"smarthost:127.0.0.1:{host.port}"
+    said = str((await tenant.attempts(ids[0]))[0]["conversation"])
+    assert "secret" not in said
+
+
+async def test_an_enforced_domain_does_not_go_out_in_clear(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    await admin.execute("UPDATE domains SET tls = 'enforced'")
+    async with DnsServer({"plain.example": {"A": ["127.0.0.1"]}}) as dns, outbound(**by_mx(dns, sink)):
+        email_id = await tenant.send("a@plain.example")
+        await until(lambda: tenant.attempts(email_id), "an attempt")
+    attempt = (await tenant.attempts(email_id))[0]
+    assert (attempt["outcome"], attempt["rule"]) == ("deferred", "tls-not-offered")
+    assert sink.caught == []
+    # it is this domain's demand: the site is well
+    assert await admin.fetchval("SELECT count(*) FROM sites WHERE failures > 0") == 0
