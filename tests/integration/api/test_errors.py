@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -305,7 +306,6 @@ FIELDS = st.fixed_dictionaries(
 
 
 async def test_no_body_makes_a_500(api: httpx.AsyncClient) -> None:
-    import asyncio
 
     bodies: list[Any] = []
 
@@ -337,3 +337,16 @@ async def test_no_body_makes_a_500(api: httpx.AsyncClient) -> None:
             if answer.status_code >= 400:
                 assert set(answer.json()) == {"statusCode", "name", "message"}
     assert len(bodies) >= 200
+
+
+async def test_a_revoked_key_is_dead_everywhere_in_five_seconds(
+    api: httpx.AsyncClient, make_client: MakeClient, token: str
+) -> None:
+    made = (await api.post("/api-keys", json={"name": "k"})).json()
+    elsewhere = await make_client(made["token"])  # another process, which has just seen the key
+    assert (await elsewhere.get("/emails")).status_code == 200
+    await api.delete(f"/api-keys/{made['id']}")
+    async with asyncio.timeout(5):
+        while (await elsewhere.get("/emails")).status_code == 200:
+            await asyncio.sleep(0.1)
+    assert_error(await elsewhere.get("/emails"), 400, "validation_error", "API key is invalid")
