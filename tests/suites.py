@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-_FOLDER = Path(os.environ.get("POSTROOM_SUITES") or Path(__file__).parents[2] / "shared" / "suites")  # noqa: TID251
+_FOLDER = Path(os.environ.get("POSTROOM_SUITES") or Path(__file__).parents[2] / "shared" / "suites")
 
 
 def available(name: str) -> bool:

@@ -16,7 +16,7 @@ Environment = dict[str, str]
 
 def _environment(database_url: str, redis_url: str, **changes: str) -> Environment:
     return {
-        "PATH": os.environ["PATH"],  # noqa: TID251
+        "PATH": os.environ["PATH"],
         "POSTROOM_ENCRYPTION_KEY": KEY,
         "POSTROOM_DATABASE__URL": database_url,
         "POSTROOM_REDIS__URL": redis_url,
