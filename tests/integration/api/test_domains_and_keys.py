@@ -30,7 +30,7 @@ async def test_create_domain(api: httpx.AsyncClient, admin: asyncpg.Connection, 
         ("SPF", "send.sub", "MX", 10, "Auto", "not_started"),
         ("SPF", "send.sub", "TXT", None, "Auto", "not_started"),
         ("DKIM", "postroom._domainkey.sub", "TXT", None, "Auto", "not_started"),
-        ("DKIM", "postroom-ed._domainkey.sub", "TXT", None, "Auto", "not_started"),
+        ("DKIM", "postroom-ed25519._domainkey.sub", "TXT", None, "Auto", "not_started"),
         ("Receiving", "sub", "MX", 10, "Auto", "not_started"),
     ]
     assert made["records"][1]["value"].startswith('"v=spf1 ')

@@ -28,7 +28,7 @@ from mailcore.store.domains import NewDomain, NewKey
 router = APIRouter(tags=["domains"])
 
 RSA_SELECTOR = "postroom"
-ED25519_SELECTOR = "postroom-ed"
+ED25519_SELECTOR = "postroom-ed25519"
 
 
 @router.post(
