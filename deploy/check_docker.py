@@ -26,7 +26,7 @@ SERVICES = sorted(folder.parent.name for folder in ROOT.glob("services/*/pyproje
 # Settings that the compose file or the image fixes, or that only a developer's machine has.
 NOT_HANDED_ON = re.compile(
     r"POSTROOM_(CONFIG|FAILPOINT|DATABASE__MIGRATE_URL|HTTP__(HOST|PORT)|OPS__\w+|SMTP__(HOST|\w+_PORT)"
-    r"|OUTBOUND__MX_PORT|CATCH\w*|LAB\w*|\w+__PROCESSES)"
+    r"|OUTBOUND__(MX_PORT|CATCH_HOST)|CATCH\w*|LAB\w*|\w+__PROCESSES)"
 )
 PUBLISHED = {"api": ("127.0.0.1", "8080", 8080), "inbound-smtp": ("0.0.0.0", "25", 10025)}  # noqa: S104
 SUPERUSER = {"migrate", "tools", "postgres"}

@@ -57,6 +57,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $_ := set $s "POSTROOM_SMTP__PROXY_PROTOCOL" .Values.smtp.proxyProtocol }}
 {{- $_ := set $s "POSTROOM_OUTBOUND__ROUTE" .Values.delivery.route }}
 {{- $_ := set $s "POSTROOM_OUTBOUND__EHLO_NAME" (default .Values.smtp.hostname .Values.delivery.ehloName) }}
+{{- $_ := set $s "POSTROOM_DOMAINS__MX_HOST" .Values.smtp.hostname }}
+{{- with .Values.delivery.spf }}{{ $_ := set $s "POSTROOM_DOMAINS__SPF" . }}{{ end }}
 {{- $_ := set $s "POSTROOM_LOG__FORMAT" .Values.log.format }}
 {{- $_ := set $s "POSTROOM_LOG__LEVEL" .Values.log.level }}
 {{- with .Values.trustedProxies }}{{ $_ := set $s "POSTROOM_HTTP__TRUSTED_PROXIES" (join "," .) }}{{ end }}
