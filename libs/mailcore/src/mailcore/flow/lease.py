@@ -26,6 +26,7 @@ class WorkerLease:
         self.lease_seconds = lease_seconds
         self._id: int | None = None
         self._renewed = 0.0
+        self._left = False
 
     @property
     def id(self) -> int:
@@ -45,16 +46,18 @@ class WorkerLease:
         return self._id
 
     async def keep(self) -> None:
-        """Renews until cancelled; enrols anew when this worker was declared dead."""
+        """Renews until cancelled or left; enrols anew when this worker was declared dead."""
         while True:
             await asyncio.sleep(self.lease_seconds / 5)
+            if self._left:
+                continue  # idle until the process ends
             asked = time.monotonic()  # before the question: a late answer must not lengthen the lease
             try:
                 async with self._store.worker() as db:
                     renewed = self._id is not None and await workers.renew(db, self._id)
                 if renewed:
                     self._renewed = asked
-                else:
+                elif not self._left:
                     log.warning("worker was declared dead; enrolling anew", worker=self._id)
                     await self.enrol()
             except Unavailable as error:
@@ -63,6 +66,8 @@ class WorkerLease:
                 log.error("heartbeat failed", error=repr(error))
 
     async def leave(self) -> None:
+        """At the end of a drain: the worker's row goes, and nothing enrols again."""
+        self._left = True
         if self._id is not None:
             async with self._store.worker() as db:
                 await workers.leave(db, self._id)
