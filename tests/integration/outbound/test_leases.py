@@ -297,6 +297,27 @@ async def test_a_suspect_goes_alone_and_is_quarantined_after_three_crashes(
         assert row["crashes"] == 1
 
 
+async def test_of_several_suspects_the_one_before_its_dot_is_blamed(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection
+) -> None:
+    await tenant.send_each([[f"u{n}@example.com"] for n in range(3)])
+    (lane,) = await _lanes(admin)
+    await admin.execute("UPDATE queue SET crashes = 1")
+    worker = await _register(store)
+    rows = []
+    for _ in range(3):
+        async with store.worker() as db:
+            row = await deliveries.claim_suspect(db, lane, worker, schedule=SCHEDULE)
+        assert row is not None
+        rows.append(row)
+    async with store.worker(durable=False) as db:
+        await deliveries.mark_dot_sent(db, rows[:2])
+    await _die(admin, worker)
+    back = {row.email_id: row for row in await door.sweep(store, "outbound", 20)}
+    assert [back[row.email_id].crashes for row in rows] == [1, 1, 2]
+    assert [back[row.email_id].possible_duplicate for row in rows] == [True, True, False]
+
+
 async def test_rows_that_waited_out_their_schedule_expire(
     tenant: Tenant, store: Store, admin: asyncpg.Connection
 ) -> None:

@@ -12,7 +12,7 @@ from mailcore.kit import failpoint
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.store import deliveries
-from mailcore.store.deliveries import Leased
+from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.transport import Mail
 
@@ -27,6 +27,7 @@ class Gate:
         self._lease = lease
         self._asking: list[tuple[Leased, asyncio.Future[bool]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: dict[Key, asyncio.Event] = {}
 
     def before_dot(self, mail: Mail) -> asyncio.Future[bool]:
         """Done when the mark is written: whether the lease is still ours and alive."""
@@ -42,6 +43,13 @@ class Gate:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return leave
+
+    def watch(self, key: Key, event: asyncio.Event) -> None:
+        """Sets the event when that delivery's leave has been given or refused."""
+        self._watched[key] = event
+
+    def forget(self, key: Key) -> None:
+        self._watched.pop(key, None)
 
     async def _answer(self) -> None:
         while self._asking:
@@ -60,3 +68,5 @@ class Gate:
             for row, leave in asking:
                 if not leave.done():
                     leave.set_result(alive and row.key in mine)
+                if self._watched and (event := self._watched.get(row.key)):
+                    event.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -19,7 +20,7 @@ from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
 from mailcore.store import deliveries
-from mailcore.store.deliveries import DueLane
+from mailcore.store.deliveries import DueLane, Leased
 from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, Office, SiteRun
 from outbound.routes import NoWay, Routes, Way
 
@@ -32,6 +33,8 @@ MAX_FINDING = 100
 """Domains that are looked up in the DNS at the same time."""
 SUSPECT_SECONDS = 10.0
 """A suspect that is under way for longer waits for its peer and kills nobody: the next one may begin."""
+MAX_ALONE = 10
+"""Suspects that wait for replies of one site."""
 
 
 class Outbound:
@@ -47,6 +50,8 @@ class Outbound:
         self._slots = asyncio.Semaphore(MAX_FINDING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspects: asyncio.Task[None] | None = None
+        self._alone: Counter[int] = Counter()
+        """Suspects under way, by site."""
         self._next_look = 0.0
 
     def wake(self, key: str = "") -> None:
@@ -90,7 +95,8 @@ class Outbound:
         began = time.monotonic()
         async with office.store.worker() as db:
             due = await deliveries.due_lanes(db)
-            suspect = await deliveries.peek_suspect(db)
+            busy = [site for site, count in self._alone.items() if count >= MAX_ALONE]
+            suspect = await deliveries.peek_suspect(db, busy)
         now = time.monotonic()
         self._next_look = now + max(SPACING, 10 * (now - began))
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - due[0].due_at.timestamp()) if due else 0.0)
@@ -183,11 +189,12 @@ class Outbound:
     # ---- suspects
 
     async def _work_on_suspects(self) -> None:
-        """One at a time, each alone, so that a mail that kills its worker takes no other with it."""
+        """Each alone, in turns: the next is claimed when the one before may send its final dot, or is done."""
         office = self._office
         while not office.draining and office.lease.alive:
             async with office.store.worker() as db:
-                lane = await deliveries.peek_suspect(db)
+                busy = [site for site, count in self._alone.items() if count >= MAX_ALONE]
+                lane = await deliveries.peek_suspect(db, busy)
             if lane is None:
                 return
             way = self._routes.known(lane)
@@ -207,7 +214,28 @@ class Outbound:
                 office.settler.add(Attempt(row, way.outcome, None, office.attempts))
                 continue
             failpoint.hit("f5")
-            await asyncio.wait([self._spawn(self._deliver_suspect(way, row))], timeout=SUSPECT_SECONDS)
+            await self._turn(way, row)
 
-    async def _deliver_suspect(self, way: Way, row: deliveries.Leased) -> None:
-        await SiteRun(self._office, way).deliver([row])
+    async def _turn(self, way: Way, row: Leased) -> None:
+        over = asyncio.Event()
+        self._office.gate.watch(row.key, over)
+        task = self._spawn(self._deliver_suspect(way, row))
+        task.add_done_callback(lambda _: over.set())
+        try:
+            async with asyncio.timeout(SUSPECT_SECONDS):
+                await over.wait()
+        except TimeoutError:
+            pass
+        self._office.gate.forget(row.key)
+
+    async def _deliver_suspect(self, way: Way, row: Leased) -> None:
+        site = way.site.id
+        self._alone[site] += 1
+        try:
+            await SiteRun(self._office, way).deliver([row])
+        finally:
+            self._alone[site] -= 1
+            if not self._alone[site]:
+                del self._alone[site]
+            if self._suspects is None or self._suspects.done():
+                self.wake()  # others may have waited for a place

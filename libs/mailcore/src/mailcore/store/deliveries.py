@@ -9,7 +9,8 @@
 7. `expire`         rows that waited out their schedule without a single possible attempt (a site that is down for days)
 
 A row whose attempt ended with its worker's death is a suspect (`crashes` > 0): `claim` leaves it to `claim_suspect`, which leases
-one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it.
+one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it. Suspects take turns: the next
+is leased when the final dot of the one before may leave. So at a death the suspect without `dot_sent` is the one to blame.
 """
 
 from __future__ import annotations
@@ -220,10 +221,10 @@ WITH picked AS MATERIALIZED (
 """
 
 
-async def peek_suspect(db: Connection) -> DueLane | None:
-    """The lane of the suspect that waited longest and whose site is not suspended."""
+async def peek_suspect(db: Connection, busy: Sequence[int] = ()) -> DueLane | None:
+    """The lane of the suspect that waited longest and whose site is not suspended and not among `busy`."""
     await _by_index(db)
-    row = await db.fetchrow(_PEEK_SUSPECT)
+    row = await db.fetchrow(_PEEK_SUSPECT, list(busy))
     return DueLane(*row) if row else None
 
 
@@ -233,7 +234,7 @@ FROM queue q
 JOIN lanes l ON l.id = q.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 JOIN sites s ON s.id = r.site_id
-WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now()
+WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now() AND s.id <> ALL ($1::bigint[])
   AND (s.suspended_until IS NULL OR s.suspended_until <= now())
 ORDER BY q.due_at LIMIT 1
 """
@@ -449,11 +450,16 @@ async def take_back(db: Connection, dead: Sequence[int]) -> list[TakenBack]:
 _TAKE_BACK = """
 WITH began AS MATERIALIZED (
   SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter)) AS at
-), held AS MATERIALIZED (
-  SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.crashes + 1 AS crashes,
+), leased AS MATERIALIZED (
+  SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.worker, q.crashes, q.dot_sent,
          q.dot_sent OR q.leased_at < began.at AS unsure, q.possible_duplicate AS before
   FROM queue q CROSS JOIN began WHERE q.worker = ANY ($1::bigint[])
   FOR UPDATE OF q
+), held AS MATERIALIZED (
+  SELECT ctid, email_id, n, org_id, attempt, unsure, before,
+         CASE WHEN crashes > 0 AND dot_sent AND bool_or(crashes > 0 AND NOT dot_sent) OVER (PARTITION BY worker) THEN crashes
+              ELSE crashes + 1 END AS crashes
+  FROM leased
 ), gone AS (
   DELETE FROM queue q USING held WHERE q.ctid = held.ctid AND held.crashes >= $2
 ), again AS (
