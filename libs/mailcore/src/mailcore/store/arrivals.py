@@ -91,13 +91,13 @@ async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
         [one.source for one in new],
         [one.source_id for one in new],
         [one.mail_from for one in new],
-        [orjson.dumps(one.rcpt_to).decode() for one in new],
+        [_json(one.rcpt_to) for one in new],
         [one.facts for one in new],
         [one.size for one in new],
         [one.sha256 for one in new],
         [one.raw for one in new],
         [one.raw_blob for one in new],
-        [one.decisions for one in new],
+        [_json(one.decisions) for one in new],
         [one.created_at for one in new],
     )
 
@@ -204,7 +204,7 @@ async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[
         _ROUTED,
         [one.id for one in routed],
         [one.summary for one in routed],
-        [one.decisions for one in routed],
+        [_json(one.decisions) for one in routed],
     )
     return {row["id"] for row in rows}
 
@@ -212,7 +212,7 @@ async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[
 async def depth(db: Connection) -> tuple[int, float]:
     """How many wait (at most a thousand are counted), and for how many seconds the longest has been due."""
     row = await db.fetchrow(
-        "SELECT (SELECT count(*) FROM (SELECT FROM arrival_queue LIMIT 1000) some) AS waiting, "
+        "SELECT (SELECT count(*) FROM (SELECT FROM arrival_queue LIMIT 1000) first) AS waiting, "
         "extract(epoch FROM now() - (SELECT min(due_at) FROM arrival_queue WHERE due_at <= now())) AS age"
     )
     return int(row["waiting"]), float(row["age"] or 0)
@@ -243,6 +243,11 @@ async def queue_row(db: Connection, id_: UUID) -> asyncpg.Record | None:
     )
 
 
+def _json(value: object) -> str:
+    """Of a list: the driver would take a list of lists for an array of two dimensions."""
+    return orjson.dumps(value).decode()
+
+
 _COLUMNS = (
     "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, "
     "summary, decisions"
@@ -251,13 +256,13 @@ _COLUMNS = (
 _INSERT = """
 WITH new AS (
   SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                       $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::jsonb[], $14::timestamptz[])
+                       $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[])
     AS t (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions, created_at)
 ), stored AS (
   INSERT INTO arrivals (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions,
                         created_at)
   SELECT id, org_id, door, source, source_id, mail_from, ARRAY(SELECT jsonb_array_elements_text(rcpt_to::jsonb)), facts, size,
-         sha256, raw, raw_blob, decisions, created_at
+         sha256, raw, raw_blob, decisions::jsonb, created_at
   FROM new
 )
 INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new
@@ -281,8 +286,9 @@ RETURNING q.arrival_id, q.org_id, q.attempt
 _CLAIM_CRASHED = _CLAIM.replace("crashes = 0", "crashes > 0")
 
 _ROUTED = """
-UPDATE arrivals a SET state = 'routed', routed_at = now(), summary = r.summary, decisions = a.decisions || r.decisions
-FROM unnest($1::uuid[], $2::jsonb[], $3::jsonb[]) AS r (id, summary, decisions)
+UPDATE arrivals a SET state = 'routed', routed_at = now(), summary = r.summary,
+  decisions = a.decisions || r.decisions::jsonb
+FROM unnest($1::uuid[], $2::jsonb[], $3::text[]) AS r (id, summary, decisions)
 WHERE a.id = r.id AND a.state = 'received'
 RETURNING a.id
 """
