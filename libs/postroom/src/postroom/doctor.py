@@ -20,8 +20,6 @@ from mailcore.kit.settings import Base
 from mailcore.store import migrate
 
 MIN_SERVER = 160_000
-ORM_CONNECTIONS = 4
-"""What a process may open beside its pool (store.session, `orm`)."""
 _CHECK_SECONDS = 15.0
 
 
@@ -127,7 +125,7 @@ async def _roles(url: str) -> str:
 
 
 async def _connections(settings: Base, processes: Mapping[str, int]) -> str:
-    wanted = sum(processes.values()) * (settings.database.pool_size + ORM_CONNECTIONS)
+    wanted = sum(processes.values()) * settings.database.pool_size
     connection = await asyncpg.connect(settings.database.url, timeout=5)
     try:
         most = int(await connection.fetchval("SHOW max_connections"))
