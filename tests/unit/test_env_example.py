@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
 import api.settings
 import imap_sync.settings
 import inbound_smtp.settings
 import outbound.settings
 import webhooks.settings
-from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [module.settings.Settings for module in (api, inbound_smtp, outbound, imap_sync, webhooks)]
