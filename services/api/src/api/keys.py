@@ -24,27 +24,28 @@ NOTE_SECONDS = 30.0
 class Keys:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._found: dict[str, tuple[float, Key]] = {}
-        self._asking: dict[str, asyncio.Task[Key | None]] = {}
+        self._found: dict[bytes, tuple[float, Key]] = {}
+        self._asking: dict[bytes, asyncio.Task[Key | None]] = {}
         self._used: dict[UUID, UUID] = {}
 
     async def find(self, token: str) -> Key | None:
         """None: no such key. A miss is not remembered, so that a key works from the moment it is made. Raises Unavailable."""
-        remembered = self._found.get(token)
-        if remembered is not None and remembered[0] > time.monotonic():
-            return remembered[1]
         if len(token) > MAX_TOKEN:
             return None
-        asking = self._asking.get(token)
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        remembered = self._found.get(digest)
+        if remembered is not None and remembered[0] > time.monotonic():
+            return remembered[1]
+        asking = self._asking.get(digest)
         if asking is None:
             # one question however many requests wait for it
-            asking = self._asking[token] = asyncio.get_running_loop().create_task(self._ask(token))
-            asking.add_done_callback(lambda _: self._asking.pop(token, None))
+            asking = self._asking[digest] = asyncio.get_running_loop().create_task(self._ask(digest))
+            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
         return await asyncio.shield(asking)
 
     def forget(self, key_id: UUID) -> None:
         """At once in this process; the others follow within TTL_SECONDS."""
-        self._found = {token: kept for token, kept in self._found.items() if kept[1].id != key_id}
+        self._found = {digest: kept for digest, kept in self._found.items() if kept[1].id != key_id}
 
     async def note_use(self) -> None:
         """Until cancelled: writes last_used_at now and then, outside any request."""
@@ -64,13 +65,12 @@ class Keys:
             except Unavailable as error:
                 log.warning("last use of keys not written", error=error.public)
 
-    async def _ask(self, token: str) -> Key | None:
+    async def _ask(self, digest: bytes) -> Key | None:
         asked = time.monotonic()
-        # surrogates come from header bytes that are no UTF-8: such a token matches nothing
-        key = await api_keys.find(self._store, hashlib.sha256(token.encode("utf-8", "replace")).digest())
+        key = await api_keys.find(self._store, digest)
         if key is not None:
             if len(self._found) >= MAX_REMEMBERED:
                 self._found.clear()
-            self._found[token] = (asked + TTL_SECONDS, key)
+            self._found[digest] = (asked + TTL_SECONDS, key)
             self._used[key.id] = key.org_id
         return key

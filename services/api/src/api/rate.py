@@ -1,11 +1,15 @@
 """Requests per second and organization, in fixed windows of one second, counted in Redis for all processes together.
 
-Where Redis is away, each process counts for itself until it is back. With the limit off nothing is counted and nobody waits.
+What waits at the same moment is counted in one round trip. Where Redis is away, each process counts for itself until it is back.
+With the limit off nothing is counted and nobody waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,11 +21,7 @@ from mailcore.queue.bell import Ringer
 log = logger(__name__)
 
 BREAKER_SECONDS = 1.0
-_COUNT = """
-local n = redis.call('INCR', KEYS[1])
-if n == 1 then redis.call('PEXPIRE', KEYS[1], 3000) end
-return n
-"""
+WINDOW_KEPT_SECONDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +38,63 @@ class RateLimiter:
         """`limit` 0 is off."""
         self.limit = limit
         self._redis = ringer.redis
-        self._count = self._redis.register_script(_COUNT)
         self._open_until = 0.0
+        self._waiting: list[tuple[UUID, asyncio.Future[int | None]]] = []
+        self._asking: asyncio.Task[None] | None = None
         self._window = 0
         self._local: dict[UUID, int] = {}
 
     async def take(self, org_id: UUID) -> Rate:
         """Never raises, and waits for Redis no longer than its time-out."""
-        window = int(time.time())
-        used = await self._shared(org_id, window) or self._own(org_id, window)
+        used = await self._shared(org_id)
+        if used is None:
+            used = self._own(org_id)
         return Rate(self.limit, max(0, self.limit - used), 1, used > self.limit)
 
-    async def _shared(self, org_id: UUID, window: int) -> int | None:
+    async def _shared(self, org_id: UUID) -> int | None:
         if time.monotonic() < self._open_until:
             return None
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[int | None] = loop.create_future()
+        self._waiting.append((org_id, answer))
+        if self._asking is None:
+            self._asking = loop.create_task(self._ask())
+        return await answer
+
+    async def _ask(self) -> None:
+        """One connection, one round trip at a time, for all who wait."""
         try:
-            return int(await self._count(keys=[f"postroom:rate:{org_id}:{window}"]))
+            while self._waiting:
+                asked, self._waiting = self._waiting, []
+                used = await self._count(Counter(org_id for org_id, _ in asked))
+                for org_id, answer in asked:
+                    if used is not None:
+                        used[org_id] += 1
+                    if not answer.done():
+                        answer.set_result(None if used is None else used[org_id])
+        finally:
+            self._asking = None
+
+    async def _count(self, wanted: Mapping[UUID, int]) -> dict[UUID, int] | None:
+        """How many requests each had made in this second before these. None: Redis does not answer."""
+        window = int(time.time())
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for org_id, number in wanted.items():
+                    key = f"postroom:rate:{org_id}:{window}"
+                    pipeline.incrby(key, number)
+                    pipeline.expire(key, WINDOW_KEPT_SECONDS)
+                answers = await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("redis does not answer; counting requests in this process", error=str(error))
             self._open_until = time.monotonic() + BREAKER_SECONDS
             return None
+        return {
+            org_id: int(total) - number for (org_id, number), total in zip(wanted.items(), answers[::2], strict=True)
+        }
 
-    def _own(self, org_id: UUID, window: int) -> int:
+    def _own(self, org_id: UUID) -> int:
+        window = int(time.time())
         if window != self._window:
             self._window = window
             self._local.clear()

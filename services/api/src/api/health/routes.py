@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from starlette.responses import JSONResponse
+import hmac
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
 
 from api.context import Ctx
+from api.errors import ApiError
 from chassis.ops import readiness
 
 router = APIRouter(tags=["health"])
@@ -27,3 +31,13 @@ async def readyz(ctx: Ctx) -> JSONResponse:
     found = await readiness({"database": lambda: ctx.store.lookup("SELECT 1"), "blobs": ctx.blobs.check})
     ready = all(state == "ok" for state in found.values())
     return JSONResponse({"status": "ok" if ready else "unavailable", "checks": found}, 200 if ready else 503)
+
+
+@router.get("/api/metrics", include_in_schema=False)
+async def metrics(request: Request, ctx: Ctx) -> Response:
+    """Of this process, for who has METRICS_AUTH_TOKEN; while none is set, or with another, this path does not exist."""
+    token = ctx.settings.metrics_auth_token
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token is None or not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
+        raise ApiError(404, "not_found", "The requested endpoint does not exist.")
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
