@@ -9,10 +9,10 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -20,23 +20,20 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from fakes import dovecot
+from fakes.dovecot import Dovecot
 from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.store import migrate
 from mailcore.store.session import Store
-from postroom.local import postgres, valkey
+from peers import free_port, peer
+from postroom.local import postgres, tls, valkey
 from postroom.local.folder import Folder
 
 MASTER_KEY = bytes(range(32))
 SUPER_PASSWORD = "super-secret"
 LOGIN_PASSWORD = "login-secret"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -235,3 +232,47 @@ def make_domain(admin: asyncpg.Connection, keyring: Keyring) -> Callable[[UUID, 
 @pytest.fixture
 async def domain(org: UUID, make_domain: Callable[[UUID, str], Awaitable[UUID]]) -> UUID:
     return await make_domain(org, "postroom.test")
+
+
+# ---- a real Dovecot ---------------------------------------------------------------------------------------------------
+
+USERS = tuple(f"user{n}@mail.test" for n in range(12))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    tls.ensure(folder, datetime.now(UTC))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dovecot_server(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[Dovecot]:
+    peer("dovecot")
+    folder = tmp_path_factory.mktemp("dovecot")
+    for parent in (folder, *folder.parents):
+        if parent.parent != parent and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes((certificates / "cert.pem").read_bytes())
+    key.write_bytes((certificates / "key.pem").read_bytes())
+    server, process = dovecot.start(folder, (free_port(), free_port()), USERS, cert, key)
+    try:
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def user(dovecot_server: Dovecot, request: pytest.FixtureRequest) -> str:
+    """A user of whom no other test knows."""
+    free = request.config.stash.setdefault(_FREE, list(USERS))
+    return free.pop()
+
+
+_FREE = pytest.StashKey[list[str]]()
