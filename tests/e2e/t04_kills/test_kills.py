@@ -1,0 +1,19 @@
+"""The slice of tests/faults that every change runs: 200 sends, three kills, one flush; nothing lost, every repeat marked."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from faults.harness import Faults, run
+
+
+@pytest.mark.timeout(300)
+def test_three_kills_lose_nothing(tmp_path: Path) -> None:
+    faults = Faults(kills=3, flushes=1, restarts=0, pause=(0.3, 0.8), seed=random.randrange(1 << 30))
+    found = run(tmp_path, total=200, faults=faults, delay=0.6, processes=2)
+    assert faults.done["kill"] == 3
+    assert found.lost_attempts > 0, "no kill hit anything"
+    assert found.green, found
