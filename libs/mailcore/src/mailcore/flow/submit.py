@@ -15,7 +15,6 @@ A door inside another door's transaction calls `prepare` before it begins, `subm
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from mailcore.kit import failpoint
 from mailcore.kit.errors import Conflict, MailError, Refused
 from mailcore.kit.ids import uuid7
 from mailcore.kit.metrics import SUBMITS
+from mailcore.kit.remember import Remembered
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
 from mailcore.smtp.address import Address
@@ -127,7 +127,7 @@ class Submits:
         self._group: GroupCommit[_Member, Submitted] = GroupCommit(
             self._commit, in_flight=in_flight, members=members, weight=lambda member: member.weight
         )
-        self._domains: dict[tuple[UUID, str], tuple[float, UUID]] = {}
+        self._domains: Remembered[tuple[UUID, str], UUID] = Remembered(self._domain, seconds=DOMAIN_SECONDS)
         self._lanes: dict[LaneKey, int] = {}
         self._in_progress: set[OnceKey] = set()
 
@@ -157,20 +157,9 @@ class Submits:
 
     async def sending_domain(self, org_id: UUID, name: str, *, only: UUID | None = None) -> UUID:
         """The id of the organization's verified domain of exactly this name. Raises Refused: not verified, or not `only`."""
-        known = self._domains.get((org_id, name))
-        if known is not None and known[0] > time.monotonic():
-            id_ = known[1]
-        else:
-            asked = time.monotonic()
-            async with self._store.tenant(org_id) as db:
-                found = await domains.sending_id(db, name)
-            if found is None:  # not remembered: it may be verified the next moment
-                self._domains.pop((org_id, name), None)
-                raise Refused(f"The `{name}` domain is not verified. Please, add and verify your domain.")
-            if len(self._domains) >= MAX_REMEMBERED:
-                self._domains.clear()
-            self._domains[org_id, name] = (asked + DOMAIN_SECONDS, found)
-            id_ = found
+        id_ = await self._domains.get((org_id, name))
+        if id_ is None:
+            raise Refused(f"The `{name}` domain is not verified. Please, add and verify your domain.")
         if only is not None and id_ != only:
             raise Refused(f"This API key may not send from the `{name}` domain. Use a key for that domain.")
         return id_
@@ -198,6 +187,7 @@ class Submits:
         ready = []
         for email, recipients, of_lanes in zip(new, wanted, found, strict=True):
             ready.append(await self._ready(org_id, email, by_name[email.domain], recipients, of_lanes, now))
+        failpoint.hit("f2")
         return ready
 
     async def submit_in(self, db: Connection, ready: Sequence[NewRow]) -> Due:
@@ -214,6 +204,10 @@ class Submits:
     async def drain(self) -> None:
         """Returns when everything taken so far is committed or failed."""
         await self._group.drain()
+
+    async def _domain(self, key: tuple[UUID, str]) -> UUID | None:
+        async with self._store.tenant(key[0]) as db:
+            return await domains.sending_id(db, key[1])
 
     # ---- with an idempotency key --------------------------------------------------------------------------------
 
@@ -321,7 +315,6 @@ class Submits:
             else:
                 entry["content"] = base64.b64encode(attachment.content).decode()
             stored.append(entry)
-        failpoint.hit("f2")
         return stored
 
     # ---- step 4: the group's transaction ------------------------------------------------------------------------
@@ -336,6 +329,7 @@ class Submits:
             answers = await self._claim(db, members)
             fresh = [member for member, answer in zip(members, answers, strict=True) if answer is None]
             due = await self.submit_in(db, [each for member in fresh for each in member.ready]) if fresh else None
+        failpoint.hit("f4")
         if due is not None:
             self.ring(due)
         return [
