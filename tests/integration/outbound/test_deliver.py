@@ -16,7 +16,7 @@ from fakes.smtp_server import CUT, SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
 from mailcore.flow.submit import NewAttachment
 from mailcore.kit.seal import Keyring
-from outbound import verp
+from outbound.verp import Verp
 
 
 async def test_a_mail_goes_out_signed_and_is_settled(
@@ -32,7 +32,7 @@ async def test_a_mail_goes_out_signed_and_is_settled(
     assert caught.rcpt_to == ["you@example.com"]
     local, _, host = caught.mail_from.partition("@")
     assert host == "send.postroom.test"
-    assert verp.read(keyring.derive("verp"), local) == (email_id, 0)
+    assert Verp(keyring.derive("verp")).read(local) == (email_id, 0)
     keys = {
         f"{r['selector']}._domainkey.postroom.test.": r["public_txt"].encode()
         for r in await admin.fetch("SELECT * FROM dkim_keys")
@@ -59,7 +59,7 @@ async def test_every_recipient_has_its_own_transaction_and_return_path(
         for n in range(3):
             await tenant.state(email_id, "delivered", n)
     assert sorted(caught.rcpt_to for caught in sink.caught) == [["a@one.example"], ["b@two.example"], ["c@two.example"]]
-    named = {verp.read(keyring.derive("verp"), caught.mail_from.partition("@")[0]) for caught in sink.caught}
+    named = {Verp(keyring.derive("verp")).read(caught.mail_from.partition("@")[0]) for caught in sink.caught}
     assert named == {(email_id, 0), (email_id, 1), (email_id, 2)}
     assert len({caught.content for caught in sink.caught}) == 1
 

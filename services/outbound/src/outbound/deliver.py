@@ -32,12 +32,12 @@ from mailcore.store import deliveries, sites
 from mailcore.store.deliveries import Content, Key, Leased
 from mailcore.store.session import Store
 from mailcore.transport import Destination, Mail, MailQueue, TlsPolicy, Transport
-from outbound import verp
 from outbound.composer import Work, compose_all, fetch
 from outbound.gate import Gate
 from outbound.routes import Way
 from outbound.settler import Settler
 from outbound.signer import Identity, Signer
+from outbound.verp import Verp
 
 log = logger(__name__)
 
@@ -65,7 +65,7 @@ class Office:
     settler: Settler
     signer: Signer
     threads: Executor
-    verp_key: bytes
+    verp: Verp
     schedule: Sequence[float]
     source_ip: str | None = None
     held: set[Key] = field(default_factory=set)
@@ -236,7 +236,7 @@ class SiteRun:
                 if self._ending() or queue.closed:
                     continue
                 self._handed[row.key] = since
-                local = verp.local_part(office.verp_key, row.email_id, row.n)
+                local = office.verp.local_part(row.email_id, row.n)
                 queue.put(Mail(f"{local}@{identity.return_path}", row.recipient, octets, row))
 
     def _tls(self, identity: Identity) -> TlsPolicy:

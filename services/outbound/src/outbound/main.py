@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,11 +32,14 @@ from outbound.runner import SERVICE, Outbound
 from outbound.settings import Settings
 from outbound.settler import Settler
 from outbound.signer import Signer
+from outbound.verp import Verp
 
 log = logger(__name__)
 
 
 def main() -> None:
+    # the loop must not wait 5 ms for a thread that composes whenever a call of its own lets go of the interpreter
+    sys.setswitchinterval(0.0005)
     run("outbound", load(Settings), start)
 
 
@@ -65,7 +69,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         settler=Settler(store, ringer, held.difference_update),
         signer=Signer(store, keyring),
         threads=threads,
-        verp_key=keyring.derive("verp"),
+        verp=Verp(keyring.derive("verp")),
         schedule=own.retry_schedule,
         source_ip=own.source_ip,
         held=held,

@@ -15,25 +15,35 @@ PREFIX = "b+"
 _MAC = 8
 
 
-def local_part(key: bytes, email_id: UUID, n: int) -> str:
-    named = email_id.bytes + n.to_bytes(2, "big")
-    return PREFIX + base64.b32encode(named + _mac(key, named)).decode().rstrip("=").lower()
+class Verp:
+    def __init__(self, key: bytes) -> None:
+        """`key`: at most 64 bytes."""
+        # RFC 2104 §4: both hashes with the key already in them. And hmac.digest lets go of the interpreter: beside threads
+        # that compose, getting it back takes twenty times as long as the HMAC.
+        self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in key.ljust(64, b"\0")))
+        self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in key.ljust(64, b"\0")))
 
+    def local_part(self, email_id: UUID, n: int) -> str:
+        named = email_id.bytes + n.to_bytes(2, "big")
+        return PREFIX + base64.b32encode(named + self._mac(named)).decode().rstrip("=").lower()
 
-def read(key: bytes, local: str) -> tuple[UUID, int] | None:
-    """The email and the recipient's number; None when the local part is none of ours."""
-    if not local.lower().startswith(PREFIX):
-        return None
-    text = local[len(PREFIX) :].upper()
-    try:
-        octets = base64.b32decode(text + "=" * (-len(text) % 8))
-    except ValueError:
-        return None
-    named, mac = octets[:18], octets[18:]
-    if len(octets) != 18 + _MAC or not hmac.compare_digest(mac, _mac(key, named)):
-        return None
-    return UUID(bytes=named[:16]), int.from_bytes(named[16:], "big")
+    def read(self, local: str) -> tuple[UUID, int] | None:
+        """The email and the recipient's number; None when the local part is none of ours."""
+        if not local.lower().startswith(PREFIX):
+            return None
+        text = local[len(PREFIX) :].upper()
+        try:
+            octets = base64.b32decode(text + "=" * (-len(text) % 8))
+        except ValueError:
+            return None
+        named, mac = octets[:18], octets[18:]
+        if len(octets) != 18 + _MAC or not hmac.compare_digest(mac, self._mac(named)):
+            return None
+        return UUID(bytes=named[:16]), int.from_bytes(named[16:], "big")
 
-
-def _mac(key: bytes, named: bytes) -> bytes:
-    return hmac.digest(key, named, hashlib.sha256)[:_MAC]
+    def _mac(self, named: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(named)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:_MAC]
