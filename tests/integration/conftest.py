@@ -236,7 +236,7 @@ async def domain(org: UUID, make_domain: Callable[[UUID, str], Awaitable[UUID]])
 
 # ---- a real Dovecot ---------------------------------------------------------------------------------------------------
 
-USERS = tuple(f"user{n}@mail.test" for n in range(12))
+USERS = tuple(f"user{n}@mail.test" for n in range(40))
 
 
 @pytest.fixture(scope="session")
