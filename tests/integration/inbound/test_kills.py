@@ -16,7 +16,7 @@ import pytest
 
 from mailcore.blob.base import INLINE_BYTES
 
-from .harness import Client
+from .harness import Client, certificate
 
 Start = Callable[..., object]
 SMALL = b"Subject: x\r\n\r\nbody\r\n"
@@ -130,3 +130,24 @@ async def test_sigterm_finishes_what_is_under_way_and_ends_with_0(service: Start
         assert await asyncio.wait_for(running.process.wait(), 30) == 0
     assert await admin.fetchval("SELECT count(*) FROM arrivals") == 1
     assert await admin.fetchval("SELECT count(*) FROM workers") == 0
+
+
+async def test_tls_in_the_service_as_it_runs(
+    service: Start, admin: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop of the service is not that of the tests (uvloop)."""
+    files = certificate(tmp_path)
+    monkeypatch.setenv("POSTROOM_SMTP__TLS_CERT", files["tls_cert"])
+    monkeypatch.setenv("POSTROOM_SMTP__TLS_KEY", files["tls_key"])
+    async with service() as running:  # type: ignore[attr-defined]
+        client = await running.connect()
+        await client.ask("EHLO x")
+        client.send(b"STARTTLS\r\nNOOP\r\n")
+        assert (await client.reply())[0] == 220
+        await client.start_tls()
+        await client.begin("v@postroom.test")
+        client.send(LARGE + b".\r\n")
+        assert (await client.reply())[0] == 250
+        client.writer.transport.abort()
+        await _routed(admin, 1)
+    assert await admin.fetchval("SELECT facts->>'protocol' FROM arrivals") == "ESMTPS"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from functools import lru_cache
 
 
 class Connections:
@@ -30,6 +31,7 @@ class Connections:
             del self._open[place]
 
 
+@lru_cache(maxsize=10_000)
 def _place(ip: str) -> str:
     """An IPv6 client has a /64 to itself; a mapped IPv4 address is that address."""
     try:

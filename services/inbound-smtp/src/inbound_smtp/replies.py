@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.smtp.reply import Reply
@@ -34,6 +36,7 @@ def from_error(error: Exception) -> Reply:
     return Reply(451, "Something went wrong here, try again later", "4.3.0")
 
 
+@lru_cache(maxsize=512)
 def octets(reply: Reply) -> bytes:
     """ASCII, one line for each of the text's, the enhanced code before each."""
     lines = reply.text.encode("ascii", "backslashreplace").decode("ascii").splitlines() or [""]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import decision
 from mailcore.flow.route import Routes
@@ -11,6 +13,8 @@ from mailcore.store import arrivals, workers
 from mailcore.store.session import Store
 
 log = logger(__name__)
+
+GATHER_SECONDS = 0.02
 
 
 class Router:
@@ -22,9 +26,10 @@ class Router:
         self._holding = False
 
     async def work(self, keys: frozenset[str] | None) -> bool:
-        """One round: at a sweep (keys is None) what dead workers held is taken back; then a batch, then one that saw a crash.
+        """One round: a batch. At a sweep (keys is None) first what dead workers held is taken back, then one that saw a crash.
 
-        True when there may be more. Raises Unavailable: what was in hand is given back at the next round.
+        True when there may be more: then it has waited a moment, so that a stream of mail is routed in batches; a lone mail
+        has not waited. Raises Unavailable: what was in hand is given back at the next round.
         """
         if not self._lease.alive:
             await self._lease.enrol()
@@ -32,8 +37,11 @@ class Router:
             await self._sweep()
         if self._holding:
             await self.release()
-        found = await self._round(crashed=False)
-        return await self._round(crashed=True) or found
+        found = keys is None and await self._round(crashed=True) > 0
+        count = await self._round(crashed=False)
+        if 0 < count < self._batch:
+            await asyncio.sleep(GATHER_SECONDS)
+        return found or count > 0
 
     async def release(self) -> None:
         """Gives back what is leased to us and not being worked on: after a failure, and at the end."""
@@ -41,14 +49,15 @@ class Router:
             await arrivals.release(db, self._lease.id)
         self._holding = False
 
-    async def _round(self, *, crashed: bool) -> bool:
-        async with self._store.worker() as db:
+    async def _round(self, *, crashed: bool) -> int:
+        # a claim that a crash of the database forgets is claimed again
+        async with self._store.worker(durable=False) as db:
             self._holding = True
             claimed = await arrivals.claim(db, self._lease.id, self._batch, crashed=crashed)
         if claimed:
             await self._routes.route(self._lease.id, claimed)
         self._holding = False
-        return bool(claimed)
+        return len(claimed)
 
     async def _sweep(self) -> None:
         async with self._store.worker() as db:

@@ -90,10 +90,6 @@ class Mx:
             await self._gone.wait()
 
 
-class _NoHooks:
-    """aiosmtpd asks its handler for hooks; the verbs are our own."""
-
-
 class Session(SMTP):
     line_length_limit = 65_536
     """Of the stream: how much is buffered before the client has to wait."""
@@ -113,7 +109,20 @@ class Session(SMTP):
         self._between = True
         self._deadline = 0.0
         self._connected_at = datetime.now(UTC)
-        super().__init__(_NoHooks(), hostname=mx.hostname, loop=asyncio.get_running_loop(), enable_SMTPUTF8=True)
+        self._set_up_protocol()
+
+    def _set_up_protocol(self) -> None:
+        """What SMTP.__init__ sets of the things that are used here.
+
+        It also looks through all members of the class for verbs, hooks and mechanisms, at every connection: a fifth of
+        what a short mail costs, for verbs that are not asked.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.session = self.envelope = self.transport = None
+        self._original_transport = self._tls_protocol = None
+        self._timeout_handle = self._handler_coroutine = None
+        stream = asyncio.StreamReader(limit=self.line_length_limit, loop=self.loop)
+        asyncio.StreamReaderProtocol.__init__(self, stream, self._cb_client_connected, self.loop)
 
     # ---- what the verbs use -----------------------------------------------------------------------------------------
 

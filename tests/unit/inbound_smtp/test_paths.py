@@ -1,0 +1,154 @@
+"""The arguments of MAIL and RCPT, and the wire below them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inbound_smtp import replies
+from inbound_smtp.checks import content, paths
+from inbound_smtp.connections import Connections
+from inbound_smtp.wire import BadLine, Closed, Content, Flood, Memory, Wire
+from mailcore.kit.errors import Refused, Unavailable
+from mailcore.smtp.reply import Reply
+
+
+@pytest.mark.parametrize(
+    ("argument", "sender"),
+    [
+        ("FROM:<>", ""),
+        ("from:<a@b.example>", "a@b.example"),
+        ("FROM: <A.b@B.Example>", "A.b@b.example"),
+        ('FROM:<"a b"@c.example>', '"a b"@c.example'),
+        ("FROM:<root@localhost>", "root@localhost"),
+        ("FROM:<a=b_c@under_score.example>", "a=b_c@under_score.example"),
+        ("FROM:<a@[192.0.2.1]>", "a@[192.0.2.1]"),
+    ],
+)
+def test_senders(argument: str, sender: str) -> None:
+    assert paths.mail(argument).sender == sender
+
+
+def test_parameters_of_mail() -> None:
+    asked = paths.mail("FROM:<a@b.example> SIZE=7 Body=8BitMime SMTPUTF8")
+    assert (asked.size, asked.body_8bit, asked.smtputf8) == (7, True, True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "address"),
+    [
+        ("TO:<a@B.Example>", "a@b.example"),
+        ('TO:<"a"@b.example>', "a@b.example"),
+        ('TO:<"a b"@b.example>', '"a b"@b.example'),
+        ("TO:<a+tag@münchen.example>", "a+tag@xn--mnchen-3ya.example"),
+    ],
+)
+def test_recipients(argument: str, address: str) -> None:
+    found, bracketed = paths.recipient(argument, smtputf8=False)
+    assert (str(found), bracketed) == (address, True)
+
+
+@given(st.text(alphabet=st.sampled_from(list('<>@%!:"\\[]., ab1=\x00\xff')), max_size=30), st.booleans())
+def test_no_path_breaks_the_reader_or_smuggles_a_hop(text: str, smtputf8: bool) -> None:
+    try:
+        address, _ = paths.recipient("TO:" + text, smtputf8=smtputf8)
+    except paths.Refusal as refusal:
+        assert refusal.reply.permanent
+    else:
+        assert not set("%!@:") & set(address.local)
+        assert "\0" not in str(address)
+    try:
+        sender = paths.mail("FROM:" + text).sender
+    except paths.Refusal as refusal:
+        assert refusal.reply.permanent
+    else:
+        assert "\0" not in sender
+        assert "\0" not in sender and not set("<>") & set(sender.partition('"')[0])
+
+
+async def _wire(*chunks: bytes) -> Wire:
+    reader = asyncio.StreamReader()
+    for chunk in chunks:
+        reader.feed_data(chunk)
+    reader.feed_eof()
+    return Wire(reader)
+
+
+async def test_lines() -> None:
+    wire = await _wire(b"A\r\nB\nC\rD\r\nE\0\r\n" + b"x" * 5_000 + b"\r\nF\r\nG")
+    assert [await wire.line() for _ in range(6)] == [
+        *(b"A", BadLine.BARE_LF, BadLine.BARE_LF, BadLine.BARE_LF, BadLine.TOO_LONG, b"F")
+    ]
+    with pytest.raises(Closed):
+        await wire.line()
+    with pytest.raises(Flood):
+        await (await _wire(b"x" * 300_000)).line()
+
+
+async def _data(octets: bytes, limit: int = 1_000_000, memory: Memory | None = None) -> tuple[Content, bytes | BadLine]:
+    wire = await _wire(octets)
+    found = await wire.data(limit, memory or Memory(10_000_000), lambda _: None)
+    return found, await wire.line()
+
+
+@given(st.lists(st.sampled_from([b".", b"..", b"a", b"\r\n", b"\n", b"\r", b"\0", b" "]), max_size=30).map(b"".join))
+async def test_what_is_stuffed_comes_out_as_it_went_in(body: bytes) -> None:
+    message = body + b"\r\n"
+    wire = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\nNEXT\r\n"
+    assert await _data(wire) == (Content(message), b"NEXT")
+
+
+async def test_size_counts_without_the_added_dots_and_memory_is_given_back() -> None:
+    message = b".\r\n" * 100_000
+    stuffed = b"..\r\n" * 100_000 + b".\r\nNEXT\r\n"
+    memory = Memory(10_000_000)
+    assert await _data(stuffed, 300_000, memory) == (Content(message), b"NEXT")
+    assert await _data(stuffed, 299_999, memory) == (Content(None), b"NEXT")
+    assert await _data(stuffed, 300_000, Memory(100_000)) == (Content(None, starved=True), b"NEXT")
+    assert memory.held == 0
+    with pytest.raises(Closed):
+        await _data(stuffed[:-20], 300_000, memory)
+    assert memory.held == 0
+
+
+@pytest.mark.parametrize(
+    ("raw", "enhanced"),
+    [
+        (b"", None),
+        (b"A: b\r\n\r\nc\r\n", None),
+        (b"A: b\n", "5.6.11"),
+        (b"A: b\r\r\n", "5.6.11"),
+        (b"A: \0\r\n", "5.6.11"),
+        (b"x" * 99 + b"\r\n", "5.6.0"),
+        (b"x" * 98 + b"\r\n", None),
+        (b"a\r\n" * 50 + b"x" * 99 + b"\r\n", "5.6.0"),
+        (b"Received: x\r\n" * 49 + b"\r\n", None),
+        (b"RECEIVED : x\r\n" * 50 + b"\r\n", "5.4.6"),
+        (b"A: b\r\n\r\n" + b"Received: x\r\n" * 60, None),
+    ],
+)
+def test_content(raw: bytes, enhanced: str | None) -> None:
+    found = content.check(raw, max_line=100)
+    assert (found and found.enhanced) == enhanced
+
+
+def test_connections_are_counted_by_network() -> None:
+    connections = Connections(total=10, per_ip=2)
+    assert [connections.enter(ip) for ip in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1")] == [
+        *(True, True, False, True)
+    ]
+    connections.leave("2001:db8::2")
+    assert connections.enter("2001:db8::4")
+    assert [connections.enter(ip) for ip in ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1")] == [True, True, False]
+    assert connections.count == 5
+
+
+def test_replies() -> None:
+    assert replies.octets(Reply(250, "a\nb", "2.0.0")) == b"250-2.0.0 a\r\n250 2.0.0 b\r\n"
+    assert replies.octets(Reply(550, "é\r\n250 ok", "5.7.1")) == b"550-5.7.1 \\xe9\r\n550 5.7.1 250 ok\r\n"
+    assert str(replies.from_error(Unavailable("Later."))) == "451 4.3.0 Later."
+    assert str(replies.from_error(Refused("No.", code=554, enhanced="5.6.0"))) == "554 5.6.0 No."
+    assert str(replies.from_error(KeyError("x"))).startswith("451 4.3.0")
