@@ -40,10 +40,10 @@ class Edge:
         if "//" in path or (path.endswith("/") and path != "/"):
             # `//emails` comes from a base URL with a slash at its end, `/audiences/` from older SDKs (resend.md §1)
             path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
-        started = False
+        started = ended = False
 
         async def send_counted(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             if message["type"] == "http.response.start":
                 started = True
                 if self._rate_limit:
@@ -53,8 +53,12 @@ class Edge:
                         *(self._untouched if rate is None else _rate_headers(rate)),
                     ]
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
+            if b"%00" in scope["query_string"]:
+                # Postgres takes no NUL in a text
+                raise ApiError(422, "invalid_parameter", "The query must not contain NUL characters.")
             receive = self._limited(scope, receive)
             hot = self._hot.get((scope["method"], path))
             if hot is not None:
@@ -62,6 +66,8 @@ class Edge:
             else:
                 await self._app(scope, receive, send_counted)
         except Exception as error:
+            if ended:
+                return  # FastAPI answers by errors.install, which logs, and raises nevertheless
             if started:
                 raise
             answer = errors.response(errors.from_exception(error))

@@ -105,6 +105,6 @@ async def _answer(_: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """For errors inside routes; edge catches what these do not see."""
-    for kind in (ApiError, MailError, HTTPException, RequestValidationError):
+    """For errors inside routes, the unexpected ones too; edge catches what these do not see."""
+    for kind in (ApiError, MailError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer)
