@@ -203,6 +203,15 @@ async def test_strays_are_rows_whose_claim_was_never_answered(
     async with store.worker() as db:
         assert await deliveries.strays(db, worker, held, older_than=60) == 1
     assert await admin.fetchval("SELECT email_id FROM queue WHERE worker IS NULL") == ids[1]
+    assert not (await tenant.delivery(ids[1]))["possible_duplicate"]
+    # of one that was marked nobody knows whether its final dot left
+    await admin.execute("UPDATE queue SET dot_sent = true WHERE worker IS NOT NULL")
+    async with store.worker() as db:
+        assert await deliveries.strays(db, worker, {rows[0].key} & held, older_than=60) >= 1
+    free = await admin.fetch(
+        "SELECT email_id, possible_duplicate FROM queue WHERE worker IS NULL AND email_id <> $1", ids[1]
+    )
+    assert {row["possible_duplicate"] for row in free} == {True}
 
 
 # ---- deaths ----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -83,7 +83,8 @@ class SiteRun:
         self._way = way
         self._failures = failures
         """Of the site so far: until it takes a mail again, it is tried with one."""
-        self._lanes: deque[int] = deque()
+        self._lanes: dict[int, None] = {}
+        """In the order of their turns."""
         self._queues: dict[TlsPolicy, tuple[MailQueue, asyncio.Task[None]]] = {}
         self._under_way: dict[Key, Leased] = {}
         self._handed: dict[Key, float] = {}
@@ -96,6 +97,8 @@ class SiteRun:
         self._until = self._began + RUN_SECONDS
         self._done = 0
         self._rate = 4.0 * way.site.max_connections
+        self._target = 0
+        """Rows under way when a claim is answered; the next one is made at half of it."""
         self.closed = False
         self.claimed = 0
 
@@ -104,7 +107,7 @@ class SiteRun:
         if self.closed:
             return False
         if lane not in self._lanes:
-            self._lanes.append(lane)
+            self._lanes[lane] = None
             self._changed.set()
         return True
 
@@ -156,12 +159,14 @@ class SiteRun:
         """Rows to claim now; 0 while enough is under way."""
         if self._failures:
             return 0 if self._under_way else 1
-        target = min(MOST, max(2 * self._way.site.max_connections, int(self._rate)))
+        target = self._target = min(MOST, max(2 * self._way.site.max_connections, int(self._rate)))
         return target - len(self._under_way) if len(self._under_way) <= target // 2 else 0
 
     async def _claim(self, limit: int) -> list[Leased]:
         office = self._office
-        lanes = [self._lanes.popleft() for _ in range(min(LANES, limit, len(self._lanes)))]
+        lanes = list(itertools.islice(self._lanes, min(LANES, limit)))
+        for lane in lanes:
+            del self._lanes[lane]
         quantum = max(1, limit // len(lanes))
         async with office.store.worker() as db:
             worker = office.lease.id
@@ -170,7 +175,7 @@ class SiteRun:
         failpoint.hit("f5")
         full = _full(rows, quantum)
         # to the back: the next claim begins with others
-        self._lanes.extend(lane for lane in lanes if lane in full)
+        self._lanes.update((lane, None) for lane in lanes if lane in full)
         self.claimed += len(rows)
         return rows
 
@@ -282,7 +287,8 @@ class SiteRun:
                 self._failures = 0
                 self._spawn_clear()
             self._settle(row, outcome)
-        self._changed.set()
+        if self._unattempted or self._down is not None or len(self._under_way) <= self._target // 2:
+            self._changed.set()
 
     def _is_down(self, outcome: Outcome) -> bool:
         """No session came as far as this mail's MAIL: it is about the site, not about the mail."""

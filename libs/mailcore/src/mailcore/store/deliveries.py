@@ -414,22 +414,40 @@ SELECT count(*) FROM released
 
 
 async def strays(db: Connection, worker: int, held: Container[Key], *, older_than: float) -> int:
-    """Gives back rows leased to this worker that it does not hold: the answer to its claim was lost with the connection.
+    """Gives back rows leased to this worker that it does not hold: an answer of the database was lost with the connection.
 
     `older_than`: seconds; younger leases may be a claim whose answer is on its way. Returns how many.
     """
+    await _by_index(db)
     rows = await db.fetch(
-        "SELECT email_id, n, attempt, org_id, lane_id FROM queue WHERE worker = $1 AND NOT dot_sent "
+        "SELECT email_id, n, attempt FROM queue WHERE worker = $1 "
         "AND leased_at < clock_timestamp() - make_interval(secs => $2)",
         worker,
         older_than,
     )
-    lost = [
-        Leased(row[0], row[1], row[2], worker, row[3], row[4], "", False)
-        for row in rows
-        if (row[0], row[1]) not in held
-    ]
-    return await release(db, lost) if lost else 0
+    lost = [row for row in rows if (row["email_id"], row["n"]) not in held]
+    if not lost:
+        return 0
+    found: int = await db.fetchval(
+        _STRAYS, [row["email_id"] for row in lost], [row["n"] for row in lost], [row["attempt"] for row in lost], worker
+    )
+    return found
+
+
+# nobody here knows what became of one that was marked: its retry may be a second copy
+_STRAYS = """
+WITH released AS (
+  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, due_at = now(),
+                     possible_duplicate = q.possible_duplicate OR q.dot_sent
+  FROM unnest($1::uuid[], $2::smallint[], $3::smallint[]) AS t (email_id, n, attempt)
+  WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = $4 AND q.attempt = t.attempt
+  RETURNING q.email_id, q.n, q.possible_duplicate
+), marked AS (
+  UPDATE deliveries d SET possible_duplicate = true
+  FROM released WHERE released.possible_duplicate AND d.email_id = released.email_id AND d.n = released.n
+)
+SELECT count(*) FROM released
+"""
 
 
 # ---- 6. take back ----------------------------------------------------------------------------------------------------
