@@ -71,6 +71,8 @@ class Office:
     held: set[Key] = field(default_factory=set)
     """Leased by this process and not yet settled or given back."""
     draining: bool = False
+    sharers: int = 1
+    """Processes that share each site's connections; each takes its part."""
 
     @property
     def attempts(self) -> int:
@@ -261,7 +263,7 @@ class SiteRun:
                 self._office.transport.deliver(
                     destination,
                     queue,
-                    connections=way.site.max_connections,
+                    connections=max(1, way.site.max_connections // self._office.sharers),
                     before_dot=self._office.gate.before_dot,
                     on_outcome=self._on_outcome,
                 )

@@ -19,7 +19,7 @@ from mailcore.kit import failpoint
 from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
-from mailcore.store import deliveries
+from mailcore.store import deliveries, sites
 from mailcore.store.deliveries import DueLane, Leased
 from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, Office, SiteRun
 from outbound.routes import NoWay, Routes, Way
@@ -114,6 +114,7 @@ class Outbound:
         async with office.store.worker() as db:
             strays = await deliveries.strays(db, office.lease.id, office.held, older_than=self._lease_seconds)
             QUEUE_DEPTH.labels("outbound").set(await deliveries.depth(db))
+            office.sharers = max(1, await sites.sharers(db, SERVICE))
         if strays:
             log.warning("rows leased to us that we do not hold were given back", rows=strays)
 

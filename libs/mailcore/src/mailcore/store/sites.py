@@ -63,6 +63,12 @@ RETURNING extract(epoch FROM suspended_until - now())::float8
 """
 
 
+async def sharers(db: Connection, service: str) -> int:
+    """Processes of a service that share its sites: those that live, and the dead until they are buried."""
+    count: int = await db.fetchval("SELECT count(*) FROM workers WHERE service = $1", service)
+    return count
+
+
 async def clear(db: Connection, site_id: int) -> None:
     """It takes mail again."""
     await db.execute("UPDATE sites SET failures = 0, suspended_until = NULL WHERE id = $1", site_id)
