@@ -13,6 +13,7 @@ from arq.worker import Function, Worker
 from redis.exceptions import RedisError
 
 from mailcore.kit.log import logger
+from mailcore.kit.retry import backoff
 from mailcore.queue.bell import redis_settings
 from mailcore.queue.jobs import Bell, Chore, arq_queue, bell_key
 
@@ -70,7 +71,7 @@ class Bells:
                 log.warning("redis is away; bells wait for the sweep", error=str(error) or type(error).__name__)
             finally:
                 await _close(worker)
-            await asyncio.sleep(min(5.0, 0.2 * 2**failures))
+            await asyncio.sleep(backoff(failures, first=0.2, longest=5.0))
 
 
 async def _close(worker: Worker) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from mailcore.kit.log import logger
+from mailcore.kit.retry import backoff
 
 log = logger(__name__)
 
@@ -41,19 +42,22 @@ class Runner:
     async def run(self) -> None:
         failures = 0
         keys: frozenset[str] | None = None  # the first round is a sweep: what was due while nobody ran
-        sweep_at = asyncio.get_running_loop().time() + self._sweep_seconds
+        loop = asyncio.get_running_loop()
+        sweep_at = loop.time() + self._sweep_seconds
         while not self._draining:
             try:
                 while await self._work(keys) and not self._draining:
-                    pass
+                    if keys is not None and loop.time() >= sweep_at:
+                        # work that does not end must not put the sweep off: what dead workers held waits for it
+                        sweep_at = loop.time() + self._sweep_seconds
+                        await self._work(None)
                 failures = 0
             except Exception:
                 failures += 1
                 log.exception("runner failed", runner=self.name, failures=failures)
-                await asyncio.sleep(min(MAX_BACKOFF, 0.1 * 2**failures))
+                await asyncio.sleep(backoff(failures, first=0.1, longest=MAX_BACKOFF))
                 keys = None
                 continue
-            loop = asyncio.get_running_loop()
             try:
                 async with asyncio.timeout_at(sweep_at):
                     await self._bell.wait()

@@ -17,7 +17,7 @@ from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH, WEBHOOK_POSTS
-from mailcore.kit.retry import delay
+from mailcore.kit.retry import backoff, delay
 from mailcore.store import webhooks
 from mailcore.store.session import Store
 from mailcore.store.webhooks import Claimed, Settled
@@ -183,7 +183,7 @@ class Posts:
                 log.warning("settling a post failed", failures=failures, error=error.public)
                 if failures == 5:
                     settled = replace(settled, response="")  # in case the trouble is what the endpoint said
-                await asyncio.sleep(min(5.0, 0.1 * 2**failures))
+                await asyncio.sleep(backoff(failures, first=0.1, longest=5.0))
         WEBHOOK_POSTS.labels(result.outcome).inc()
         if settled.retry_seconds is not None:
             self._set_alarm(settled.retry_seconds)

@@ -21,3 +21,8 @@ def delay(
         return None
     seconds = schedule[attempt - 1]
     return seconds * (1 + uniform(-jitter, jitter)) if jitter else seconds
+
+
+def backoff(failures: int, *, first: float, longest: float) -> float:
+    """Seconds to wait after that many failures in a row: `first` doubled with each, at most `longest`, however many there were."""
+    return min(longest, first * 2.0 ** min(failures, 64))
