@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.mirror import ImapDoor, LeaseLost, mirror_inbox
@@ -42,6 +43,8 @@ class Accounts:
         self._poll_seconds = poll_seconds
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
+        self._held: set[UUID] = set()
+        """Accounts in hand."""
 
     async def work(self, keys: frozenset[str] | None) -> bool:
         """One round: take back what dead workers held (at a sweep), claim, start. True when there may be more."""
@@ -55,6 +58,7 @@ class Accounts:
             return True
         async with self._store.worker() as db:
             claimed = await accounts.claim(db, self._lease.id, free, self._poll_seconds)
+        self._held.update(account.id for account in claimed)
         for account in claimed:
             task = asyncio.create_task(self._mirror(account, self._lease.id))
             self._running.add(task)
@@ -69,13 +73,23 @@ class Accounts:
     async def _sweep(self) -> None:
         async with self._store.worker() as db:
             dead = await workers.bury(db, self._lease.service, self._lease.lease_seconds)
+            dead += await workers.ownerless(db, "accounts")
             if dead:
                 log.warning(
                     "took back the accounts of dead workers", workers=dead, accounts=await accounts.take_back(db, dead)
                 )
+            strays = await accounts.strays(db, self._lease.id, self._held, older_than=self._lease.lease_seconds)
+            if strays:
+                log.warning("accounts leased to us that we do not have in hand are due again", accounts=strays)
             SYNC_LAG.set(await accounts.lag_seconds(db))
 
     async def _mirror(self, account: Account, worker: int) -> None:
+        try:
+            await self._bring_in_step(account, worker)
+        finally:
+            self._held.discard(account.id)
+
+    async def _bring_in_step(self, account: Account, worker: int) -> None:
         error: str | None = None
         try:
             password = self._keyring.open(account.password_sealed, "imap").decode()
@@ -109,5 +123,5 @@ class Accounts:
             async with self._store.worker() as db:
                 await accounts.settle(db, account.id, worker, error=error, retry_seconds=retry)
         except MailError as trouble:
-            # the lease ends with this worker's life; until then the account waits
+            # no longer in hand, so that the sweep finds it once the lease is old
             log.error("could not settle an account", account=str(account.id), error=trouble.public)

@@ -62,6 +62,7 @@ class Router:
     async def _sweep(self) -> None:
         async with self._store.worker() as db:
             dead = await workers.bury(db, self._lease.service, self._lease.lease_seconds)
+            dead += await workers.ownerless(db, "arrival_queue")
             if dead:
                 again, lost = await arrivals.take_back(db, dead)
                 log.warning("took back the arrivals of dead workers", workers=dead, queued=again, quarantined=len(lost))

@@ -195,9 +195,9 @@ def _sub_type(reply: Reply) -> str:
 
 
 async def sweep(store: Store, service: str, lease_seconds: float) -> list[TakenBack]:
-    """Buries the service's dead workers and takes their rows back, in one transaction."""
+    """Buries the service's dead workers and takes their rows back, in one transaction; rows of workers that are no more, too."""
     async with store.worker() as db:
-        dead = await workers.bury(db, service, lease_seconds)
+        dead = await workers.bury(db, service, lease_seconds) + await workers.ownerless(db, "queue")
         back = await deliveries.take_back(db, dead) if dead else []
     if dead:
         log.warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -119,6 +119,21 @@ async def take_back(db: Connection, workers: Sequence[int]) -> int:
     rows = await db.fetch(
         "UPDATE accounts SET worker = NULL, due_at = clock_timestamp() WHERE worker = ANY ($1) RETURNING id",
         list(workers),
+    )
+    return len(rows)
+
+
+async def strays(db: Connection, worker: int, held: Collection[UUID], *, older_than: float) -> int:
+    """Accounts leased to this worker that it does not have in hand become due: an answer of the database was lost.
+
+    `older_than`: seconds; a younger lease may be a claim whose answer is on its way.
+    """
+    rows = await db.fetch(
+        "UPDATE accounts SET worker = NULL, due_at = clock_timestamp() WHERE worker = $1 AND id <> ALL ($2::uuid[]) "
+        "AND leased_at < clock_timestamp() - make_interval(secs => $3) RETURNING id",
+        worker,
+        list(held),
+        older_than,
     )
     return len(rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mailcore.store.session import Connection
 
 
@@ -33,6 +35,30 @@ async def bury(db: Connection, service: str, lease_seconds: float) -> list[int]:
     return [row["id"] for row in rows]
 
 
+async def ownerless(db: Connection, table: Literal["queue", "arrival_queue", "accounts"]) -> list[int]:
+    """Workers that hold rows of `table` and have no row here: to be taken back like those of the buried, and with them.
+
+    They come about when a worker that was paused claims after its burial, or when a drain ends without having given back. A
+    worker's row is committed before its first lease and goes before its last, so that who has none never comes back.
+    """
+    await db.execute("SET LOCAL enable_seqscan = off")
+    rows = await db.fetch(_OWNERLESS.format(table=table))
+    return [row["worker"] for row in rows]
+
+
+# one probe of the index on worker for each that holds rows, however many they hold
+_OWNERLESS = """
+WITH RECURSIVE holder (worker) AS (
+  (SELECT worker FROM {table} WHERE worker IS NOT NULL ORDER BY worker LIMIT 1)
+  UNION ALL
+  SELECT (SELECT q.worker FROM {table} q WHERE q.worker > holder.worker ORDER BY q.worker LIMIT 1)
+  FROM holder WHERE holder.worker IS NOT NULL
+)
+SELECT worker FROM holder
+WHERE worker IS NOT NULL AND NOT EXISTS (SELECT FROM workers w WHERE w.id = holder.worker)
+"""
+
+
 async def leave(db: Connection, worker: int) -> None:
-    """At the end of a drain, when the worker holds no lease any more."""
+    """At the end of a drain. What the worker still holds is found by `ownerless`."""
     await db.execute("DELETE FROM workers WHERE id = $1", worker)
