@@ -331,7 +331,7 @@ async def test_rows_that_waited_out_their_schedule_expire(
     tenant: Tenant, store: Store, admin: asyncpg.Connection
 ) -> None:
     email_id = await tenant.send("you@example.com")
-    await admin.execute("UPDATE sites SET last_reply = '554 go away'")
+    await admin.execute("UPDATE sites SET failures = 3, last_reply = '554 go away'")
     assert await door.expire(store, datetime.now(UTC) - timedelta(days=4)) == (0, 0)
     assert await door.expire(store, datetime.now(UTC) + timedelta(seconds=5)) == (1, 0)
     row = await tenant.delivery(email_id)

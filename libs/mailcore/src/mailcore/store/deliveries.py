@@ -516,7 +516,8 @@ class Expired:
 async def expire(db: Connection, before: datetime) -> list[Expired]:
     """Up to EXPIRE_BATCH free rows that have been due since before `before`'s email ids: state expired, no longer queued.
 
-    A row that is attempted expires by its schedule (`settle`); this is for those that never could be.
+    A row that is attempted expires by its schedule (`settle`); this is for those that never could be, their site being down. One
+    whose site takes mail has waited for us: it is attempted, however long we were away.
     """
     await _by_index(db)
     rows = await db.fetch(_EXPIRE, lower_bound(before), before, EXPIRE_BATCH)
@@ -525,9 +526,13 @@ async def expire(db: Connection, before: datetime) -> list[Expired]:
 
 _EXPIRE = """
 WITH old AS MATERIALIZED (
-  SELECT q.ctid, q.email_id, q.n, q.org_id, q.lane_id
+  SELECT q.ctid, q.email_id, q.n, q.org_id, s.last_reply
   FROM queue q JOIN emails e ON e.id = q.email_id
+  JOIN lanes l ON l.id = q.lane_id
+  JOIN recipient_domains r ON r.domain = l.domain
+  JOIN sites s ON s.id = r.site_id
   WHERE q.email_id < $1 AND q.worker IS NULL AND q.due_at <= now() AND coalesce(e.scheduled_at, e.created_at) < $2
+    AND s.failures > 0
   ORDER BY q.email_id, q.n LIMIT $3 FOR UPDATE OF q SKIP LOCKED
 ), gone AS (
   DELETE FROM queue q USING old WHERE q.ctid = old.ctid
@@ -536,12 +541,8 @@ WITH old AS MATERIALIZED (
   FROM old WHERE d.email_id = old.email_id AND d.n = old.n
   RETURNING d.email_id, d.n, d.recipient
 )
-SELECT old.email_id, old.n, old.org_id, moved.recipient, s.last_reply
-FROM old
-JOIN moved ON moved.email_id = old.email_id AND moved.n = old.n
-JOIN lanes l ON l.id = old.lane_id
-JOIN recipient_domains r ON r.domain = l.domain
-JOIN sites s ON s.id = r.site_id
+SELECT old.email_id, old.n, old.org_id, moved.recipient, old.last_reply
+FROM old JOIN moved ON moved.email_id = old.email_id AND moved.n = old.n
 """
 
 
