@@ -91,6 +91,7 @@ FILE = Part(b"pdf", "application/pdf", "f.pdf")
         ("", "h", [], "text/html"),
         (None, None, [], "text/plain"),
         ("t", "h", [], ("multipart/alternative", ["text/plain", "text/html"])),
+        ("t", "", [], "text/plain"),
         (None, "h", [IMAGE], ("multipart/related", ["text/html", "image/png"])),
         ("t", None, [FILE], ("multipart/mixed", ["text/plain", "application/pdf"])),
         ("t", None, [IMAGE], ("multipart/mixed", ["text/plain", "image/png"])),
@@ -146,7 +147,7 @@ def test_any_message_is_read_back(
     leaves = [part for part in parsed.walk() if not part.is_multipart()]
     bodies = [leaf for leaf in leaves if leaf.get_filename() is None]
     files = [leaf for leaf in leaves if leaf.get_filename() is not None]
-    expected = ([lines(text or "")] if text or html is None else []) + ([lines(html)] if html is not None else [])
+    expected = ([lines(text or "")] if text or not html else []) + ([lines(html)] if html else [])
     assert [body(b) for b in bodies] == expected  # type: ignore[arg-type]
     assert sorted(str(f["Content-Disposition"].params["filename"]) for f in files) == sorted(
         str(a.filename) for a in attachments

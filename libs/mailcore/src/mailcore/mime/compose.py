@@ -51,6 +51,7 @@ class Message:
     boundary_seed: bytes
     """Anything of this message's own that a stranger cannot foretell while it is written, such as its id."""
     html: str | None = None
+    """None or empty: the text stands alone. A reader would show an empty html in its place."""
     text: str | None = None
     """None or empty beside html: the html stands alone."""
     cc: Sequence[str] = ()
@@ -123,12 +124,12 @@ def _entity(message: Message) -> _Entity:
     inline: list[Part] = []
     attached: list[Part] = []
     for part in message.attachments:
-        shown = part.disposition == "inline" and part.content_id and message.html is not None
+        shown = part.disposition == "inline" and part.content_id and message.html
         (inline if shown else attached).append(part)
     alternatives: list[_Entity] = []
-    if message.text or message.html is None:
+    if message.text or not message.html:
         alternatives.append(_text_entity(message.text or "", b"plain"))
-    if message.html is not None:
+    if message.html:
         html = _text_entity(message.html, b"html")
         if inline:
             html = _multipart(b"related", [html, *map(_part_entity, inline)], message, b'; type="text/html"')
