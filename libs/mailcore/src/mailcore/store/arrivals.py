@@ -105,8 +105,8 @@ async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
 async def take_keys(db: Connection, keys: Sequence[ArrivalKey], *, seconds: float | None) -> dict[bytes, UUID]:
     """Takes each key for its arrival. Of those that were taken before: digest → the arrival that has it.
 
-    `seconds`: a key older than that counts no more; None: it counts as long as upkeep keeps it. Waits for a transaction that is taking the same
-    key. Digests must differ from each other.
+    `seconds`: a key older than that counts no more; None: it counts as long as upkeep keeps it. Waits for a transaction that
+    is taking the same key. Digests must differ from each other.
     """
     ordered = sorted(keys, key=lambda key: key.digest)  # locks are taken in one order
     taken = await db.fetch(
