@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -51,15 +52,20 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             timeout=settings.imap.timeout_seconds,
         ),
     )
+    app = build(ctx)
+    # what exists now lives as long as the process: a full collection need not walk it while requests wait
+    gc.collect()
+    gc.freeze()
     try:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
             tasks=[ctx.keys.note_use()],
             drain=ctx.submits.drain,
-            http=Listen(build(ctx), settings.http.host, settings.http.port, settings.http.trusted_proxies),
+            http=Listen(app, settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
         await ctx.keys.write_use()
     finally:
+        gc.unfreeze()
         await ctx.attachments.close()
         await ringer.close()
         await store.close()
