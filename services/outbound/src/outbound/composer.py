@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from mailcore.blob.base import BlobStore
-from mailcore.kit.errors import MailError, NotFound, Refused
+from mailcore.kit.errors import NotFound, Refused
 from mailcore.kit.log import logger
 from mailcore.mailauth.dkim.keys import SigningKey
 from mailcore.mailauth.dkim.sign import sign
@@ -53,7 +53,7 @@ async def fetch(content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore
             body = orjson.loads(await blobs.get(content.body_blob))
             html, text = body.get("html"), body.get("text")
         parts = [await _part(attachment, blobs) for attachment in content.attachments]
-    except (MailError, ValueError, KeyError) as error:
+    except Exception as error:  # of this mail alone: the others of its claim do not hang on it
         log.error("the content of an email cannot be read", email_id=str(content.id), error=repr(error))
         what = "is not in the blob store" if isinstance(error, NotFound) else "cannot be read just now"
         return Outcome(Result.DEFERRED, Reply(451, f"a part of the mail {what}", "4.3.0"), rule="content-unavailable")
@@ -88,30 +88,30 @@ def compose_one(work: Work) -> Composed:
         return Outcome(
             Result.DEFERRED, Reply(451, "the sending domain has no usable DKIM key", "4.7.0"), rule="no-signing-key"
         )
-    date = content.scheduled_at or content.created_at
-    text = work.text
-    if text is None and work.html is not None:
-        text = html_to_text(work.html)
-    message = Message(
-        from_=content.from_,
-        to=content.to,
-        cc=content.cc,
-        reply_to=content.reply_to,
-        subject=content.subject,
-        html=work.html,
-        text=text,
-        headers=content.headers,
-        attachments=work.parts,
-        message_id=content.message_id,
-        date=date,
-        boundary_seed=content.id.bytes,
-    )
     try:
+        date = content.scheduled_at or content.created_at
+        text = work.text
+        if text is None and work.html is not None:
+            text = html_to_text(work.html)
+        message = Message(
+            from_=content.from_,
+            to=content.to,
+            cc=content.cc,
+            reply_to=content.reply_to,
+            subject=content.subject,
+            html=work.html,
+            text=text,
+            headers=content.headers,
+            attachments=work.parts,
+            message_id=content.message_id,
+            date=date,
+            boundary_seed=content.id.bytes,
+        )
         composed = compose(message)
         signature = sign(composed.head, composed.body, work.keys, now=int(date.timestamp()))
+        return b"%b%b\r\n%b" % (signature, composed.head, composed.body)
     except Refused as error:
         return Outcome(Result.FAILED, Reply(554, error.public, "5.6.0"), rule="invalid-message")
     except Exception as error:  # unknown is temporary
         log.error("composing failed", email_id=str(content.id), exc_info=error)
         return Outcome(Result.DEFERRED, Reply(451, "the mail could not be composed", "4.3.0"), rule="internal-error")
-    return b"%b%b\r\n%b" % (signature, composed.head, composed.body)

@@ -212,7 +212,12 @@ class SiteRun:
                     self._settle(row, _own(Result.FAILED, "the mail's content is gone", "5.3.0", "content-gone"))
             ready = list(contents.values())
             chunks = [ready[i : i + CHUNK] for i in range(0, len(ready), CHUNK)]
-            await asyncio.gather(*(self._compose_chunk(chunk, identities, by_email) for chunk in chunks))
+            # to the end of all of them: what goes back below must not be handed over after it
+            ended = await asyncio.gather(
+                *(self._compose_chunk(chunk, identities, by_email) for chunk in chunks), return_exceptions=True
+            )
+            if error := next((each for each in ended if isinstance(each, BaseException)), None):
+                raise error
         except Unavailable as error:
             log.warning("leased rows go back: their content cannot be read", rows=len(rows), error=error.public)
         finally:

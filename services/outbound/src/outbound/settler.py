@@ -22,7 +22,8 @@ from mailcore.store.session import Store
 log = logger(__name__)
 
 BATCH = 500
-IN_FLIGHT = 2
+GATHER_SECONDS = 0.01
+"""Between two commits: a lone outcome does not wait."""
 MAX_PAUSE = 2.0
 
 
@@ -33,7 +34,7 @@ class Settler:
         self._settled = settled
         """Told which deliveries are no longer held here."""
         self._waiting: list[Attempt] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
         self._stubborn: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -41,20 +42,19 @@ class Settler:
 
     def add(self, attempt: Attempt) -> None:
         self._waiting.append(attempt)
-        if len(self._tasks) < IN_FLIGHT:
-            task = asyncio.get_running_loop().create_task(self._run())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def drain(self) -> None:
-        while self._tasks or self._stubborn:
-            await asyncio.gather(*self._tasks, *self._stubborn, return_exceptions=True)
+        while running := [task for task in (self._running, *self._stubborn) if task and not task.done()]:
+            await asyncio.wait(running)
 
     async def _run(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             failpoint.hit("f11")
             await self._settle(batch)
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _settle(self, batch: list[Attempt], *, alone: bool = False) -> None:
         pause = 0.05

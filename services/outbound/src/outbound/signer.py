@@ -62,8 +62,7 @@ class Signer:
                 keys.append(
                     SigningKey.load(sealed.selector, sender.name, self._keyring.open(sealed.private_sealed, "dkim"))
                 )
-            except MailError as error:
-                log.error(
-                    "a signing key cannot be used", domain=sender.name, selector=sealed.selector, error=error.public
-                )
+            except Exception as error:  # of this domain alone
+                why = error.public if isinstance(error, MailError) else repr(error)
+                log.error("a signing key cannot be used", domain=sender.name, selector=sealed.selector, error=why)
         return Identity(f"{sender.custom_return_path}.{sender.name}", sender.tls == "enforced", tuple(keys))
