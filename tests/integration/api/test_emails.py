@@ -106,10 +106,14 @@ async def test_get_and_list(api: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "limit=-1", "limit=1e2", "after=x", "before=%00", "after=a&before=b"]
+    "query", ["limit=0", "limit=101", "limit=x", "limit=-1", "limit=1e2", "after=x", "after=a&before=b"]
 )
 async def test_bad_pages(api: httpx.AsyncClient, query: str) -> None:
     assert_error(await api.get(f"/emails?{query}"), 422, "validation_error")
+
+
+async def test_nul_in_a_query(api: httpx.AsyncClient) -> None:
+    assert_error(await api.get("/emails?before=%00"), 422, "invalid_parameter", "NUL")
 
 
 async def test_both_cursors(api: httpx.AsyncClient) -> None:
