@@ -44,12 +44,18 @@ def is_lost(error: BaseException) -> bool:
 
 
 class Store:
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, wait_seconds: float = 10.0) -> None:
+        """`wait_seconds`: the longest that a block waits for a connection of the pool; then it raises Unavailable."""
         self._pool = pool
+        self._wait_seconds = wait_seconds
 
     @classmethod
     async def open(cls, url: str, *, pool_size: int = 6, connect_seconds: float = 5.0, name: str = "postroom") -> Store:
-        """Connects lazily: the first block finds out whether the server is there."""
+        """Connects lazily: the first block finds out whether the server is there.
+
+        A server that never answers is known as such after `connect_seconds`; who waits in line behind others for a connection
+        gives up after twice that.
+        """
         pool = asyncpg.create_pool(
             url,
             min_size=0,
@@ -62,7 +68,7 @@ class Store:
             server_settings={"application_name": name, "jit": "off"},
         )
         await pool
-        return cls(pool)
+        return cls(pool, wait_seconds=2 * connect_seconds)
 
     async def close(self) -> None:
         await self._pool.close()
@@ -106,7 +112,7 @@ class Store:
     async def _transaction(self, begin: str) -> AsyncIterator[Connection]:
         """Raises Unavailable when the database cannot be reached or goes away; other errors of a statement pass as they are."""
         try:
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire(timeout=self._wait_seconds) as connection:
                 DB_POOL_IN_USE.inc()
                 try:
                     try:
