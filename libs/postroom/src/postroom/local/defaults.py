@@ -62,6 +62,7 @@ def of_mode(mode: Mode, folder: Folder, ports: Ports, secrets: Secrets) -> dict[
     if mode is Mode.CATCH:
         defaults |= {
             "SMTP__HOSTNAME": "mail.postroom.test",
+            "DOMAINS__MX_HOST": "mail.postroom.test",
             "OUTBOUND__EHLO_NAME": "mail.postroom.test",
             "OUTBOUND__ROUTE": "catch",
             "OUTBOUND__CATCH_HOST": f"{HOST}:{ports.catcher}",

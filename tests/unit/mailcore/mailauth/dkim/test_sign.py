@@ -1,17 +1,14 @@
 import base64
 import hashlib
-import re
 import time
 
 import dkim
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from dkim.canonicalization import Relaxed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,26 +40,6 @@ def dkimpy_accepts(raw: bytes, key: SigningKey) -> bool:
         return key.public_txt.encode() if name == f"{key.record_name}.".encode() else b""
 
     return bool(dkim.verify(raw, dnsfunc=txt))
-
-
-def ed25519_accepts(raw: bytes, key: SigningKey) -> bool:
-    """dkimpy without PyNaCl cannot: its parser, its choice of fields and its canonical forms, with OpenSSL to verify."""
-    headers, body = dkim.rfc822_parse(raw)
-    assert headers[0][0] == b"DKIM-Signature"
-    tags = dkim.util.parse_tag_value(headers[0][1])
-    if base64.b64encode(hashlib.sha256(Relaxed.canonicalize_body(body)).digest()) != tags[b"bh"]:
-        return False
-    relaxed = Relaxed.canonicalize_headers(headers)
-    chosen = dkim.select_headers(relaxed[1:], [n.strip().lower() for n in tags[b"h"].split(b":")])
-    own = re.sub(rb"b=[A-Za-z0-9+/= \r\n]*\Z", b"b=", relaxed[0][1]).rstrip()
-    data = b"".join(name + b":" + value for name, value in chosen) + b"dkim-signature:" + own
-    public = key.private.public_key()
-    assert isinstance(public, Ed25519PublicKey)
-    try:
-        public.verify(base64.b64decode(b"".join(tags[b"b"].split())), hashlib.sha256(data).digest())
-    except InvalidSignature:
-        return False
-    return True
 
 
 def tags_of(field: bytes) -> dict[str, str]:
@@ -97,9 +74,9 @@ def test_both_verify() -> None:
     raw = sign(HEAD, BODY, [RSA], now=NOW) + HEAD + b"\r\n" + BODY
     assert dkimpy_accepts(raw, RSA)
     raw = sign(HEAD, BODY, [ED25519], now=NOW) + HEAD + b"\r\n" + BODY
-    assert ed25519_accepts(raw, ED25519)
-    assert not ed25519_accepts(raw.replace(b"we won", b"we lost"), ED25519)
-    assert not ed25519_accepts(raw.replace(b"Hello", b"Hullo"), ED25519)
+    assert dkimpy_accepts(raw, ED25519)
+    assert not dkimpy_accepts(raw.replace(b"we won", b"we lost"), ED25519)
+    assert not dkimpy_accepts(raw.replace(b"Hello", b"Hullo"), ED25519)
 
 
 def test_a_field_a_key_in_their_order() -> None:
@@ -116,7 +93,7 @@ def test_nothing_can_be_added_before_or_after(name: bytes) -> None:
     added = name.title() + b": <x@evil.example>\r\n"
     for head in (added + HEAD, HEAD + added):
         assert not dkimpy_accepts(field + head + b"\r\n" + BODY, RSA)
-        assert not ed25519_accepts(ed_field + head + b"\r\n" + BODY, ED25519)
+        assert not dkimpy_accepts(ed_field + head + b"\r\n" + BODY, ED25519)
     assert dkimpy_accepts(field + b"Received: x\r\nX-Added: y\r\n" + HEAD + b"X-Added: y\r\n\r\n" + BODY, RSA)
 
 
@@ -152,7 +129,7 @@ def test_dkimpy_accepts_any_mail(before: list[bytes], after: list[bytes], lines:
     # SMTP ends the last line (RFC 5321 §4.1.1.4)
     sent = head + b"\r\n" + body + (b"" if not body or body.endswith(b"\r\n") else b"\r\n")
     assert dkimpy_accepts(rsa_field + sent, RSA)
-    assert ed25519_accepts(ed_field + sent, ED25519)
+    assert dkimpy_accepts(ed_field + sent, ED25519)
 
 
 @given(
