@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,8 @@ log = logger(__name__)
 
 WATCH_SECONDS = 20.0
 UPKEEP_SECONDS = 3600.0
+UPKEEP_AGAIN_SECONDS = 120.0
+"""After one that failed."""
 
 
 class Chores:
@@ -60,18 +62,29 @@ class Chores:
         """Until cancelled: domains that wait for a look, and upkeep at the start and hourly: for when nobody rings."""
         upkeep_at = 0.0
         while True:
-            try:
-                now = asyncio.get_running_loop().time()
-                if now >= upkeep_at:
-                    await self.upkeep()
-                    upkeep_at = now + UPKEEP_SECONDS
-                for domain_id in await pending(self._store):
-                    await self._verify(domain_id)
-            except MailError as error:
-                log.warning("a chore waits", error=error.public)
-            except Exception as error:
-                log.error("a chore failed", exc_info=error)
+            now = asyncio.get_running_loop().time()
+            if now >= upkeep_at:
+                done = await self._try("upkeep", self.upkeep())
+                upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
+            await self._try("verify", self._verify_pending())
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _verify_pending(self) -> None:
+        for domain_id in await pending(self._store):
+            await self._try("verify", self._verify(domain_id))
+
+    @staticmethod
+    async def _try(name: str, work: Awaitable[None]) -> bool:
+        """Whether it was done: one that fails keeps none of the others from being done."""
+        try:
+            await work
+        except MailError as error:
+            log.warning("a chore waits", chore=name, error=error.public)
+        except Exception as error:
+            log.error("a chore failed", chore=name, exc_info=error)
+        else:
+            return True
+        return False
 
     async def _verify(self, domain_id: UUID) -> None:
         queued = await verify(

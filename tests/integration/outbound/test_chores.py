@@ -1,0 +1,69 @@
+"""Chores do not hang on each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from integration.outbound.harness import until
+from mailcore.blob.memory import MemoryBlobs
+from mailcore.dns.resolver import Records, StaticResolver
+from mailcore.flow.verify import Published
+from mailcore.kit.errors import Unavailable
+from mailcore.kit.ids import uuid7
+from mailcore.queue.bell import Ringer
+from mailcore.store.session import Store
+from outbound.chores import Chores
+
+
+class Unlisted(MemoryBlobs):
+    """A bucket whose policy allows everything but listing it."""
+
+    listings = 0
+
+    async def keys(self, *, older_than: datetime) -> AsyncIterator[str]:
+        self.listings += 1
+        raise Unavailable("The blob store does not answer just now. Try again in a moment.")
+        yield ""
+
+
+class Stumbling(StaticResolver):
+    """Fails in a way that nobody foresaw."""
+
+    async def txt(self, name: str) -> Records[str]:
+        if name.endswith("bad.test"):
+            raise RuntimeError("unforeseen")
+        return await super().txt(name)
+
+
+async def test_a_chore_that_fails_holds_up_no_other(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, org: UUID
+) -> None:
+    for name in ("bad.test", "new.test"):
+        await admin.execute(
+            "INSERT INTO domains (id, org_id, name, status) VALUES ($1, $2, $3, 'pending')", uuid7(), org, name
+        )
+    blobs = Unlisted()
+    chores = Chores(
+        store,
+        ringer,
+        resolver=Stumbling({"new.test": {}}),
+        blobs=blobs,
+        lifetime_seconds=3600,
+        published=Published("mx.us.test", "include:spf.us.test"),
+    )
+    watch = asyncio.create_task(chores.watch())
+    try:
+
+        async def checked() -> bool:
+            return await admin.fetchval("SELECT checked_at FROM domains WHERE name = 'new.test'") is not None
+
+        await until(checked, "a look at the domain", 10)
+    finally:
+        watch.cancel()
+    assert blobs.listings == 1, "upkeep was tried, and failed"
+    assert await admin.fetchval("SELECT checked_at FROM domains WHERE name = 'bad.test'") is None
