@@ -28,13 +28,19 @@ async def read_json(request: Request) -> Any:
     if not raw:
         return None
     try:
-        parsed = orjson.loads(raw) if len(raw) < OFF_LOOP_BYTES else await asyncio.to_thread(orjson.loads, raw)
+        parsed, nul = _parse(raw) if len(raw) < OFF_LOOP_BYTES else await asyncio.to_thread(_parse, raw)
     except orjson.JSONDecodeError:
         raise ApiError(400, "validation_error", "Request body must be valid JSON.") from None
-    if b"\\u0000" in raw and _holds_nul(parsed):
+    if nul:
         # Postgres stores no NUL, no header may hold one, and no mail needs it
         raise invalid("The request must not contain NUL characters.")
     return parsed
+
+
+def _parse(raw: bytes) -> tuple[Any, bool]:
+    """The value, and whether it holds a NUL: in an array of millions of numbers that takes a second to find out."""
+    parsed = orjson.loads(raw)
+    return parsed, b"\\u0000" in raw and _holds_nul(parsed)
 
 
 async def read(request: Request, model: type[M]) -> M:
@@ -78,7 +84,7 @@ def _holds_nul(value: Any) -> bool:
             if "\x00" in item:
                 return True
         elif isinstance(item, list):
-            stack.extend(item)
+            stack.extend([each for each in item if not isinstance(each, int | float)])
         elif isinstance(item, dict):
             stack.extend(item)
             stack.extend(item.values())
