@@ -12,6 +12,7 @@ from starlette.requests import Request
 from api.errors import ApiError, invalid, missing
 
 M = TypeVar("M", bound=BaseModel)
+_HOLDERS = frozenset((str, list, dict))
 OFF_LOOP_BYTES = 1_000_000
 """Parsing more than this would hold up everybody else."""
 
@@ -84,7 +85,7 @@ def _holds_nul(value: Any) -> bool:
             if "\x00" in item:
                 return True
         elif isinstance(item, list):
-            stack.extend([each for each in item if not isinstance(each, int | float)])
+            stack.extend([each for each in item if type(each) in _HOLDERS])
         elif isinstance(item, dict):
             stack.extend(item)
             stack.extend(item.values())
