@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from inbound_smtp.checks import content
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from inbound_smtp.session import Session
 
 GO_AHEAD = Reply(354, "End data with <CR><LF>.<CR><LF>")
+
+
+OFF_LOOP_BYTES = 1024 * 1024
+"""Looking at more than this would hold up everybody else."""
 
 
 async def data(session: Session, argument: str) -> Reply:
@@ -31,7 +36,7 @@ async def data(session: Session, argument: str) -> Reply:
     session.transaction = None
     if read.raw is None:
         return NO_MEMORY if read.starved else TOO_BIG
-    refused = content.check(read.raw, max_line=session.mx.limits.line_bytes)
+    refused = await _check(read.raw, session.mx.limits.line_bytes)
     if refused is not None:
         return refused
     tenants = transaction.tenants()
@@ -56,3 +61,9 @@ async def data(session: Session, argument: str) -> Reply:
     session.junk = 0
     first = next(iter(tenants))
     return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")
+
+
+async def _check(raw: bytes, max_line: int) -> Reply | None:
+    if len(raw) <= OFF_LOOP_BYTES:
+        return content.check(raw, max_line=max_line)
+    return await asyncio.to_thread(content.check, raw, max_line=max_line)
