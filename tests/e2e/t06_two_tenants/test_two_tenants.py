@@ -1,0 +1,126 @@
+"""Two organizations on one installation: to the second one's key the first one's objects do not exist, on any route."""
+
+from __future__ import annotations
+
+import json
+import re
+import smtplib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from stack import Stack, wait_for
+
+OPEN = {"/health", "/healthz", "/readyz"}
+SHARED = {"/v1/caught", "/v1/caught/{id}/raw"}
+"""Catch mode is for trying: one catcher for the whole installation (docs/local-stack.md)."""
+
+
+@pytest.fixture(scope="module")
+def other(stack: Stack) -> Iterator[httpx.Client]:
+    """A program with the key of a second organization."""
+    command = [sys.executable, "-m", "postroom", "org", "create", "Second", "--json", "--data", str(stack.data)]
+    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+    headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def objects(stack: Stack, api: httpx.Client) -> dict[str, str]:
+    """The first segment of a route (behind /v1) → an id of the first organization's that it would find."""
+    text = {"from": "hello@postroom.test", "to": "550-t06@example.com", "subject": "t06 secret", "text": "t06 secret"}
+    host, port = stack.dev["mx"].split(":")
+    raw = "Message-ID: <t06@example.com>\r\nContent-Disposition: attachment; filename=a.bin\r\n\r\nt06 secret\r\n"
+    with smtplib.SMTP(host, int(port), timeout=20) as client:
+        client.sendmail("ann@example.com", ["t06@postroom.test"], raw)
+
+    def received() -> str | None:
+        mails = api.get("/emails/receiving").json()["data"]
+        return next((mail["id"] for mail in mails if mail["message_id"] == "<t06@example.com>"), None)
+
+    arrival = wait_for(received, "the mail is routed")
+    endpoint = {"endpoint": "http://127.0.0.1:9999/t06-secret", "events": ["email.opened"]}
+    return {
+        "emails": api.post("/emails", json=text).json()["id"],
+        "emails/receiving": arrival,
+        "attachment": api.get(f"/emails/receiving/{arrival}/attachments").json()["data"][0]["id"],
+        "arrivals": arrival,
+        "messages": api.get(f"/v1/arrivals/{arrival}").json()["messages"][0]["id"],
+        "domains": api.get("/domains").json()["data"][0]["id"],
+        "api-keys": api.post("/api-keys", json={"name": "t06 secret"}).json()["id"],
+        "webhooks": api.post("/webhooks", json=endpoint).json()["id"],
+        "accounts": str(uuid4()),  # none: an account needs an IMAP server (tests/integration/imap has one)
+    }
+
+
+def _fill(path: str, objects: dict[str, str] | None) -> str:
+    """The route with ids of the first organization, or with unknown ones."""
+    segment = path.removeprefix("/v1/").strip("/").partition("/{")[0]
+    path = re.sub(r"\{attachment_id\}", objects["attachment"] if objects else str(uuid4()), path)
+    return re.sub(r"\{[^}]+\}", lambda _: objects[segment] if objects else str(uuid4()), path)
+
+
+def _operations(api: httpx.Client) -> list[tuple[str, str]]:
+    paths: dict[str, Any] = api.get("/openapi.json").json()["paths"]
+    return [(method.upper(), path) for path, operations in paths.items() for method in operations]
+
+
+def test_every_route_says_that_it_knows_no_such_thing(
+    api: httpx.Client, other: httpx.Client, objects: dict[str, str]
+) -> None:
+    checked = 0
+    for method, path in _operations(api):
+        if "{" not in path or path in SHARED or path.startswith("/v1/lab/"):
+            continue
+        asked = {"json": {"status": "disabled"}} if method == "PATCH" else {}
+        foreign = other.request(method, _fill(path, objects), **asked)
+        unknown = other.request(method, _fill(path, None), **asked)
+        assert foreign.status_code == 404, (method, path, foreign.text)
+        assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content), (method, path)
+        if method == "GET" and "accounts" not in path:
+            assert api.get(_fill(path, objects)).status_code == 200, f"{path} finds its own object"
+        checked += 1
+    assert checked >= 15
+
+
+def test_no_list_shows_a_foreign_object(api: httpx.Client, other: httpx.Client, objects: dict[str, str]) -> None:
+    lists = [path for method, path in _operations(api) if method == "GET" and "{" not in path]
+    lists = [path for path in lists if path not in OPEN | SHARED]
+    assert len(lists) >= 8
+    for path in lists:
+        for query in ({}, {"limit": "100"}, {"after": objects["emails"]}, {"before": objects["messages"]}):
+            answer = other.get(path, params=query)
+            assert answer.status_code in (200, 422), (path, answer.text)
+            assert not [id_ for id_ in objects.values() if id_ in answer.text], path
+            assert "t06 secret" not in answer.text
+            if path != "/api-keys":  # its own first key stands there
+                assert answer.json().get("data", []) == []
+
+
+def test_what_is_the_others_cannot_be_used(api: httpx.Client, other: httpx.Client, objects: dict[str, str]) -> None:
+    email = {"from": "hello@postroom.test", "to": "t06-stolen@example.com", "subject": "s", "text": "t"}
+    assert other.post("/emails", json=email).status_code == 403
+    assert other.post("/emails/batch", json=[email]).status_code == 403
+    asked = {"name": "k", "permission": "sending_access", "domain_id": objects["domains"]}
+    unknown = other.post("/api-keys", json=asked | {"domain_id": str(uuid4())})
+    foreign = other.post("/api-keys", json=asked)
+    assert (foreign.status_code, foreign.content) == (404, unknown.content)
+    assert api.get("/v1/caught", params={"to": "t06-stolen@example.com"}).json()["data"] == []
+    # still there, and unchanged
+    assert api.get(f"/webhooks/{objects['webhooks']}").json()["status"] == "enabled"
+    assert api.get(f"/domains/{objects['domains']}").json()["status"] == "verified"
+
+
+def test_an_idempotency_key_belongs_to_its_organization(api: httpx.Client, other: httpx.Client) -> None:
+    key = {"idempotency-key": "t06"}
+    email = {"from": "hello@postroom.test", "to": "t06-once@example.com", "subject": "s", "text": "t"}
+    first = api.post("/emails", json=email, headers=key)
+    assert api.post("/emails", json=email, headers=key).json() == first.json()
+    assert other.post("/emails", json=email, headers=key).status_code == 403
