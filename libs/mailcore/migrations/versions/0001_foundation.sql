@@ -524,12 +524,13 @@ BEGIN
   END LOOP;
   GRANT SELECT ON domains, dkim_keys, webhooks, organizations TO postroom_worker;
   GRANT SELECT, INSERT ON emails, lanes TO postroom_worker;           -- forwards are submitted in the router's transaction
-  GRANT SELECT, INSERT, UPDATE ON deliveries, attempts, events, webhook_deliveries, webhook_attempts, arrivals, mailboxes,
-    accounts, folders, messages TO postroom_worker;
-  GRANT UPDATE ON domains, webhooks TO postroom_worker;
+  GRANT SELECT, INSERT ON attempts, events, webhook_attempts, mailboxes TO postroom_worker;  -- written once
+  GRANT SELECT, INSERT, UPDATE ON deliveries, webhook_deliveries, folders TO postroom_worker;
+  GRANT SELECT, INSERT, DELETE ON messages TO postroom_worker;        -- a new UIDVALIDITY voids what was mirrored
+  GRANT SELECT, UPDATE ON arrivals, accounts TO postroom_worker;      -- made by a door and by their owner
+  GRANT UPDATE ON domains TO postroom_worker;
   GRANT SELECT, INSERT, UPDATE, DELETE ON queue, webhook_queue, arrival_queue TO postroom_worker;
   GRANT SELECT, DELETE ON arrival_keys, idempotency_keys TO postroom_worker;
-  GRANT DELETE ON messages, folders TO postroom_worker;
   CREATE POLICY worker ON organizations FOR SELECT TO postroom_worker USING (true);
 END $$;
 

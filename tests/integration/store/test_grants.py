@@ -1,0 +1,39 @@
+"""What doors and workers may do to tenants' tables, in full: they see every tenant, so that each right has to be needed."""
+
+from __future__ import annotations
+
+import asyncpg
+
+DOOR = {
+    "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes queue recipient_domains sites "
+    "webhook_deliveries webhook_queue",
+    "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites",
+    "UPDATE": "arrival_keys idempotency_keys",
+}
+WORKER = {
+    "DELETE": "arrival_keys arrival_queue idempotency_keys messages queue webhook_queue workers",
+    "INSERT": "arrival_queue attempts deliveries emails events folders lanes mailboxes messages queue recipient_domains sites "
+    "webhook_attempts webhook_deliveries webhook_queue workers",
+    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts deliveries dkim_keys domains emails events folders "
+    "idempotency_keys installation lanes mailboxes messages organizations queue recipient_domains sites webhook_attempts "
+    "webhook_deliveries webhook_queue webhooks workers",
+    "UPDATE": "accounts arrival_queue arrivals deliveries domains folders queue recipient_domains sites webhook_deliveries "
+    "webhook_queue workers",
+}
+
+
+async def _granted(admin: asyncpg.Connection, role: str) -> dict[str, str]:
+    rows = await admin.fetch(
+        "SELECT privilege_type AS right, string_agg(table_name::text, ' ' ORDER BY table_name::text COLLATE \"C\") AS tables "
+        "FROM information_schema.role_table_grants WHERE grantee = $1 AND table_schema = 'public' GROUP BY 1",
+        role,
+    )
+    return {row["right"]: row["tables"] for row in rows}
+
+
+async def test_rights_of_the_doors(admin: asyncpg.Connection) -> None:
+    assert await _granted(admin, "postroom_door") == DOOR
+
+
+async def test_rights_of_the_workers(admin: asyncpg.Connection) -> None:
+    assert await _granted(admin, "postroom_worker") == WORKER
