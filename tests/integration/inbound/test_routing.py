@@ -10,9 +10,11 @@ import asyncpg
 
 from inbound_smtp.router import Router
 from mailcore.blob.base import INLINE_BYTES, BlobStore
+from mailcore.blob.memory import MemoryBlobs
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Received, Receives
-from mailcore.flow.route import Routes, attachment_id
+from mailcore.flow.route import RETRY_SECONDS, Routes, attachment_id
+from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.envelope import Envelope
@@ -207,9 +209,47 @@ async def test_a_mail_that_cannot_be_routed_holds_up_no_other(
     while await router.work(None):
         pass
     states = {row["id"]: row["state"] for row in await admin.fetch("SELECT id, state FROM arrivals")}
-    assert states == {large: "quarantined", small: "routed", bad: "received"}
+    assert states == {large: "received", small: "routed", bad: "received"}
     waiting = await admin.fetch("SELECT arrival_id, worker, due_at > now() AS later FROM arrival_queue")
-    assert [(row["arrival_id"], row["worker"], row["later"]) for row in waiting] == [(bad, None, True)]
+    assert {(row["arrival_id"], row["worker"], row["later"]) for row in waiting} == {
+        (large, None, True),
+        (bad, None, True),
+    }
+    # what cannot be routed for a day is set aside, where it can be seen
+    await admin.execute("UPDATE arrival_queue SET due_at = now(), attempt = $1", len(RETRY_SECONDS))
+    while await router.work(None):
+        pass
+    rows = await admin.fetch("SELECT id, decisions FROM arrivals WHERE state = 'quarantined'")
+    reasons = {row["id"]: row["decisions"][-1]["reason"] for row in rows}
+    assert reasons.keys() == {large, bad}
+    assert "no longer where it was kept" in reasons[large]
+
+
+class Away(MemoryBlobs):
+    async def get(self, key: str) -> bytes:
+        raise Unavailable("The blob store does not answer just now. Try again in a moment.")
+
+
+async def test_mail_whose_blob_store_is_away_waits_as_long_as_that_lasts(
+    admin: asyncpg.Connection,
+    org: UUID,
+    domain: UUID,
+    store: Store,
+    receives: Receives,
+    routes: Routes,
+    ringer: Ringer,
+    lease: WorkerLease,
+) -> None:
+    await receives.receive(arrival({org: ["a@postroom.test"]}, MAIL + b"x" * INLINE_BYTES + b"\r\n"))
+    await admin.execute("UPDATE arrival_queue SET attempt = 1000")
+    while await router_of(store, Routes(store, ringer, Away()), lease).work(None):
+        pass
+    assert await admin.fetchval("SELECT state FROM arrivals") == "received"
+    assert await admin.fetchval("SELECT worker IS NULL AND due_at > now() FROM arrival_queue")
+    await admin.execute("UPDATE arrival_queue SET due_at = now()")
+    while await router_of(store, routes, lease).work(None):
+        pass
+    assert await admin.fetchval("SELECT state FROM arrivals") == "routed"
 
 
 async def test_what_was_in_hand_when_the_database_went_away_is_routed_at_the_next_round(

@@ -68,8 +68,11 @@ class Routes:
                 continue
             try:
                 found = await self._reader.summary(await raw_of(self._blobs, row.raw, row.raw_blob))
-            except NotFound:
-                await self._quarantine(one, "The raw mail is no longer where it was kept.")
+            except Unavailable as error:
+                await self._wait(worker, one, error)
+            except NotFound as error:
+                # a volume that is not mounted looks like this too
+                await self._failed(worker, one, error, "The raw mail is no longer where it was kept.")
             except Exception as error:
                 await self._failed(worker, one, error)
             else:
@@ -119,11 +122,19 @@ class Routes:
             queued = await events.insert(db, [_event(each.row) for each in todo if each.row.id in routed])
         return len(routed), queued
 
-    async def _failed(self, worker: int, one: Claimed, error: Exception) -> None:
+    async def _wait(self, worker: int, one: Claimed, error: Unavailable) -> None:
+        """Something it needs is away: that is never the mail's fault, however long it lasts."""
+        seconds = delay(RETRY_SECONDS, min(one.attempt, len(RETRY_SECONDS)))
+        log.warning("a mail waits to be routed", arrival=str(one.arrival_id), attempt=one.attempt, error=error.public)
+        async with self._store.worker() as db:
+            await arrivals.defer(db, worker, one.arrival_id, seconds or RETRY_SECONDS[-1])
+
+    async def _failed(self, worker: int, one: Claimed, error: Exception, why: str | None = None) -> None:
         seconds = delay(RETRY_SECONDS, one.attempt)
         log.error("could not route a mail", arrival=str(one.arrival_id), attempt=one.attempt, exc_info=error)
         if seconds is None:
-            await self._quarantine(one, f"It could not be routed in {one.attempt} attempts: {type(error).__name__}.")
+            why = why or f"It could not be routed in {one.attempt} attempts: {type(error).__name__}."
+            await self._quarantine(one, why)
             return
         async with self._store.worker() as db:
             await arrivals.defer(db, worker, one.arrival_id, seconds)
