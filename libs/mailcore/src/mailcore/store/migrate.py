@@ -131,6 +131,7 @@ async def make_login(migrate_url: str, service_url: str) -> None:
             await connection.execute(f"ALTER ROLE {quoted} SET statement_timeout = '60s'")
             await connection.execute(f"ALTER ROLE {quoted} SET idle_in_transaction_session_timeout = '60s'")
             await connection.execute(f"ALTER ROLE {quoted} SET synchronous_commit = on")
+            await connection.execute(f"ALTER ROLE {quoted} SET jit = off")
     finally:
         await connection.close()
 

@@ -65,7 +65,7 @@ class Store:
             max_inactive_connection_lifetime=300,
             init=set_codecs,
             reset=_check_idle,
-            server_settings={"application_name": name, "jit": "off"},
+            server_settings={"application_name": name},  # PgBouncer takes few others; the login has the rest (migrate)
         )
         await pool
         return cls(pool, wait_seconds=2 * connect_seconds)
