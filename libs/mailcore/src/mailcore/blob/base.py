@@ -15,8 +15,11 @@ INLINE_BYTES = 64 * 1024
 """Up to this much stays in its row."""
 
 
-def new_key(org_id: UUID) -> str:
-    id_ = uuid7()
+def new_key(org_id: UUID, row: UUID | None = None) -> str:
+    """`row`: the id of the row that will name it. Its time is then the key's, by which the sweep of orphans finds the one with
+    the other, however long writing the blobs of a row takes.
+    """
+    id_ = uuid7(None if row is None else row.int >> 80)
     return f"{org_id}/{uuid7_time(id_):%Y-%m}/{id_}"
 
 

@@ -113,12 +113,12 @@ class Receives:
         inline = len(raw) <= INLINE_BYTES
         rows, keys = [], []
         for org_id, recipients in sorted(arrival.tenants.items()):
-            blob = None
-            if not inline:
-                blob = new_key(org_id)
-                await self._blobs.put(blob, raw)
             id_ = uuid7()
             now = uuid7_time(id_)
+            blob = None
+            if not inline:
+                blob = new_key(org_id, id_)
+                await self._blobs.put(blob, raw)
             row = NewArrival(
                 id=id_,
                 org_id=org_id,

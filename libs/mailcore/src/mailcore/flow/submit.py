@@ -254,7 +254,7 @@ class Submits:
         id_ = uuid7()
         html, text, body_blob = email.html, email.text, None
         if (html is not None and len(html) > INLINE_BYTES // 4) or (text is not None and len(text) > INLINE_BYTES // 4):
-            html, text, body_blob = await self._body(org_id, html, text)
+            html, text, body_blob = await self._body(org_id, id_, html, text)
         rest: dict[str, object] = {}
         for name, mailboxes in (("cc", email.cc), ("bcc", email.bcc), ("reply_to", email.reply_to)):
             if mailboxes is not None:
@@ -264,7 +264,7 @@ class Submits:
         if email.tags:
             rest["tags"] = email.tags
         if email.attachments:
-            rest["attachments"] = await self._attachments(org_id, email.attachments)
+            rest["attachments"] = await self._attachments(org_id, id_, email.attachments)
         if body_blob is not None:
             rest["body_blob"] = body_blob
         return NewRow(
@@ -287,16 +287,18 @@ class Submits:
         )
 
     async def _body(
-        self, org_id: UUID, html: str | None, text: str | None
+        self, org_id: UUID, email_id: UUID, html: str | None, text: str | None
     ) -> tuple[str | None, str | None, str | None]:
         content = orjson.dumps({"html": html, "text": text})
         if len(content) <= INLINE_BYTES:
             return html, text, None
-        key = new_key(org_id)
+        key = new_key(org_id, email_id)
         await self._blobs.put(key, content)
         return None, None, key
 
-    async def _attachments(self, org_id: UUID, attachments: Sequence[NewAttachment]) -> list[dict[str, object]]:
+    async def _attachments(
+        self, org_id: UUID, email_id: UUID, attachments: Sequence[NewAttachment]
+    ) -> list[dict[str, object]]:
         stored = []
         inline = 0
         for attachment in attachments:
@@ -310,7 +312,7 @@ class Submits:
             }
             inline += len(attachment.content)
             if len(attachment.content) > INLINE_BYTES or inline > INLINE_TOTAL:
-                entry["blob"] = key = new_key(org_id)
+                entry["blob"] = key = new_key(org_id, email_id)
                 await self._blobs.put(key, attachment.content)
             else:
                 entry["content"] = base64.b64encode(attachment.content).decode()

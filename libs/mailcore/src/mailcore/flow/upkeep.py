@@ -23,8 +23,8 @@ ARRIVAL_KEY_HOURS = 2
 BATCH = 5_000
 ORPHAN_FROM, ORPHAN_TO = timedelta(hours=24), timedelta(hours=30)
 """Ages between which a blob is looked at: hourly, so six times, and then it is known to have its row."""
-AROUND = timedelta(minutes=15)
-"""How far the id of a row may be from the ids of its blobs: as long as writing them may take."""
+AROUND = timedelta(minutes=1)
+"""How far the id of a row is looked for from those of its blobs: they have one time (blob.new_key)."""
 
 
 @dataclass(frozen=True, slots=True)
