@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from mailcore.events import bounce as bounce_detail
-from mailcore.kit.errors import MailError, Unavailable
+from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERIES
@@ -261,5 +261,5 @@ async def release(store: Store, rows: Iterable[Leased]) -> None:
             await deliveries.release(db, rows)
     except Unavailable as error:
         log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=error.public)
-    except MailError as error:
+    except Exception as error:  # they are no longer held, so that the runner's sweep finds them
         log.error("rows could not be released", rows=len(rows), error=repr(error))
