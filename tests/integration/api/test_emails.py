@@ -156,7 +156,7 @@ async def test_deliveries_tell_what_happened(api: httpx.AsyncClient, admin: asyn
         "INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, mx_ip, source_ip, tls, code, "
         "enhanced_code, reply, conversation) VALUES ($1, 0, 1, $2, now(), 'deferred', 'mx:a', 'mx.example.com', "
         "'192.0.2.1', '192.0.2.9', 'TLSv1.3', 451, '4.7.1', 'later', $3)",
-        *(UUID(id_), org, [["2026-01-01T00:00:00+00:00", "heard", "451 4.7.1 later"]]),
+        *(UUID(id_), org, [[1767225600.5, "heard", "451 4.7.1 later"]]),  # as flow.settle writes it
     )
     await admin.execute(
         "UPDATE queue SET worker = 1, possible_duplicate = true WHERE email_id = $1 AND n = 1", UUID(id_)
@@ -177,7 +177,7 @@ async def test_deliveries_tell_what_happened(api: httpx.AsyncClient, admin: asyn
         "reply": "later",
         "rule": None,
         "possible_duplicate": False,
-        "conversation": [{"at": "2026-01-01T00:00:00+00:00", "heard": "451 4.7.1 later"}],
+        "conversation": [{"at": "2026-01-01T00:00:00.500000+00:00", "heard": "451 4.7.1 later"}],
     }
     assert (first["recipient"], first["state"], first["site"]) == ("a@example.com", "queued", "domain:example.com")
     assert first["next_attempt_at"] is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +28,10 @@ async def deliveries(db: Connection, email_id: UUID) -> list[dict[str, Any]]:
                 "reply": row["reply"],
                 "rule": row["rule"],
                 "possible_duplicate": row["possible_duplicate"],
-                "conversation": [{"at": at, who: line} for at, who, line in row["conversation"] or ()],
+                "conversation": [
+                    {"at": datetime.fromtimestamp(at, UTC).isoformat(), who: line}
+                    for at, who, line in row["conversation"] or ()
+                ],
             }
         )
     return [
