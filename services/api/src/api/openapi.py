@@ -25,6 +25,20 @@ _ERRORS = {
     "500": "Unexpected.",
     "503": "The database cannot be reached just now.",
 }
+_ALSO = {
+    ("post", "/emails"): {
+        "403": "The domain of `from` is not verified, or is not this key's.",
+        "409": "The idempotency key is in use, or was used for another request.",
+    },
+    ("post", "/emails/batch"): {
+        "403": "The domain of `from` is not verified, or is not this key's.",
+        "409": "The idempotency key is in use, or was used for another request.",
+    },
+    ("post", "/domains"): {"403": "The name is registered already."},
+    ("post", "/api-keys"): {"404": "`domain_id` is no domain of this organization."},
+    ("post", "/v1/accounts"): {"409": "This account is connected already."},
+}
+"""What only these answer besides."""
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -36,19 +50,19 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas["Error"] = _ERROR
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "re_…"}}
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             _lift_definitions(operation, schemas)
-            _add_errors(operation, path)
+            _add_errors(operation, method, path)
     return document
 
 
-def _add_errors(operation: dict[str, Any], path: str) -> None:
+def _add_errors(operation: dict[str, Any], method: str, path: str) -> None:
     answers = operation.setdefault("responses", {})
     answers.pop("422", None)
     if path in _OPEN:
         return
     operation["security"] = [{"bearer": []}]
-    wanted = dict(_ERRORS)
+    wanted = _ERRORS | _ALSO.get((method, path), {})
     if "{" in path:
         wanted["404"] = "No such object in this organization."
     if "requestBody" in operation:

@@ -25,7 +25,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "Not ready; `checks` says what does not answer."}})
 async def readyz(ctx: Ctx) -> JSONResponse:
     """503 while the database or the blob store does not answer. Redis is a doorbell: without it mail is still taken."""
     found = await readiness({"database": lambda: ctx.store.lookup("SELECT 1"), "blobs": ctx.blobs.check})

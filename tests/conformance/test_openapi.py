@@ -1,0 +1,189 @@
+"""/openapi.json against what runs: every operation, asked well and badly, answers with a status and a body it documents."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import httpx
+import jsonschema
+import pytest
+
+from stack import Stack, wait_for
+
+Document: TypeAlias = dict[str, Any]
+OPEN = {"/health", "/healthz", "/readyz"}
+EMAIL = {"from": "Acme <hello@postroom.test>", "to": ["you@example.com"], "subject": "s", "html": "<p>h</p>"}
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "/emails"): EMAIL | {"tags": [{"name": "a", "value": "b"}], "cc": "c@example.com"},
+    ("POST", "/emails/batch"): [EMAIL],
+    ("POST", "/domains"): {"name": "openapi.example"},
+    ("POST", "/api-keys"): {"name": "openapi", "permission": "sending_access"},
+    ("POST", "/webhooks"): {"endpoint": "http://127.0.0.1:9999/hook", "events": ["email.opened"]},
+    ("PATCH", "/webhooks/{webhook_id}"): {"status": "disabled"},
+    ("PUT", "/v1/lab/dns/{zone}"): {"records": [{"name": "@", "type": "A", "value": "192.0.2.1"}]},
+    ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
+}
+"""A good body each; that of an account names no server, so 422 is its best answer here."""
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    env = {
+        "POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "0",
+        "POSTROOM_IMAP_SYNC__PROCESSES": "0",
+        "POSTROOM_WEBHOOKS__PROCESSES": "0",
+    }
+    with Stack(tmp_path_factory.mktemp("openapi") / "stack", env=env) as stack:
+        host, port = stack.dev["mx"].split(":")
+        raw = "From: Ann <ann@example.com>\r\nTo: t@postroom.test\r\nContent-Disposition: attachment; filename=a\r\n\r\nx\r\n"
+        with smtplib.SMTP(host, int(port), timeout=20) as smtp:
+            smtp.sendmail("ann@example.com", ["t@postroom.test"], raw)
+        headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
+        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def document(api: httpx.Client) -> Document:
+    found: Document = api.get("/openapi.json").json()
+    return found
+
+
+@pytest.fixture(scope="module")
+def ids(api: httpx.Client) -> dict[str, str]:
+    """The first segment of a route (behind /v1) → an id that it finds."""
+
+    def newest(path: str) -> str:
+        return wait_for(lambda: api.get(path).json()["data"], path)[0]["id"]  # type: ignore[no-any-return]
+
+    email = api.post("/emails", json=EMAIL).json()["id"]
+    wait_for(lambda: api.get(f"/v1/emails/{email}/deliveries").json()["data"][0]["attempts"], "an attempt")
+    arrival = newest("/emails/receiving")
+    return {
+        "emails": email,
+        "emails/receiving": arrival,
+        "attachment": api.get(f"/emails/receiving/{arrival}/attachments").json()["data"][0]["id"],
+        "arrivals": arrival,
+        "messages": newest("/v1/messages"),
+        "caught": newest("/v1/caught"),
+        "domains": api.post("/domains", json={"name": "openapi-2.example"}).json()["id"],
+        "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
+        "webhooks": api.post("/webhooks", json=BODIES["POST", "/webhooks"]).json()["id"],
+        "accounts": str(uuid4()),
+        "lab/dns": "openapi.test",
+    }
+
+
+def _operations(document: Document) -> list[tuple[str, str, Document]]:
+    found = [(m.upper(), path, operation) for path, of in document["paths"].items() for m, operation in of.items()]
+    return sorted(found, key=lambda each: each[0] == "DELETE")  # what is deleted was read before
+
+
+def _fill(path: str, ids: dict[str, str]) -> str:
+    segment = path.removeprefix("/v1/").strip("/").partition("/{")[0]
+    path = path.replace("{attachment_id}", ids["attachment"])
+    return re.sub(r"\{[^}]+\}", lambda _: ids[segment], path)
+
+
+def _check(document: Document, operation: Document, answer: httpx.Response) -> None:
+    asked = f"{answer.request.method} {answer.request.url.path} → {answer.status_code}"
+    documented = operation["responses"].get(str(answer.status_code))
+    assert documented is not None, f"{asked} is not documented: {answer.text[:300]}"
+    content = documented.get("content", {})
+    kind = answer.headers["content-type"].partition(";")[0]
+    if kind != "application/json":
+        assert kind in content, f"{asked}: {kind} is not documented"
+        return
+    schema = {"components": document["components"], **content["application/json"]["schema"]}
+    try:
+        jsonschema.Draft202012Validator(schema).validate(answer.json())
+    except jsonschema.ValidationError as error:
+        raise AssertionError(f"{asked}: {error.message} at {error.json_path}") from None
+    if answer.status_code >= 400:
+        assert set(answer.json()) == {"statusCode", "name", "message"}, asked
+        assert answer.json()["statusCode"] == answer.status_code, asked
+
+
+def test_what_is_asked_well_answers_as_documented(api: httpx.Client, document: Document, ids: dict[str, str]) -> None:
+    for method, path, operation in _operations(document):
+        answer = api.request(method, _fill(path, ids), json=BODIES.get((method, path)))
+        _check(document, operation, answer)
+        if "accounts" not in path:
+            assert answer.status_code < 300, (method, path, answer.text)
+
+
+def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
+    unknown = {name: str(uuid4()) for name in ("attachment", *_segments(document))}
+    nonsense = dict.fromkeys(unknown, "nonsense")
+    for method, path, operation in _operations(document):
+        if path in OPEN or (method, path) == ("DELETE", "/v1/caught"):
+            continue
+        known = _fill(path, unknown)
+        answers = [
+            api.request(method, known, headers={"authorization": ""}),
+            api.request(method, known, headers={"authorization": "Bearer re_wrong"}),
+            api.request(method, known, json=BODIES.get((method, path))) if "{" in path and "lab" not in path else None,
+            api.request(method, _fill(path, nonsense)) if "{" in path else None,
+            api.request(method, known, params={"limit": "0", "after": "x", "door": "\0"}) if method == "GET" else None,
+        ]
+        if "requestBody" in operation:
+            answers += [
+                api.request(method, known, content=body, headers={"content-type": "application/json"})
+                for body in (
+                    b"",
+                    b"{",
+                    b"[" * 100_000,
+                    b"null",
+                    b"[]",
+                    b'{"name":"\\ud800"}',
+                    b'{"a":1e400}',
+                    b"x" * 61_000_000,
+                )
+            ]
+            answers += [api.request(method, known, json=wrong) for wrong in _wrong(BODIES[method, path])]
+        for answer in answers:
+            if answer is not None:
+                _check(document, operation, answer)
+                assert answer.status_code != 500, (method, path, answer.text)
+
+
+def test_clashes_answer_as_documented(api: httpx.Client, document: Document) -> None:
+    """What only a second request meets: an idempotency key with another body, a name that is taken, a domain not verified."""
+    send = document["paths"]["/emails"]["post"]
+    key = {"idempotency-key": "openapi"}
+    assert api.post("/emails", json=EMAIL, headers=key).status_code == 200
+    clash = api.post("/emails", json=EMAIL | {"subject": "other"}, headers=key)
+    assert clash.status_code == 409
+    _check(document, send, clash)
+    for path in ("/emails", "/emails/batch"):
+        foreign = EMAIL | {"from": "a@unknown.example"}
+        refused = api.post(path, json=[foreign] if path.endswith("batch") else foreign)
+        assert refused.status_code == 403
+        _check(document, document["paths"][path]["post"], refused)
+    taken = api.post("/domains", json={"name": "postroom.test"})
+    assert taken.status_code == 403
+    _check(document, document["paths"]["/domains"]["post"], taken)
+    no_domain = api.post("/api-keys", json={"name": "k", "permission": "sending_access", "domain_id": str(uuid4())})
+    assert no_domain.status_code == 404
+    _check(document, document["paths"]["/api-keys"]["post"], no_domain)
+
+
+def _segments(document: Document) -> set[str]:
+    return {path.removeprefix("/v1/").strip("/").partition("/{")[0] for path in document["paths"]}
+
+
+def _wrong(body: Any) -> Iterator[Any]:
+    """The good body with each of its values replaced by one of another type."""
+    for value in (None, True, 10**19, 1.5, "", "x" * 100_000, [], {}, [None], {"a": {"b": []}}):
+        yield value
+        if isinstance(body, dict):
+            for name in body:
+                yield body | {name: value}
+                if isinstance(body[name], list) and isinstance(body[name][0], dict):
+                    yield from (body | {name: [body[name][0] | {inner: value}]} for inner in body[name][0])
+        else:
+            yield from ([body[0] | {name: value}] for name in body[0])
