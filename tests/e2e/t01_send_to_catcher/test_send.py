@@ -50,7 +50,7 @@ def _settled(api: httpx.Client, id_: str) -> list[dict[str, Any]]:
 
     def settled() -> list[dict[str, Any]] | None:
         found = _deliveries(api, id_)
-        return found if all(delivery["state"] != "queued" for delivery in found) else None
+        return found if all(delivery["state"] not in ("queued", "leased") for delivery in found) else None
 
     return wait_for(settled, f"{id_} settled")
 
