@@ -19,7 +19,7 @@ def peer(program: str) -> str:
     found = shutil.which(program) or shutil.which(program, path=_PATH)
     if found:
         return found
-    if os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") == "1":  # noqa: TID251
+    if os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") == "1":
         pytest.fail(f"{program} is required (POSTROOM_TEST_REQUIRE_PEERS=1) and not installed: make peers")
     pytest.skip(f"{program} is not installed: make peers")
 

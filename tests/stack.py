@@ -90,7 +90,7 @@ class Stack:
     def start(self) -> Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         traversable(self.folder)
-        own = {n: v for n, v in os.environ.items() if not n.startswith("POSTROOM_")}  # noqa: TID251 - handed on
+        own = {n: v for n, v in os.environ.items() if not n.startswith("POSTROOM_")}
         command = [sys.executable, "-m", "postroom", "up", "--data", str(self.data), "--port-base", str(self.port_base)]
         self._begins = len(self.output())
         with self.console.open("ab") as console:

@@ -232,7 +232,7 @@ def test_what_was_answered_is_there_after_kill(tmp_path: Path) -> None:
 def test_a_real_sender_on_twenty_connections_loses_nothing(catcher: Catcher) -> None:
     source = shutil.which("smtp-source") or "/usr/sbin/smtp-source"
     if not Path(source).exists():
-        if os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") == "1":  # noqa: TID251
+        if os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") == "1":
             pytest.fail("smtp-source (package postfix) is missing: run make peers")
         pytest.skip("smtp-source (package postfix) is not installed: make peers")
     address = f"127.0.0.1:{catcher.port}"

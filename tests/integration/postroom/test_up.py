@@ -43,7 +43,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def refused(folder: Path, *arguments: str, base: int | None = None, env: dict[str, str] | None = None) -> str:
     """Runs `postroom up`, which has to end with exit code 1, and gives the last line of what it says."""
     traversable(folder)
-    own = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}  # noqa: TID251
+    own = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
     command = [
         sys.executable,
         "-m",
@@ -159,7 +159,7 @@ def test_doctor_says_what_to_do(stack: Stack) -> None:
         "POSTROOM_ENCRYPTION_KEY": "00" * 32,
         "POSTROOM_DNS__NAMESERVERS": "127.0.0.1:1",
         "POSTROOM_DNS__TIMEOUT_SECONDS": "0.2",
-        "PATH": os.environ["PATH"],  # noqa: TID251
+        "PATH": os.environ["PATH"],
     }
     command = [sys.executable, "-m", "postroom", "doctor", "--json"]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=90)
