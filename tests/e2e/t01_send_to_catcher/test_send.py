@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -68,6 +69,14 @@ def _verifies(stack: Stack, raw: bytes) -> bool:
         return bool(dkim.DKIM(raw).verify(dnsfunc=txt))
     except dkim.ValidationError:
         return False
+
+
+def test_what_is_printed_can_be_opened(stack: Stack, api: httpx.Client) -> None:
+    printed = set(re.findall(r"http://[^\s'\"]+", stack.output()))
+    assert f"{stack.dev['api_url']}/v1/caught" in printed
+    for url in printed:
+        if url != stack.dev["api_url"]:  # the root is for the SDKs to put paths behind
+            assert api.get(url).status_code == 200, url
 
 
 def test_a_mail_is_signed_delivered_and_explained(stack: Stack, api: httpx.Client) -> None:

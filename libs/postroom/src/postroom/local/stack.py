@@ -382,7 +382,6 @@ def _banner(stack: Stack, dev: DevFile, timer: Timer) -> None:
     lines = [f"Postroom is ready at {dev.api_url} ({timer})", ""]
     rows = [
         ("API", dev.api_url),
-        ("Console", dev.web_url),
         ("API key", dev.api_key),
         ("Admin", f"{dev.admin_email} / {dev.admin_password}"),
         ("Mail in (MX)", dev.mx),
