@@ -23,6 +23,7 @@ BREACHES = [
     ("mailcore knows no web framework", "mailcore/flow/planted.py", "import fastapi"),
     ("chassis knows no mail", "chassis/planted.py", "import mailcore.store"),
     ("Only flow and outbound write deliveries", "api/planted.py", "import mailcore.store.deliveries"),
+    ("Only flow and outbound write deliveries", "api/planted_too.py", "import mailcore.store.leases"),
 ]
 
 

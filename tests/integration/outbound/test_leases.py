@@ -17,7 +17,7 @@ from mailcore.flow.settle import Attempt
 from mailcore.kit.ids import uuid7
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, workers
+from mailcore.store import deliveries, leases, workers
 from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
 
@@ -105,7 +105,7 @@ async def test_only_who_holds_the_lease_marks_and_settles(
     lanes = await _lanes(admin)
     (old,) = await _claim(store, worker, lanes)
     async with store.worker() as db:
-        await deliveries.take_back(db, [worker])
+        await leases.take_back(db, [worker])
     await admin.execute("UPDATE queue SET crashes = 0")
     other = await _register(store)
     (new,) = await _claim(store, other, lanes)
@@ -191,6 +191,29 @@ async def test_released_rows_are_due_again_with_the_attempt_not_counted(
     assert again.attempt == 1
 
 
+async def test_a_lease_that_was_given_back_is_fenced_when_the_same_worker_gets_the_row_again(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection, worker: int
+) -> None:
+    email_id = await tenant.send("you@example.com")
+    lanes = await _lanes(admin)
+    (old,) = await _claim(store, worker, lanes)
+    await door.release(store, [old])
+    (new,) = await _claim(store, worker, lanes)
+    assert (new.key, new.worker, new.attempt) == (old.key, old.worker, old.attempt)
+    async with store.worker(durable=False) as db:
+        assert await deliveries.mark_dot_sent(db, [old]) == set()
+    for outcome in (DELIVERED, DEFERRED):
+        assert (await door.settle(store, [_attempt(old, outcome)])).settled == frozenset()
+    async with store.worker() as db:
+        assert await deliveries.release(db, [old]) == 0
+    stored = await tenant.queued(email_id)
+    assert stored is not None
+    assert (stored["worker"], stored["attempt"], stored["dot_sent"]) == (worker, 1, False)
+    async with store.worker(durable=False) as db:
+        assert await deliveries.mark_dot_sent(db, [new]) == {new.key}
+    assert (await door.settle(store, [_attempt(new)])).settled == {new.key}
+
+
 async def test_strays_are_rows_whose_claim_was_never_answered(
     tenant: Tenant, store: Store, admin: asyncpg.Connection, worker: int
 ) -> None:
@@ -198,16 +221,16 @@ async def test_strays_are_rows_whose_claim_was_never_answered(
     rows = await _claim(store, worker, await _lanes(admin))
     held = {row.key for row in rows if row.email_id != ids[1]}
     async with store.worker() as db:
-        assert await deliveries.strays(db, worker, held, older_than=60) == 0
+        assert await leases.strays(db, worker, held, older_than=60) == 0
     await admin.execute("UPDATE queue SET leased_at = leased_at - interval '2 minutes'")
     async with store.worker() as db:
-        assert await deliveries.strays(db, worker, held, older_than=60) == 1
+        assert await leases.strays(db, worker, held, older_than=60) == 1
     assert await admin.fetchval("SELECT email_id FROM queue WHERE worker IS NULL") == ids[1]
     assert not (await tenant.delivery(ids[1]))["possible_duplicate"]
     # of one that was marked nobody knows whether its final dot left
     await admin.execute("UPDATE queue SET dot_sent = true WHERE worker IS NOT NULL")
     async with store.worker() as db:
-        assert await deliveries.strays(db, worker, {rows[0].key} & held, older_than=60) >= 1
+        assert await leases.strays(db, worker, {rows[0].key} & held, older_than=60) >= 1
     free = await admin.fetch(
         "SELECT email_id, possible_duplicate FROM queue WHERE worker IS NULL AND email_id <> $1", ids[1]
     )
@@ -387,7 +410,7 @@ async def _pages(admin: asyncpg.Connection, sql: str, *args: Any) -> int:
     await transaction.start()
     try:
         await admin.execute("SET LOCAL ROLE postroom_worker")
-        await deliveries._by_index(admin)
+        await deliveries.by_index(admin)
         (row,) = await admin.fetchrow(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *args)
     finally:
         await transaction.rollback()

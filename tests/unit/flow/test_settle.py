@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import orjson
 import pytest
@@ -13,7 +14,7 @@ from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.deliveries import Leased
 
-ROW = Leased(uuid7(), 0, 1, 7, uuid7(), 3, "you@you.test", False)
+ROW = Leased(uuid7(), 0, 1, 7, uuid7(), 3, "you@you.test", False, datetime(2026, 1, 1, tzinfo=UTC))
 LATER = Outcome(Result.DEFERRED, Reply(451, "later", "4.2.0"))
 
 

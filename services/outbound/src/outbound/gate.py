@@ -1,6 +1,6 @@
 """The leave to send a final dot: `dot_sent` is written first, for all mails that ask at the same time in one statement.
 
-Nobody waits for the disk: what a crash of the server may forget counts as sent anyway (store.deliveries.take_back).
+Nobody waits for the disk: what a crash of the server may forget counts as sent anyway (store.leases.take_back).
 """
 
 from __future__ import annotations

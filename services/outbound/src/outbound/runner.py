@@ -19,7 +19,7 @@ from mailcore.kit import failpoint
 from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
-from mailcore.store import deliveries, sites
+from mailcore.store import deliveries, leases, sites
 from mailcore.store.deliveries import DueLane, Leased
 from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, Office, SiteRun
 from outbound.routes import NoWay, Routes, Way
@@ -112,7 +112,7 @@ class Outbound:
         if not failpoint.armed("leases_off"):
             await door.sweep(office.store, SERVICE, self._lease_seconds)
         async with office.store.worker() as db:
-            strays = await deliveries.strays(db, office.lease.id, office.held, older_than=self._lease_seconds)
+            strays = await leases.strays(db, office.lease.id, office.held, older_than=self._lease_seconds)
             QUEUE_DEPTH.labels("outbound").set(await deliveries.depth(db))
             office.sharers = max(1, await sites.sharers(db, SERVICE))
         if strays:

@@ -23,9 +23,10 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERIES
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, events, workers
-from mailcore.store.deliveries import Key, Leased, Settled, Settlement, TakenBack
+from mailcore.store import deliveries, events, leases, workers
+from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
+from mailcore.store.leases import TakenBack
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -77,6 +78,7 @@ def settlement(attempt: Attempt) -> Settlement:
         n=row.n,
         attempt=row.attempt,
         worker=row.worker,
+        leased_at=row.leased_at,
         state=state,
         last_event=event,
         outcome=outcome.result.value,
@@ -198,7 +200,7 @@ async def sweep(store: Store, service: str, lease_seconds: float) -> list[TakenB
     """Buries the service's dead workers and takes their rows back, in one transaction; rows of workers that are no more, too."""
     async with store.worker() as db:
         dead = await workers.bury(db, service, lease_seconds) + await workers.ownerless(db, "queue")
-        back = await deliveries.take_back(db, dead) if dead else []
+        back = await leases.take_back(db, dead) if dead else []
     if dead:
         log.warning(
             "workers died",
@@ -226,7 +228,7 @@ async def expire(store: Store, before: datetime) -> tuple[int, int]:
     total = queued = 0
     while True:
         async with store.worker() as db:
-            rows = await deliveries.expire(db, before)
+            rows = await leases.expire(db, before)
             now = datetime.now(UTC)
             words = "could not be reached for as long as the retry schedule lasts"
             raised = [
@@ -244,7 +246,7 @@ async def expire(store: Store, before: datetime) -> tuple[int, int]:
             queued += await events.insert(db, raised)
         total += len(rows)
         DELIVERIES.labels("expired").inc(len(rows))
-        if len(rows) < deliveries.EXPIRE_BATCH:
+        if len(rows) < leases.EXPIRE_BATCH:
             return total, queued
 
 

@@ -1,12 +1,10 @@
-"""What is waiting to leave: found, leased, marked, settled, taken back. The only writer of `queue` and `deliveries` beside submit.
+"""What is waiting to leave: found, leased, marked, settled, given back. With `store.leases` the writer of `queue` and `deliveries`.
 
 1. `due_lanes`      which lanes have due rows, one index probe a lane (loose index scan): never a look at the rows
 2. `claim`          lease rows of some lanes, each lane its quantum; attempt and next due time are written before any network
 3. `mark_dot_sent`  the final dot may leave now; without waiting for the disk
-4. `settle`         what became of leased rows, only where the lease and the attempt are still the ones that were claimed
+4. `settle`         what became of leased rows, only where the lease is still the one that was claimed
 5. `release`        give back rows that were never begun
-6. `take_back`      the leases of dead workers, in the transaction that buries them
-7. `expire`         rows that waited out their schedule without a single possible attempt (a site that is down for days)
 
 A row whose attempt ended with its worker's death is a suspect (`crashes` > 0): `claim` leaves it to `claim_suspect`, which leases
 one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it. Suspects take turns: the next
@@ -15,18 +13,14 @@ is leased when the final dot of the one before may leave. So at a death the susp
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from mailcore.kit.ids import lower_bound
 from mailcore.store.session import Connection
 
-MAX_CRASHES = 3
-"""Attempts that ended with their worker's death before a row is put aside."""
-EXPIRE_BATCH = 1_000
 JITTER = 0.1
 """The share by which a back-off is spread to both sides: what failed together does not return together."""
 
@@ -57,6 +51,8 @@ class Leased:
     recipient: str
     possible_duplicate: bool
     """An earlier attempt may have delivered."""
+    leased_at: datetime
+    """With worker and attempt the fence: a released row gets the same attempt again, and perhaps from the same worker."""
 
     @property
     def key(self) -> Key:
@@ -94,6 +90,7 @@ class Settlement:
     attempt: int
     worker: int
     """Whose lease it was when it was claimed: a worker declared dead meanwhile has another id."""
+    leased_at: datetime
     state: str
     last_event: str | None
     """None leaves it."""
@@ -125,25 +122,12 @@ class Settled:
     """Deferred, and its last event was not a delay yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class TakenBack:
-    email_id: UUID
-    n: int
-    org_id: UUID
-    crashes: int
-    possible_duplicate: bool
-
-    @property
-    def quarantined(self) -> bool:
-        return self.crashes >= MAX_CRASHES
-
-
 # ---- 1. due lanes ----------------------------------------------------------------------------------------------------
 
 
 async def due_lanes(db: Connection) -> list[DueLane]:
     """Lanes with a due row that nobody holds, whose site is not suspended; those that waited longest first."""
-    await _by_index(db)
+    await by_index(db)
     rows = await db.fetch(_DUE_LANES)
     return [DueLane(*row) for row in rows]
 
@@ -170,7 +154,7 @@ ORDER BY step.due_at
 """
 
 
-async def _by_index(db: Connection) -> None:
+async def by_index(db: Connection) -> None:
     """For this transaction: each row is found by its key. A plan made while a table was small must not scan it when it is long."""
     await db.execute(
         "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
@@ -189,9 +173,9 @@ async def claim(
     `schedule`: seconds after attempt 1, 2, … until the next; the row's due time is set to it now, so that a worker that vanishes
     leaves a row with a future. A lane that returns fewer rows than `quantum` has no more that are due and free.
     """
-    await _by_index(db)
+    await by_index(db)
     rows = await db.fetch(_CLAIM, worker, list(schedule), JITTER, list(lanes), quantum, limit)
-    return [Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6]) for row in rows]
+    return [Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6], row[7]) for row in rows]
 
 
 _LEASE = """
@@ -202,9 +186,10 @@ leased AS (
                                              * (1 - $3::float8 + random() * 2 * $3::float8))
   FROM picked
   WHERE q.ctid = picked.ctid
-  RETURNING q.email_id, q.n, q.attempt, q.org_id, q.lane_id, q.possible_duplicate
+  RETURNING q.email_id, q.n, q.attempt, q.org_id, q.lane_id, q.possible_duplicate, q.leased_at
 )
-SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate
+SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate,
+       leased.leased_at
 FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
 """
 _CLAIM = f"""
@@ -223,7 +208,7 @@ WITH picked AS MATERIALIZED (
 
 async def peek_suspect(db: Connection, busy: Sequence[int] = ()) -> DueLane | None:
     """The lane of the suspect that waited longest and whose site is not suspended and not among `busy`."""
-    await _by_index(db)
+    await by_index(db)
     row = await db.fetchrow(_PEEK_SUSPECT, list(busy))
     return DueLane(*row) if row else None
 
@@ -242,9 +227,9 @@ ORDER BY q.due_at LIMIT 1
 
 async def claim_suspect(db: Connection, lane_id: int, worker: int, *, schedule: Sequence[float]) -> Leased | None:
     """Leases one suspect of that lane."""
-    await _by_index(db)
+    await by_index(db)
     row = await db.fetchrow(_CLAIM_SUSPECT, worker, list(schedule), JITTER, lane_id)
-    return Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6]) if row else None
+    return Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6], row[7]) if row else None
 
 
 _CLAIM_SUSPECT = f"""
@@ -295,23 +280,26 @@ async def mark_dot_sent(db: Connection, rows: Sequence[Leased]) -> set[Key]:
     """The ones that are still leased as they were claimed: only their final dot may leave.
 
     In `store.worker(durable=False)`: a server that crashes may forget the mark, which is why a lease older than the server's
-    start counts as marked (`take_back`).
+    start counts as marked (`leases.take_back`).
     """
-    await _by_index(db)
+    await by_index(db)
     marked = await db.fetch(
         _MARK,
         [row.email_id for row in rows],
         [row.n for row in rows],
         [row.attempt for row in rows],
         [row.worker for row in rows],
+        [row.leased_at for row in rows],
     )
     return {(row[0], row[1]) for row in marked}
 
 
 _MARK = """
 UPDATE queue q SET dot_sent = true
-FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[]) AS t (email_id, n, attempt, worker)
+FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[])
+    AS t (email_id, n, attempt, worker, leased_at)
 WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
+    AND q.leased_at = t.leased_at
 RETURNING q.email_id, q.n
 """
 
@@ -321,45 +309,34 @@ RETURNING q.email_id, q.n
 
 async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
     """Stores what became of them; returns those whose lease was still held. The others were taken back meanwhile."""
-    await _by_index(db)
+    await by_index(db)
     columns = [[getattr(item, name) for item in settlements] for name in _SETTLE_COLUMNS]
     rows = await db.fetch(_SETTLE, *columns)
     return [Settled(*row) for row in rows]
 
 
 _SETTLE_COLUMNS = (
-    *(
-        "email_id",
-        "n",
-        "attempt",
-        "worker",
-        "state",
-        "last_event",
-        "outcome",
-        "site",
-        "mx_host",
-        "mx_ip",
-        "source_ip",
-        "tls",
-    ),
-    *("code", "enhanced_code", "reply", "rule", "conversation", "unsure"),
+    *("email_id", "n", "attempt", "worker", "leased_at", "state", "last_event", "outcome", "site", "mx_host", "mx_ip"),
+    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure"),
 )
 # possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
 _SETTLE = """
 WITH o AS MATERIALIZED (
-  SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-      $9::text[], $10::text[], $11::text[], $12::text[], $13::smallint[], $14::text[], $15::text[], $16::text[], $17::text[],
-      $18::boolean[])
-    AS t (email_id, n, attempt, worker, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
-          reply, rule, conversation, unsure)
+  SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
+      $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::smallint[], $15::text[], $16::text[],
+      $17::text[], $18::text[], $19::boolean[])
+    AS t (email_id, n, attempt, worker, leased_at, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code,
+          enhanced_code, reply, rule, conversation, unsure)
 ), gone AS (
   DELETE FROM queue q USING o
-  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt AND o.state <> 'queued'
+  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
+    AND q.leased_at = o.leased_at AND o.state <> 'queued'
   RETURNING q.org_id, q.possible_duplicate, o.*
 ), kept AS (
   UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, possible_duplicate = q.possible_duplicate OR o.unsure
   FROM o
-  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt AND o.state = 'queued'
+  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
+    AND q.leased_at = o.leased_at AND o.state = 'queued'
   RETURNING q.org_id, q.possible_duplicate, o.*
 ), mine AS (
   SELECT * FROM gone UNION ALL SELECT * FROM kept
@@ -391,13 +368,14 @@ FROM known
 
 async def release(db: Connection, rows: Sequence[Leased]) -> int:
     """Gives back leased rows that were not begun, due again at once and with the attempt not counted. Returns how many."""
-    await _by_index(db)
+    await by_index(db)
     released: int = await db.fetchval(
         _RELEASE,
         [row.email_id for row in rows],
         [row.n for row in rows],
         [row.attempt for row in rows],
         [row.worker for row in rows],
+        [row.leased_at for row in rows],
     )
     return released
 
@@ -405,144 +383,13 @@ async def release(db: Connection, rows: Sequence[Leased]) -> int:
 _RELEASE = """
 WITH released AS (
   UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1, due_at = now()
-  FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[]) AS t (email_id, n, attempt, worker)
+  FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[])
+    AS t (email_id, n, attempt, worker, leased_at)
   WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
+    AND q.leased_at = t.leased_at
   RETURNING 1
 )
 SELECT count(*) FROM released
-"""
-
-
-async def strays(db: Connection, worker: int, held: Container[Key], *, older_than: float) -> int:
-    """Gives back rows leased to this worker that it does not hold: an answer of the database was lost with the connection.
-
-    `older_than`: seconds; younger leases may be a claim whose answer is on its way. Returns how many.
-    """
-    await _by_index(db)
-    rows = await db.fetch(
-        "SELECT email_id, n, attempt FROM queue WHERE worker = $1 "
-        "AND leased_at < clock_timestamp() - make_interval(secs => $2)",
-        worker,
-        older_than,
-    )
-    lost = [row for row in rows if (row["email_id"], row["n"]) not in held]
-    if not lost:
-        return 0
-    found: int = await db.fetchval(
-        _STRAYS, [row["email_id"] for row in lost], [row["n"] for row in lost], [row["attempt"] for row in lost], worker
-    )
-    return found
-
-
-# nobody here knows what became of one that was marked: its retry may be a second copy
-_STRAYS = """
-WITH released AS (
-  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, due_at = now(),
-                     possible_duplicate = q.possible_duplicate OR q.dot_sent
-  FROM unnest($1::uuid[], $2::smallint[], $3::smallint[]) AS t (email_id, n, attempt)
-  WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = $4 AND q.attempt = t.attempt
-  RETURNING q.email_id, q.n, q.possible_duplicate
-), marked AS (
-  UPDATE deliveries d SET possible_duplicate = true
-  FROM released WHERE released.possible_duplicate AND d.email_id = released.email_id AND d.n = released.n
-)
-SELECT count(*) FROM released
-"""
-
-
-# ---- 6. take back ----------------------------------------------------------------------------------------------------
-
-
-async def take_back(db: Connection, dead: Sequence[int]) -> list[TakenBack]:
-    """The rows of dead workers (`workers.bury`, same transaction): due again now, or quarantined after their third crash.
-
-    Before the final dot a row is plainly queued again. After it, or when the lease is older than the server's start (the mark may
-    have been lost with it), it is queued with possible_duplicate. Either way an attempt `lost` says so.
-    """
-    await _by_index(db)
-    rows = await db.fetch(_TAKE_BACK, list(dead), MAX_CRASHES)
-    return [TakenBack(*row) for row in rows]
-
-
-# pg_stat_bgwriter.stats_reset: set anew by a crash recovery under a postmaster that goes on, which its start time does not show
-_TAKE_BACK = """
-WITH began AS MATERIALIZED (
-  SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter)) AS at
-), leased AS MATERIALIZED (
-  SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.worker, q.crashes, q.dot_sent,
-         q.dot_sent OR q.leased_at < began.at AS unsure, q.possible_duplicate AS before
-  FROM queue q CROSS JOIN began WHERE q.worker = ANY ($1::bigint[])
-  FOR UPDATE OF q
-), held AS MATERIALIZED (
-  SELECT ctid, email_id, n, org_id, attempt, unsure, before,
-         CASE WHEN crashes > 0 AND dot_sent AND bool_or(crashes > 0 AND NOT dot_sent) OVER (PARTITION BY worker) THEN crashes
-              ELSE crashes + 1 END AS crashes
-  FROM leased
-), gone AS (
-  DELETE FROM queue q USING held WHERE q.ctid = held.ctid AND held.crashes >= $2
-), again AS (
-  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, due_at = now(), crashes = held.crashes,
-                     possible_duplicate = held.before OR held.unsure
-  FROM held WHERE q.ctid = held.ctid AND held.crashes < $2
-), moved AS (
-  UPDATE deliveries d
-  SET possible_duplicate = d.possible_duplicate OR held.unsure,
-      state = CASE WHEN held.crashes >= $2 THEN 'quarantined' ELSE d.state END
-  FROM held
-  WHERE d.email_id = held.email_id AND d.n = held.n AND (held.unsure OR held.crashes >= $2)
-), noted AS (
-  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, reply, rule, possible_duplicate)
-  SELECT email_id, n, attempt, org_id, now(), 'lost',
-         CASE WHEN unsure THEN 'its worker died and the final dot may have left' ELSE 'its worker died before the final dot' END,
-         'worker-died', before
-  FROM held
-)
-SELECT email_id, n, org_id, crashes, before OR unsure FROM held
-"""
-
-
-# ---- 7. expire -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    email_id: UUID
-    n: int
-    org_id: UUID
-    recipient: str
-    last_reply: str | None
-
-
-async def expire(db: Connection, before: datetime) -> list[Expired]:
-    """Up to EXPIRE_BATCH free rows that have been due since before `before`'s email ids: state expired, no longer queued.
-
-    A row that is attempted expires by its schedule (`settle`); this is for those that never could be, their site being down. One
-    whose site takes mail has waited for us: it is attempted, however long we were away.
-    """
-    await _by_index(db)
-    rows = await db.fetch(_EXPIRE, lower_bound(before), before, EXPIRE_BATCH)
-    return [Expired(*row) for row in rows]
-
-
-_EXPIRE = """
-WITH old AS MATERIALIZED (
-  SELECT q.ctid, q.email_id, q.n, q.org_id, s.last_reply
-  FROM queue q JOIN emails e ON e.id = q.email_id
-  JOIN lanes l ON l.id = q.lane_id
-  JOIN recipient_domains r ON r.domain = l.domain
-  JOIN sites s ON s.id = r.site_id
-  WHERE q.email_id < $1 AND q.worker IS NULL AND q.due_at <= now() AND coalesce(e.scheduled_at, e.created_at) < $2
-    AND s.failures > 0
-  ORDER BY q.email_id, q.n LIMIT $3 FOR UPDATE OF q SKIP LOCKED
-), gone AS (
-  DELETE FROM queue q USING old WHERE q.ctid = old.ctid
-), moved AS (
-  UPDATE deliveries d SET state = 'expired', last_event = 'bounced', last_event_at = now()
-  FROM old WHERE d.email_id = old.email_id AND d.n = old.n
-  RETURNING d.email_id, d.n, d.recipient
-)
-SELECT old.email_id, old.n, old.org_id, moved.recipient, old.last_reply
-FROM old JOIN moved ON moved.email_id = old.email_id AND moved.n = old.n
 """
 
 

@@ -1,4 +1,4 @@
-"""What became of an email, told to its organization. Reads only; the writer is store.deliveries."""
+"""What became of an email, told to its organization. Reads only; the writers are store.deliveries and store.leases."""
 
 from __future__ import annotations
 
