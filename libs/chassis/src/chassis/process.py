@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from chassis.http import HttpProtocol
 from chassis.ops import Check, ops_app
 from mailcore.kit import failpoint
 from mailcore.kit.errors import MailError
@@ -139,7 +140,7 @@ def _server(app: FastAPI, host: str, port: int, trusted_proxies: list[str]) -> t
         date_header=True,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
-        h11_max_incomplete_event_size=64 * 1024,
+        http=HttpProtocol,
         backlog=2048,
     )
     server = _Server(config)

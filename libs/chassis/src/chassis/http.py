@@ -1,0 +1,98 @@
+"""uvicorn's HTTP protocol with two limits that it lacks: how long and how large a request's head may be.
+
+httptools gathers a header until it is complete, whatever its size; anybody who can connect could fill the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES = 64 * 1024
+"""Request line and headers together, give or take one read of the socket."""
+HEAD_SECONDS = 30.0
+"""From the connection, or from a request's first byte, to the end of its head."""
+
+_REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+
+
+class _HeadTooLargeError(Exception):
+    pass
+
+
+class HttpProtocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._in_head = True
+        self._began = False
+        self._head_bytes = 0
+        self._fields_bytes = 0
+        self._late: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._began = False
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        if not self._began:  # the read in which a head begins may hold the end of the body before it
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(431, "The request's headers are too large.")
+                return
+        if self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def on_message_begin(self) -> None:
+        self._in_head = self._began = True
+        self._head_bytes = self._fields_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._in_time()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._fields_bytes > HEAD_BYTES:
+            self._refuse(431, "The request's headers are too large.")
+        else:
+            self._refuse(400, "This is no proper HTTP request.")
+
+    def _count(self, octets: int) -> None:
+        self._fields_bytes += octets
+        if self._fields_bytes > HEAD_BYTES:
+            raise _HeadTooLargeError  # the parser passes it on as its own error, and send_400_response answers
+
+    def _refuse(self, status: int, message: str) -> None:
+        body: dict[str, Any] = {"statusCode": status, "name": "validation_error", "message": message}
+        content = orjson.dumps(body)
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + content)
+        self.transport.close()
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _too_late(self) -> None:
+        self._late = None
+        self.transport.close()
