@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from mailcore.kit.log import logger
+from mailcore.kit.metrics import RUNNER_FAILURES
 from mailcore.kit.retry import backoff
 
 log = logger(__name__)
@@ -17,7 +18,7 @@ class Runner:
     """`work(keys)` claims and does what is due: for these keys, or for all when keys is None (the sweep).
 
     It returns whether it found anything; then it is called again with the same keys. An exception is logged and followed by a
-    sweep after a back-off (0.1 s doubling to 10 s): a runner never ends by an error.
+    sweep after a back-off (0.1 s doubling to 10 s): a runner never ends by an error. `postroom_runner_failures` shows it.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Runner:
                         sweep_at = loop.time() + self._sweep_seconds
                         await self._work(None)
                 failures = 0
+                RUNNER_FAILURES.labels(self.name).set(0)
             except Exception:
                 failures += 1
+                RUNNER_FAILURES.labels(self.name).set(failures)
                 log.exception("runner failed", runner=self.name, failures=failures)
                 await asyncio.sleep(backoff(failures, first=0.1, longest=MAX_BACKOFF))
                 keys = None

@@ -11,6 +11,7 @@ from api import errors, openapi
 from api.accounts.routes import router as accounts
 from api.api_keys.routes import router as api_keys
 from api.arrivals.routes import router as arrivals
+from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
 from api.domains.routes import router as domains
@@ -61,7 +62,7 @@ def build(ctx: Context) -> Api:
         version="0.1.0",
         redirect_slashes=False,
         openapi_url="/openapi.json",
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's page takes its scripts from strangers
         redoc_url=None,
     )
     settings = ctx.settings
@@ -69,7 +70,7 @@ def build(ctx: Context) -> Api:
     app.edge = Edge(
         super(Api, app).__call__,
         hot={("POST", "/emails"): send, ("POST", "/emails/batch"): send_batch},
-        body_limit=settings.http.body_limit_bytes,
+        bodies=Bodies(settings.http.body_limit_bytes, settings.http.bodies_bytes),
         rate_limit=settings.rate_limit.requests_per_second,
     )
     errors.install(app)

@@ -19,3 +19,4 @@ WEBHOOK_POSTS = Counter("postroom_webhook_posts", "Webhook attempts by outcome",
 SYNC_LAG = Gauge("postroom_sync_lag_seconds", "Seconds since the account synchronised longest ago was in step")
 DB_POOL_IN_USE = Gauge("postroom_db_pool_in_use", "Database connections in use by this process")
 LOOP_LAG = Gauge("postroom_loop_lag_seconds", "By how much the event loop was late at its last tick")
+RUNNER_FAILURES = Gauge("postroom_runner_failures", "Rounds of a runner that failed in a row", ["runner"])
