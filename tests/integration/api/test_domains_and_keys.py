@@ -161,3 +161,10 @@ async def test_use_of_a_key_is_noted(api: httpx.AsyncClient, admin: asyncpg.Conn
     await api.get("/emails")
     await api._transport.app.state.ctx.keys.write_use()  # type: ignore[attr-defined]
     assert await admin.fetchval("SELECT last_used_at IS NOT NULL FROM api_keys")
+
+
+@pytest.mark.parametrize("char", ["\r", "\n", "\x0b", "\x1f", "\x7f", "\x85", "\u2028"])
+async def test_no_control_characters_in_names_and_endpoints(api: httpx.AsyncClient, char: str) -> None:
+    assert_error(await api.post("/api-keys", json={"name": f"a{char}b"}), 422, "validation_error", "name")
+    asked = {"endpoint": f"https://example.com/{char}", "events": ["email.sent"]}
+    assert_error(await api.post("/webhooks", json=asked), 422, "validation_error", "endpoint")

@@ -16,6 +16,7 @@ from api.context import Ctx
 from api.errors import invalid, not_found
 from api.pages import PARAMETERS, listed, page, path_id
 from mailcore.kit.ids import uuid7
+from mailcore.mime.headers import check_text
 from mailcore.store import api_keys, domains
 
 router = APIRouter(tags=["api-keys"])
@@ -62,6 +63,7 @@ class ApiKeyDeleted(BaseModel):
 )
 async def create(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     asked = await read(request, CreateApiKey)
+    check_text(asked.name, "name")
     if asked.domain_id is not None and asked.permission != "sending_access":
         raise invalid("The `domain_id` field is only for keys with `sending_access`.")
     domain_id = None if asked.domain_id is None else path_id(asked.domain_id, "domain_id")

@@ -16,6 +16,7 @@ from api.pages import PARAMETERS, listed, page, path_id
 from mailcore import events
 from mailcore.kit.guard import Blocked, Guard
 from mailcore.kit.ids import uuid7
+from mailcore.mime.headers import check_text
 from mailcore.queue.jobs import WEBHOOKS
 from mailcore.store import webhooks
 
@@ -107,6 +108,7 @@ async def delete(webhook_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
 
 def _check_endpoint(ctx: Context, endpoint: str) -> None:
     """What the URL itself says. What its name resolves to is checked at every post."""
+    check_text(endpoint, "endpoint")
     try:
         Guard("webhooks", ctx.settings.network.allow.webhooks).check_url(endpoint)
     except Blocked as error:
