@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api import errors
 from api.app import Api
+from api.bodies import Bodies
 from api.edge import Edge
 
 UNEXPECTED = {"statusCode": 500, "name": "application_error", "message": "An unexpected error occurred."}
@@ -37,7 +38,7 @@ def _app() -> Api:
         raise RuntimeError("a secret of the server")
 
     app = Api()
-    app.edge = Edge(super(Api, app).__call__, hot={("POST", "/hot"): hot}, body_limit=1000, rate_limit=10)
+    app.edge = Edge(super(Api, app).__call__, hot={("POST", "/hot"): hot}, bodies=Bodies(1000, 1000), rate_limit=10)
     errors.install(app)
     app.include_router(router)
     return app

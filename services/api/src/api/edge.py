@@ -1,4 +1,4 @@
-"""Before every route, as pure ASGI: one form of path, the body limit, rate-limit headers, the last net under errors.
+"""Before every route, as pure ASGI: one form of path, the limits of bodies, rate-limit headers, the last net under errors.
 
 The routes that run for every mail are called from here: FastAPI's routing, dependencies and tracing take longer than the rest
 of a submit together (bench/README.md). They are registered as routes too, for /openapi.json.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.bodies import Bodies, Body
 from api.errors import ApiError
 from api.rate import Rate
 
@@ -24,11 +25,11 @@ _SLASHES = re.compile("/{2,}")
 
 
 class Edge:
-    def __init__(self, app: ASGIApp, *, hot: Mapping[tuple[str, str], Hot], body_limit: int, rate_limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, hot: Mapping[tuple[str, str], Hot], bodies: Bodies, rate_limit: int) -> None:
         """`hot`: method and path → the route's function, which takes the request and nothing else."""
         self._app = app
         self._hot = hot
-        self._body_limit = body_limit
+        self._bodies = bodies
         self._rate_limit = rate_limit
         self._untouched = _rate_headers(Rate(rate_limit, rate_limit, 1, False)) if rate_limit else []
 
@@ -41,6 +42,7 @@ class Edge:
             # `//emails` comes from a base URL with a slash at its end, `/audiences/` from older SDKs (resend.md §1)
             path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
         started = ended = False
+        body: Body | None = None
 
         async def send_counted(message: Message) -> None:
             nonlocal started, ended
@@ -59,7 +61,8 @@ class Edge:
             if b"%00" in scope["query_string"]:
                 # Postgres takes no NUL in a text
                 raise ApiError(422, "invalid_parameter", "The query must not contain NUL characters.")
-            receive = self._limited(scope, receive)
+            body = self._bodies.body(_declared(scope), receive)
+            receive = body.receive
             hot = self._hot.get((scope["method"], path))
             if hot is not None:
                 await (await hot(Request(scope, receive)))(scope, receive, send_counted)
@@ -72,32 +75,17 @@ class Edge:
                 raise
             answer = errors.response(errors.from_exception(error))
             await answer(scope, receive, send_counted)
-
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """Raises ApiError 413 at once where the length is declared, else as soon as too much has come."""
-        limit = self._body_limit
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                if len(value) > 18 or int(value) > limit:
-                    raise _too_large(limit)
-                return receive  # the server reads no more than was declared
-        read = 0
-
-        async def receive_some() -> Message:
-            nonlocal read
-            message: Any = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise _too_large(limit)
-            return message  # type: ignore[no-any-return]
-
-        return receive_some
+        finally:
+            if body is not None:
+                body.close()
 
 
-def _too_large(limit: int) -> ApiError:
-    return ApiError(
-        413, "validation_error", f"The request body is larger than {limit // 1_000_000} MB, the most that is taken."
-    )
+def _declared(scope: Scope) -> int | None:
+    """Content-Length: the server reads no more than that, and has refused what is no number."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value[:18])
+    return None
 
 
 def _rate_headers(rate: Rate) -> list[tuple[bytes, bytes]]:

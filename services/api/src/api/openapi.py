@@ -23,7 +23,7 @@ _ERRORS = {
     "422": "A field or parameter is missing or wrong.",
     "429": "More requests than the limit allows.",
     "500": "Unexpected.",
-    "503": "The database cannot be reached just now.",
+    "503": "The database cannot be reached just now, or there is no memory for a body this large.",
 }
 _ALSO = {
     ("post", "/emails"): {
@@ -66,6 +66,7 @@ def _add_errors(operation: dict[str, Any], method: str, path: str) -> None:
     if "{" in path:
         wanted["404"] = "No such object in this organization."
     if "requestBody" in operation:
+        wanted["408"] = "The body came too slowly."
         wanted["413"] = "The body is too large."
     for status, text in wanted.items():
         answers.setdefault(

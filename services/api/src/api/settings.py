@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
 
 from mailcore.kit.settings import Base, Group, Strings
 
@@ -16,6 +18,16 @@ class Http(Group):
     """Addresses or CIDRs whose X-Forwarded-* headers are believed."""
     body_limit_bytes: int = Field(60_000_000, ge=1_000_000)
     """40 MB of mail as base64 in JSON, and room for the rest."""
+    bodies_bytes: int = Field(512 * 1024 * 1024, ge=1_000_000)
+    """Of all bodies over 1 MB that this process is reading or answering; at least body_limit_bytes."""
+
+    @model_validator(mode="after")
+    def _one_fits(self) -> Self:
+        if self.bodies_bytes < self.body_limit_bytes:
+            raise ValueError(
+                "bodies_bytes must be at least body_limit_bytes, or the largest request would never be taken"
+            )
+        return self
 
 
 class RateLimit(Group):
