@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import asyncpg
 import pytest
 
-from .harness import Client, Server
+from inbound_smtp.domains import Domains
+from mailcore.blob.memory import MemoryBlobs
+from mailcore.flow.receive import Receives
+from mailcore.queue.bell import Ringer
+from mailcore.store.session import Store
+
+from .harness import Client, Server, serving
 
 RELAY_FORMS = [
     "<victim@elsewhere.example>",
@@ -217,6 +224,47 @@ async def test_all_that_comes_in_at_once_is_bounded(server: Server) -> None:
         code, text = await client.reply()
         assert (code, text[:5]) == (452, "4.3.1")
     assert (await server.deliver(b"A: b\r\n\r\nsmall\r\n", "v@postroom.test"))[0] == 250
+
+
+class Hanging(MemoryBlobs):
+    """Keeps nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def put(self, key: str, content: bytes) -> None:
+        self.asked.set()
+        await self.go_on.wait()
+        await super().put(key, content)
+
+
+async def test_a_mail_counts_until_it_is_answered(store: Store, ringer: Ringer, domain: UUID) -> None:
+    blobs = Hanging()
+    mail = b"A: b\r\n\r\n" + b"x" * 400_000 + b"\r\n"
+    async with serving(Domains(store), Receives(store, ringer, blobs)) as server, server.client() as slow:
+        memory = server.mx.memory
+        memory.take(512 * 1024 * 1024 - 600_000)
+        before = memory.held
+        first = asyncio.create_task(server.deliver(mail, "v@postroom.test"))
+        async with asyncio.timeout(20):
+            await blobs.asked.wait()
+        code, text = await server.deliver(mail, "v@postroom.test")
+        assert (code, text[:5]) == (452, "4.3.1"), "the first one is still here"
+        blobs.go_on.set()
+        assert (await first)[0] == 250
+        assert memory.held == before
+        blobs.asked.clear()
+        blobs.go_on.clear()
+        await slow.begin("v@postroom.test")
+        server.limit(command_seconds=0.2)
+        slow.send(mail + b"again\r\n.\r\n")
+        async with asyncio.timeout(20):
+            await blobs.asked.wait()
+            assert memory.held > before
+            assert (await slow.ends()).startswith(b"421 4.4.2")
+            while memory.held > before:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(("length", "code"), [(998, 250), (2_000, 250), (100_000, 250), (1024 * 1024 - 2, 250)])

@@ -105,7 +105,10 @@ async def test_size_counts_without_the_added_dots_and_memory_is_given_back() -> 
     message = b".\r\n" * 100_000
     stuffed = b"..\r\n" * 100_000 + b".\r\nNEXT\r\n"
     memory = Memory(10_000_000)
-    assert await _data(stuffed, 300_000, memory) == (Content(message), b"NEXT")
+    read, following = await _data(stuffed, 300_000, memory)
+    assert (read, following) == (Content(message), b"NEXT")
+    assert memory.held == read.held > 0, "until the caller is done with it"
+    memory.give_back(read.held)
     assert await _data(stuffed, 299_999, memory) == (Content(None), b"NEXT")
     assert await _data(stuffed, 300_000, Memory(100_000)) == (Content(None, starved=True), b"NEXT")
     assert memory.held == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 MAX_COMMAND = 2_048
@@ -42,10 +42,12 @@ class Content:
     """Without the dots that SMTP adds; None when it was too big, or there was no memory for it."""
     starved: bool = False
     """It was not its own size, but that of all that are coming in."""
+    held: int = field(default=0, compare=False)
+    """What it still holds of Memory: the caller gives it back when it is done with the mail. The last read is not counted."""
 
 
 class Memory:
-    """What all connections of a process hold of messages that are coming in."""
+    """What all connections of a process hold of messages that are coming in or not yet answered."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -99,6 +101,7 @@ class Wire:
     async def data(self, limit: int, memory: Memory, progress: Callable[[int], None]) -> Content:
         """A message of at most `limit` octets; a bigger one is read to its end and thrown away.
 
+        What it holds of `memory` goes to the caller with the message, and is given back here without one.
         `progress` is told how many octets have come so far and may raise. Raises Closed, Flood.
         """
         # the CRLF that ended the command stands before the message: a lone dot may be its first line
@@ -130,7 +133,9 @@ class Wire:
                 return Content(None, starved)
             raw = bytes(buffer[: end + 2])
             # RFC 5321 §4.5.2: the first dot of a line goes
-            return Content(raw.replace(b"\r\n.", b"\r\n")[2:] if b"\r\n." in raw else raw[2:])
+            raw = raw.replace(b"\r\n.", b"\r\n")[2:] if b"\r\n." in raw else raw[2:]
+            passed_on, held = held, 0
+            return Content(raw, held=passed_on)
         finally:
             memory.give_back(held)
 

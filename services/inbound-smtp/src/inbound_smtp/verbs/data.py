@@ -13,6 +13,8 @@ from mailcore.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from inbound_smtp.session import Session
+    from inbound_smtp.transaction import Transaction
+    from inbound_smtp.wire import Content
 
 GO_AHEAD = Reply(354, "End data with <CR><LF>.<CR><LF>")
 
@@ -34,6 +36,14 @@ async def data(session: Session, argument: str) -> Reply:
     session.reply(GO_AHEAD)
     read = await session.read_message()
     session.transaction = None
+    try:
+        return await _take(session, transaction, read)
+    finally:
+        # not before: while a store hangs, the mail is still here
+        session.mx.memory.give_back(read.held)
+
+
+async def _take(session: Session, transaction: Transaction, read: Content) -> Reply:
     if read.raw is None:
         return NO_MEMORY if read.starved else TOO_BIG
     refused = await _check(read.raw, session.mx.limits.line_bytes)
