@@ -11,7 +11,7 @@ from mailcore.blob.base import INLINE_BYTES
 from mailcore.blob.memory import MemoryBlobs
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.submit import NewAttachment, NewEmail, Submits
-from mailcore.flow.upkeep import upkeep
+from mailcore.flow.upkeep import upkeep_at
 from mailcore.kit.ids import uuid7, uuid7_time
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
@@ -49,6 +49,6 @@ async def test_a_blob_has_the_time_of_its_row(
     orphan = f"{org}/{datetime.now(UTC):%Y-%m}/{uuid7()}"
     await blobs.put(orphan, LARGE)
     tomorrow = datetime.now(UTC) + timedelta(hours=25)
-    assert (await upkeep(store, blobs, now=tomorrow, lifetime_seconds=1e9)).orphan_blobs == 1
+    assert (await upkeep_at(store, blobs, tomorrow, lifetime_seconds=1e9)).orphan_blobs == 1
     for key in (*keys, arrival["raw_blob"]):
         assert await blobs.get(key)

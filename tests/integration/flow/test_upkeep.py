@@ -10,7 +10,7 @@ import asyncpg
 
 from mailcore.blob.local import LocalBlobs
 from mailcore.flow.submit import NewAttachment, NewEmail, Submits
-from mailcore.flow.upkeep import upkeep
+from mailcore.flow.upkeep import upkeep, upkeep_at
 from mailcore.kit.ids import uuid7, uuid7_time
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
@@ -31,10 +31,10 @@ async def test_missing_partitions_are_made_once(store: Store, admin: asyncpg.Con
     )
     await admin.execute(f"DROP TABLE {latest}")
     blobs = LocalBlobs(tmp_path)
-    done = await upkeep(store, blobs, now=datetime.now(UTC), lifetime_seconds=WEEK)
+    done = await upkeep(store, blobs, lifetime_seconds=WEEK)
     assert done.partitions == 1
     assert await admin.fetchval("SELECT to_regclass($1) IS NOT NULL", latest)
-    assert (await upkeep(store, blobs, now=datetime.now(UTC), lifetime_seconds=WEEK)).partitions == 0
+    assert (await upkeep(store, blobs, lifetime_seconds=WEEK)).partitions == 0
 
 
 async def test_keys_go_when_they_have_served_their_time(
@@ -46,7 +46,7 @@ async def test_keys_go_when_they_have_served_their_time(
             "INSERT INTO idempotency_keys VALUES ($1, '/emails', $2, '\\x00', '\\x00', $3)",
             *(org, f"{hours} h", now - timedelta(hours=hours)),
         )
-    for hours in (1, 3):
+    for hours in (1, 47, 49):
         await admin.execute(
             "INSERT INTO arrival_keys VALUES ($1, $2, $3, $4)",
             bytes([hours]),
@@ -54,10 +54,15 @@ async def test_keys_go_when_they_have_served_their_time(
             uuid7(),
             now - timedelta(hours=hours),
         )
-    done = await upkeep(store, LocalBlobs(tmp_path), now=now, lifetime_seconds=WEEK)
+    # the clock of a process that is a day ahead counts for nothing
+    done = await upkeep(store, LocalBlobs(tmp_path), now=now + timedelta(days=1), lifetime_seconds=WEEK)
     assert (done.idempotency_keys, done.arrival_keys) == (1, 1)
     assert {row["key"] for row in await admin.fetch("SELECT key FROM idempotency_keys")} == {"1 h", "23 h"}
-    assert await admin.fetchval("SELECT count(*) FROM arrival_keys") == 1
+    assert {row["digest"] for row in await admin.fetch("SELECT digest FROM arrival_keys")} == {b"\x01", b"\x2f"}
+    # one that is behind keeps longer
+    await admin.execute("UPDATE arrival_keys SET at = now() - interval '49 hours'")
+    done = await upkeep(store, LocalBlobs(tmp_path), now=now - timedelta(days=1), lifetime_seconds=WEEK)
+    assert done.arrival_keys == 0
 
 
 async def test_only_blobs_without_a_row_go(
@@ -89,10 +94,10 @@ async def test_only_blobs_without_a_row_go(
     orphan = key_at(org, datetime.now(UTC))
     await blobs.put(orphan, b"nobody's")
     await blobs.put("caught/something-else", b"no key of ours")
-    # too young, then a day old, by the clock that comes in
-    assert (await upkeep(store, blobs, now=datetime.now(UTC), lifetime_seconds=WEEK)).orphan_blobs == 0
+    # too young, then a day old
+    assert (await upkeep(store, blobs, lifetime_seconds=WEEK)).orphan_blobs == 0
     later = datetime.now(UTC) + timedelta(hours=25)
-    assert (await upkeep(store, blobs, now=later, lifetime_seconds=WEEK)).orphan_blobs == 1
+    assert (await upkeep_at(store, blobs, later, lifetime_seconds=WEEK)).orphan_blobs == 1
     left = {key async for key in blobs.keys(older_than=later)}
     assert orphan not in left
     assert named <= left

@@ -18,8 +18,8 @@ from mailcore.store.session import Store
 log = logger(__name__)
 
 IDEMPOTENCY_HOURS = 24
-ARRIVAL_KEY_HOURS = 2
-"""A key counts for an hour (flow.receive); the rest is for clocks that differ."""
+ARRIVAL_KEY_HOURS = 48
+"""Ids of a source count for so long, content for an hour (flow.receive): those who post tries again for a day and more."""
 BATCH = 5_000
 ORPHAN_FROM, ORPHAN_TO = timedelta(hours=24), timedelta(hours=30)
 """Ages between which a blob is looked at: hourly, so six times, and then it is known to have its row."""
@@ -38,8 +38,18 @@ class Upkeep:
     """Webhook deliveries queued: ring when not 0."""
 
 
-async def upkeep(store: Store, blobs: BlobStore, *, now: datetime, lifetime_seconds: float) -> Upkeep:
-    """`lifetime_seconds`: the sum of the retry schedule. Raises Unavailable; what was done by then stays done."""
+async def upkeep(store: Store, blobs: BlobStore, *, lifetime_seconds: float, now: datetime | None = None) -> Upkeep:
+    """By the database's clock: a process whose own is ahead deletes nothing early. `now` counts where it is earlier.
+
+    `lifetime_seconds`: the sum of the retry schedule. Raises Unavailable; what was done by then stays done.
+    """
+    async with store.worker() as db:
+        clock: datetime = await db.fetchval("SELECT now()")
+    return await upkeep_at(store, blobs, clock if now is None else min(now, clock), lifetime_seconds=lifetime_seconds)
+
+
+async def upkeep_at(store: Store, blobs: BlobStore, now: datetime, *, lifetime_seconds: float) -> Upkeep:
+    """What `upkeep` would do at this time, whatever the time is."""
     async with store.worker() as db:
         made = await db.fetch("SELECT make_partitions()")
     keys = await _delete(store, _OLD_IDEMPOTENCY, now - timedelta(hours=IDEMPOTENCY_HOURS))
