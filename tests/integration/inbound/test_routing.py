@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from inbound_smtp.router import Router
 from mailcore.blob.base import INLINE_BYTES, BlobStore
@@ -225,6 +226,31 @@ async def test_a_mail_that_cannot_be_routed_holds_up_no_other(
     assert "no longer where it was kept" in reasons[large]
 
 
+async def test_a_mail_that_another_holds_now_is_not_set_aside(
+    admin: asyncpg.Connection,
+    org: UUID,
+    store: Store,
+    receives: Receives,
+    routes: Routes,
+    lease: WorkerLease,
+    blobs: BlobStore,
+) -> None:
+    await receives.receive(arrival({org: ["a@postroom.test"]}, MAIL + b"x" * INLINE_BYTES + b"\r\n"))
+    await blobs.delete(await admin.fetchval("SELECT raw_blob FROM arrivals"))
+    await admin.execute("UPDATE arrival_queue SET attempt = $1", len(RETRY_SECONDS))
+    async with store.worker() as db:
+        claimed = await arrivals.claim(db, lease.id, 10)
+    other = WorkerLease(store, "inbound_smtp")
+    await other.enrol()
+    await admin.execute("UPDATE arrival_queue SET worker = $1", other.id)
+    await routes.route(lease.id, claimed)
+    assert await admin.fetchval("SELECT state FROM arrivals") == "received"
+    assert await admin.fetchval("SELECT worker FROM arrival_queue") == other.id
+    await routes.route(other.id, claimed)
+    assert await admin.fetchval("SELECT state FROM arrivals") == "quarantined"
+    assert await admin.fetchval("SELECT count(*) FROM arrival_queue") == 0
+
+
 class Away(MemoryBlobs):
     async def get(self, key: str) -> bytes:
         raise Unavailable("The blob store does not answer just now. Try again in a moment.")
@@ -326,6 +352,54 @@ async def test_repeats_side_by_side_are_one_arrival(
     from datetime import UTC, datetime, timedelta
 
     assert [key async for key in blobs.keys(older_than=datetime.now(UTC) + timedelta(hours=1))] == kept
+
+
+class Together(MemoryBlobs):
+    """Keeps nothing before so many are being written at once; refuses those of `refused`."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self.wanted, self.now, self.most = wanted, 0, 0
+        self.refused: UUID | None = None
+        self.all_here = asyncio.Event()
+
+    async def put(self, key: str, content: bytes) -> None:
+        if self.refused is not None and key.startswith(str(self.refused)):
+            raise Unavailable("The blob store does not answer just now. Try again in a moment.")
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now == self.wanted:
+            self.all_here.set()
+        try:
+            await self.all_here.wait()
+            await asyncio.sleep(0)
+            await super().put(key, content)
+        finally:
+            self.now -= 1
+
+
+async def test_the_blobs_of_many_organizations_are_written_side_by_side(
+    admin: asyncpg.Connection, make_org: Callable[[], Awaitable[UUID]], store: Store, ringer: Ringer
+) -> None:
+    tenants = {await make_org(): ["a@x.test"] for _ in range(20)}
+    blobs = Together(8)
+    large = MAIL + b"x" * INLINE_BYTES + b"\r\n"
+    receives = Receives(store, ringer, blobs)
+    async with asyncio.timeout(20):
+        got = await receives.receive(arrival(tenants, large))
+    assert (got.ids.keys(), blobs.most) == (tenants.keys(), 8)
+    rows = await admin.fetch("SELECT org_id, raw_blob FROM arrivals")
+    assert {row["org_id"] for row in rows} == tenants.keys()
+    for row in rows:
+        assert row["raw_blob"].startswith(str(row["org_id"]))
+        assert await blobs.get(row["raw_blob"]) == large
+    # one that cannot be written: nothing is taken, and the others are not waited for
+    blobs = Together(1_000)
+    blobs.refused = min(tenants)
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(20):
+            await Receives(store, ringer, blobs).receive(arrival(tenants, large + b"again\r\n"))
+    assert (await admin.fetchval("SELECT count(*) FROM arrivals"), blobs.now) == (20, 0)
 
 
 async def test_a_source_that_gives_ids_is_known_by_them_for_good(

@@ -45,6 +45,8 @@ log = logger(__name__)
 REPEAT_SECONDS = 3600.0
 """For so long, the same envelope and content by SMTP is the same mail."""
 _HASHED_INLINE = 1024 * 1024
+_BLOBS_AT_ONCE = 8
+"""Of one mail: each organization has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +117,6 @@ class Receives:
         for org_id, recipients in sorted(arrival.tenants.items()):
             id_ = uuid7()
             now = uuid7_time(id_)
-            blob = None
-            if not inline:
-                blob = new_key(org_id, id_)
-                await self._blobs.put(blob, raw)
             row = NewArrival(
                 id=id_,
                 org_id=org_id,
@@ -131,15 +129,34 @@ class Receives:
                 size=len(raw),
                 sha256=digest,
                 raw=raw if inline else None,
-                raw_blob=blob,
+                raw_blob=None if inline else new_key(org_id, id_),
                 decisions=[decision("receive", "accepted", "The domain of each recipient receives here.", now)],
                 created_at=now,
             )
             rows.append(row)
             keys.append(ArrivalKey(_key(row), org_id, id_, now))
+        await self._keep([row.raw_blob for row in rows if row.raw_blob is not None], raw)
         failpoint.hit("f15")
         weight = len(rows) + (len(raw) * len(rows) // (32 * 1024) if inline else 0)
         return _Member(rows, keys, REPEAT_SECONDS if arrival.source_id is None else None, weight)
+
+    async def _keep(self, blobs: Sequence[str], raw: bytes) -> None:
+        """Raises what the first that fails raises; the others are given up, and left to the sweep."""
+        if len(blobs) == 1:
+            await self._blobs.put(blobs[0], raw)
+            return
+        left = iter(blobs)
+
+        async def put() -> None:
+            for blob in left:
+                await self._blobs.put(blob, raw)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(len(blobs), _BLOBS_AT_ONCE)):
+                    group.create_task(put())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _commit(self, members: Sequence[_Member]) -> list[Received | MailError]:
         keys: dict[float | None, dict[bytes, ArrivalKey]] = {}

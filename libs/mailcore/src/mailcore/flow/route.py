@@ -64,7 +64,7 @@ class Routes:
         for one in claimed:
             row = rows.get(one.arrival_id)
             if row is None:
-                await self._quarantine(one, "The arrival's row is gone.")
+                await self._quarantine(worker, one, "The arrival's row is gone.")
                 continue
             try:
                 found = await self._reader.summary(await raw_of(self._blobs, row.raw, row.raw_blob))
@@ -134,15 +134,17 @@ class Routes:
         log.error("could not route a mail", arrival=str(one.arrival_id), attempt=one.attempt, exc_info=error)
         if seconds is None:
             why = why or f"It could not be routed in {one.attempt} attempts: {type(error).__name__}."
-            await self._quarantine(one, why)
+            await self._quarantine(worker, one, why)
             return
         async with self._store.worker() as db:
             await arrivals.defer(db, worker, one.arrival_id, seconds)
 
-    async def _quarantine(self, one: Claimed, why: str) -> None:
-        log.error("arrival quarantined", arrival=str(one.arrival_id), reason=why)
+    async def _quarantine(self, worker: int, one: Claimed, why: str) -> None:
         async with self._store.worker() as db:
+            if not await arrivals.finish(db, worker, [one.arrival_id]):
+                return  # another has it now, and decides
             await arrivals.quarantine(db, [one.arrival_id], decision("route", "quarantined", why))
+        log.error("arrival quarantined", arrival=str(one.arrival_id), reason=why)
 
 
 def mailbox_addresses(rcpt_to: Sequence[str]) -> list[str]:
