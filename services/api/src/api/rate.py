@@ -66,12 +66,18 @@ class RateLimiter:
         try:
             while self._waiting:
                 asked, self._waiting = self._waiting, []
-                used = await self._count(Counter(org_id for org_id, _ in asked))
-                for org_id, answer in asked:
-                    if used is not None:
-                        used[org_id] += 1
-                    if not answer.done():
-                        answer.set_result(None if used is None else used[org_id])
+                used: dict[UUID, int] | None = None
+                try:
+                    used = await self._count(Counter(org_id for org_id, _ in asked))
+                except Exception:
+                    log.exception("could not count requests in redis; counting them in this process")
+                    self._open_until = time.monotonic() + BREAKER_SECONDS
+                finally:
+                    for org_id, answer in asked:
+                        if used is not None:
+                            used[org_id] += 1
+                        if not answer.done():
+                            answer.set_result(None if used is None else used[org_id])
         finally:
             self._asking = None
 
