@@ -62,7 +62,7 @@ class Bodies:
 
 
 class Body:
-    __slots__ = ("_bodies", "_came", "_declared", "_ended", "_grace_ends", "_held", "_receive")
+    __slots__ = ("_bodies", "_came", "_declared", "_ended", "_given_up", "_grace_ends", "_held", "_receive", "_task")
 
     def __init__(self, bodies: Bodies, declared: int | None, receive: Receive) -> None:
         self._bodies = bodies
@@ -72,25 +72,33 @@ class Body:
         self._held = 0
         self._grace_ends = 0.0
         self._ended = False
+        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
 
     async def receive(self) -> Message:
         """Raises ApiError 408, 413, 503."""
         if self._ended:
             return await self._receive()  # that the client has gone: it may stay as long as it likes
         bodies = self._bodies
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         if not self._grace_ends:
             self._grace_ends = now + bodies.grace_seconds
             if self._declared is not None and self._declared > UNCOUNTED_BYTES:
                 # all of it at once: of many that come at a time some are read to their end, not each to its half
                 self._take(self._declared)
+        # by hand what asyncio.timeout does: that costs more than all the rest here, at every small body
+        deadline = min(now + bodies.idle_seconds, self._grace_ends + self._came / BYTES_PER_SECOND)
+        self._task = asyncio.current_task(loop)
+        timer = loop.call_at(deadline, self._give_up)
         try:
-            async with asyncio.timeout_at(
-                min(now + bodies.idle_seconds, self._grace_ends + self._came / BYTES_PER_SECOND)
-            ):
-                message: Any = await self._receive()
-        except TimeoutError:
+            message: Any = await self._receive()
+        except asyncio.CancelledError:
+            if not self._given_up or self._task is None or self._task.uncancel() > 0:
+                raise  # by somebody else
             raise _too_slow() from None
+        finally:
+            timer.cancel()
         self._came += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         if self._came > bodies.limit:
@@ -102,6 +110,11 @@ class Body:
     def close(self) -> None:
         self._bodies.held -= self._held
         self._held = 0
+
+    def _give_up(self) -> None:
+        if self._task is not None:
+            self._given_up = True
+            self._task.cancel()
 
     def _take(self, octets: int) -> None:
         self._bodies.take(octets)
