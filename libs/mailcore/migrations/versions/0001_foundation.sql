@@ -149,6 +149,7 @@ CREATE TABLE emails (
   tags          jsonb,                                     -- [{name, value}]
   attachments   jsonb,                                     -- [{id, filename, content_type, content_id, disposition, size, blob | content}]
   body_blob     text,                                      -- key of a blob with {html, text} where they are large
+  body_bytes    integer,                                   -- its size
   message_id    text NOT NULL,                             -- with angle brackets, fixed here for every retry
   scheduled_at  timestamptz,
   created_at    timestamptz NOT NULL,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -28,6 +29,11 @@ from mailcore.smtp.reply import Reply
 from mailcore.store.deliveries import Content
 
 log = logger(__name__)
+
+CHUNK = 25
+"""Mails that are composed in one go: a chunk takes some 10 ms of a thread."""
+CHUNK_BYTES = 1024 * 1024
+"""Of them, where they are large; a larger one is composed alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,19 @@ async def _part(attachment: dict[str, Any], blobs: BlobStore) -> Part:
         attachment.get("content_id"),
         attachment.get("disposition") or "attachment",
     )
+
+
+def chunks(sizes: dict[UUID, int]) -> list[dict[UUID, int]]:
+    """Emails that are composed together, with their sizes."""
+    chunks: list[dict[UUID, int]] = []
+    octets = 0
+    for id_, size in sizes.items():
+        octets += size
+        if not chunks or octets > CHUNK_BYTES or len(chunks[-1]) == CHUNK:
+            chunks.append({})
+            octets = size
+        chunks[-1][id_] = size
+    return chunks
 
 
 async def compose_all(work: Sequence[Work], threads: Executor) -> list[Composed]:

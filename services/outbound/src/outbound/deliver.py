@@ -3,6 +3,7 @@
 1. lanes with due rows come from the runner and take turns; each claim gives every lane its quantum
 2. a claim asks for about as much as the site takes in a second, and the next is made while half of it is still under way
 3. mails are composed and signed in chunks; each chunk goes to the transport as soon as it is ready
+   large ones when the process has memory for them (`memory`), before their content is fetched
 4. outcomes go to the settler; rows that were never begun go back
 5. no connection: the site rests, one mail's attempt tells why, the others are not attempted one by one
 """
@@ -13,14 +14,10 @@ import asyncio
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
 from uuid import UUID
 
-from mailcore.blob.base import BlobStore
 from mailcore.flow import settle as door
-from mailcore.flow.lease import WorkerLease
 from mailcore.flow.settle import Attempt
 from mailcore.kit import failpoint
 from mailcore.kit.errors import Unavailable
@@ -30,19 +27,15 @@ from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store import deliveries, sites
 from mailcore.store.deliveries import Content, Key, Leased
-from mailcore.store.session import Store
-from mailcore.transport import Destination, Mail, MailQueue, TlsPolicy, Transport
-from outbound.composer import Work, compose_all, fetch
-from outbound.gate import Gate
+from mailcore.transport import Destination, Mail, MailQueue, TlsPolicy
+from outbound.composer import CHUNK, Work, chunks, compose_all, fetch
+from outbound.memory import LIGHT_BYTES, Holding, Share, weight
+from outbound.office import Office
 from outbound.routes import Way
-from outbound.settler import Settler
-from outbound.signer import Identity, Signer
-from outbound.verp import Verp
+from outbound.signer import Identity
 
 log = logger(__name__)
 
-CHUNK = 25
-"""Mails that are composed in one go: a chunk takes some 10 ms of a thread."""
 MOST = 600
 """Rows that one site holds at most."""
 LANES = 64
@@ -51,32 +44,6 @@ RUN_SECONDS = 300.0
 """After that the run ends and another begins, with what is known of hops and limits by then."""
 REST_FIRST, REST_LONGEST = 30.0, 900.0
 """Seconds a site rests after its first failure, doubling to the longest."""
-
-
-@dataclass(slots=True)
-class Office:
-    """What all sites of a process share."""
-
-    store: Store
-    blobs: BlobStore
-    transport: Transport
-    lease: WorkerLease
-    gate: Gate
-    settler: Settler
-    signer: Signer
-    threads: Executor
-    verp: Verp
-    schedule: Sequence[float]
-    source_ip: str | None = None
-    held: set[Key] = field(default_factory=set)
-    """Leased by this process and not yet settled or given back."""
-    draining: bool = False
-    sharers: int = 1
-    """Processes that share each site's connections; each takes its part."""
-
-    @property
-    def attempts(self) -> int:
-        return len(self.schedule) + 1
 
 
 class SiteRun:
@@ -91,6 +58,8 @@ class SiteRun:
         self._under_way: dict[Key, Leased] = {}
         self._handed: dict[Key, float] = {}
         """Of those under way, what the transport was given; with the time of day since when the mail wanted to leave."""
+        self._holding = Holding()
+        """Memory of those under way."""
         self._composing: set[asyncio.Task[None]] = set()
         self._unattempted: list[Leased] = []
         self._down: Outcome | None = None
@@ -114,10 +83,11 @@ class SiteRun:
         return True
 
     def stop(self) -> None:
-        """No more claims; what no session has begun is given back."""
+        """No more claims; what no session has begun is given back, and nothing waits for memory."""
         self._changed.set()
         for queue, _ in self._queues.values():
-            self._unattempted.extend(self._take_from(queue))
+            self._put_back([mail.key for mail in queue.take_all() if isinstance(mail.key, Leased)])
+        self._office.memory.refuse(self)
 
     async def run(self) -> None:
         """Until no lane has rows left and nothing is under way."""
@@ -187,9 +157,11 @@ class SiteRun:
         if not rows:
             return
         self._under_way.update([(row.key, row) for row in rows])
-        task = asyncio.get_running_loop().create_task(self._compose(rows))
-        self._composing.add(task)
-        task.add_done_callback(self._composed)
+        most = self._office.memory.rows
+        for start in range(0, len(rows), most):
+            task = asyncio.get_running_loop().create_task(self._compose(rows[start : start + most]))
+            self._composing.add(task)
+            task.add_done_callback(self._composed)
 
     def _composed(self, task: asyncio.Task[None]) -> None:
         self._composing.discard(task)
@@ -203,27 +175,77 @@ class SiteRun:
         by_email: dict[UUID, list[Leased]] = {}
         for row in rows:
             by_email.setdefault(row.email_id, []).append(row)
+        share = office.memory.light
+        asked = len(by_email) * weight(LIGHT_BYTES)
+        taken = asked if await self._take(share, asked) else 0
         try:
+            if not taken:
+                return
             async with office.store.worker() as db:
-                contents = await deliveries.contents(db, by_email)
-            identities = await office.signer.identities({content.domain_id for content in contents.values()})
-            for row in rows:
-                if row.email_id not in contents:
-                    self._settle(row, _own(Result.FAILED, "the mail's content is gone", "5.3.0", "content-gone"))
-            ready = list(contents.values())
-            chunks = [ready[i : i + CHUNK] for i in range(0, len(ready), CHUNK)]
+                light, heavy = await deliveries.light_contents(db, by_email, LIGHT_BYTES)
+            taken -= self._hold(share, {content.id: size for content, size in light}, by_email)
+            share.give(taken)
+            taken = 0
+            self._settle_gone(by_email, {*heavy, *(content.id for content, _ in light)})
+            ready = [content for content, _ in light]
+            work = [self._compose_chunk(ready[i : i + CHUNK], by_email) for i in range(0, len(ready), CHUNK)]
+            work += [self._compose_heavy(chunk, by_email) for chunk in chunks(heavy)]
+            del light, ready  # large ones may wait for long: the small ones' content must not stay as long
             # to the end of all of them: what goes back below must not be handed over after it
-            ended = await asyncio.gather(
-                *(self._compose_chunk(chunk, identities, by_email) for chunk in chunks), return_exceptions=True
-            )
+            ended = await asyncio.gather(*work, return_exceptions=True)
             if error := next((each for each in ended if isinstance(each, BaseException)), None):
                 raise error
         except Unavailable as error:
             log.warning("leased rows go back: their content cannot be read", rows=len(rows), error=error.public)
         finally:
-            self._unattempted.extend(row for row in rows if row.key in self._under_way and row.key not in self._handed)
+            share.give(taken)
+            self._put_back([row for row in rows if row.key in self._under_way and row.key not in self._handed])
 
-    async def _compose_chunk(
+    def _hold(self, share: Share, sizes: dict[UUID, int], by_email: dict[UUID, list[Leased]]) -> int:
+        for id_, size in sizes.items():
+            self._holding.add(share, weight(size), [row.key for row in by_email[id_]])
+        return sum(map(weight, sizes.values()))
+
+    async def _take(self, share: Share, octets: int) -> bool:
+        return not self._ending() and await share.take(octets, self)
+
+    async def _compose_heavy(self, sizes: dict[UUID, int], by_email: dict[UUID, list[Leased]]) -> None:
+        """Waits for memory first, holding none of it."""
+        share = self._office.memory.heavy
+        if not await self._take(share, sum(map(weight, sizes.values()))):
+            return
+        self._hold(share, sizes, by_email)
+        try:
+            async with self._office.store.worker() as db:
+                contents = await deliveries.contents(db, sizes)
+            self._settle_gone({id_: by_email[id_] for id_ in sizes}, contents.keys())
+            await self._compose_chunk(list(contents.values()), by_email)
+        finally:
+            # others wait for it, before these rows go back
+            for id_ in sizes:
+                self._free(by_email[id_])
+
+    def _free(self, rows: Iterable[Leased]) -> None:
+        """The memory of those that the transport was not given."""
+        for row in rows:
+            if row.key not in self._handed:
+                self._holding.done(row.key)
+
+    def _settle_gone(self, by_email: dict[UUID, list[Leased]], there: Collection[UUID]) -> None:
+        for id_, rows in by_email.items():
+            if id_ not in there:
+                self._settle_all(rows, _own(Result.FAILED, "the mail's content is gone", "5.3.0", "content-gone"))
+
+    async def _compose_chunk(self, chunk: Sequence[Content], by_email: dict[UUID, list[Leased]]) -> None:
+        office = self._office
+        try:
+            identities = await office.signer.identities({content.domain_id for content in chunk})
+            await self._compose_signed(chunk, identities, by_email)
+        finally:
+            for content in chunk:
+                self._free(by_email[content.id])
+
+    async def _compose_signed(
         self, chunk: Sequence[Content], identities: dict[UUID, Identity], by_email: dict[UUID, list[Leased]]
     ) -> None:
         office = self._office
@@ -281,14 +303,14 @@ class SiteRun:
         assert isinstance(row, Leased)
         self._done += 1
         if outcome.rule == "lease-lost":
-            self._unattempted.append(row)
+            self._put_back([row])
         elif self._is_down(outcome):
             if self._down is None:
                 self._down = outcome
                 self._settle(row, outcome)
                 self.stop()
             else:
-                self._unattempted.append(row)
+                self._put_back([row])
         else:
             if self._failures and (outcome.rule is None or outcome.result is Result.DELIVERED):
                 self._failures = 0
@@ -323,6 +345,7 @@ class SiteRun:
             self._settle(row, outcome)
 
     def _settle(self, row: Leased, outcome: Outcome) -> None:
+        self._holding.done(row.key)
         self._under_way.pop(row.key, None)
         since = self._handed.pop(row.key, None)
         if outcome.result is Result.DELIVERED and since is not None:
@@ -335,17 +358,28 @@ class SiteRun:
 
     # ---- the end
 
-    @staticmethod
-    def _take_from(queue: MailQueue) -> list[Leased]:
-        return [mail.key for mail in queue.take_all() if isinstance(mail.key, Leased)]
+    def _put_back(self, rows: Sequence[Leased]) -> None:
+        """Not begun: their memory at once, themselves with the next `_release`."""
+        for row in rows:
+            self._holding.done(row.key)
+        self._unattempted.extend(rows)
 
     async def _finish(self) -> None:
+        try:
+            await self._end()
+        finally:
+            self._holding.done_all()
+
+    async def _end(self) -> None:
         while self._composing:
-            await asyncio.wait(self._composing)
-        for queue, _ in self._queues.values():
             if self._ending():
-                self._unattempted.extend(self._take_from(queue))
+                self.stop()  # a run that broke holds mails which nobody will take
+            await asyncio.wait(self._composing, timeout=1.0)
+        if self._ending():
+            self.stop()
+        for queue, _ in self._queues.values():
             queue.close()
+        await self._release()  # what is under way may take minutes
         for _, task in self._queues.values():
             try:
                 await task

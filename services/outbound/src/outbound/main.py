@@ -25,8 +25,9 @@ from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 from mailcore.transport import Credentials, Pool, TlsPolicy
 from outbound.chores import Chores
-from outbound.deliver import Office
 from outbound.gate import Gate
+from outbound.memory import Memory
+from outbound.office import Office
 from outbound.routes import ByMX, Finder, OneHost, Routes
 from outbound.runner import SERVICE, Outbound
 from outbound.settings import Settings
@@ -72,6 +73,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         verp=Verp(keyring.derive("verp")),
         schedule=own.retry_schedule,
         source_ip=own.source_ip,
+        memory=Memory(own.memory_bytes),
         held=held,
     )
     outbound = Outbound(

@@ -21,7 +21,8 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
 from mailcore.store import deliveries, leases, sites
 from mailcore.store.deliveries import DueLane, Leased
-from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, Office, SiteRun
+from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, SiteRun
+from outbound.office import Office
 from outbound.routes import NoWay, Routes, Way
 
 log = logger(__name__)
@@ -63,6 +64,7 @@ class Outbound:
         self.runner.drain()
         for run in self._runs.values():
             run.stop()
+        self._office.memory.refuse()  # suspects too
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._office.settler.drain()

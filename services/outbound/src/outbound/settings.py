@@ -37,6 +37,8 @@ class OutboundGroup(Group):
     source_ip: str | None = None
     signing_threads: int = Field(2, ge=1, le=64)
     """Threads that compose and sign."""
+    memory_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """Mail that a process holds at most between fetching its content and its outcome; a larger mail goes alone."""
     processes: int = Field(1, ge=0)
     """How many `postroom up` starts; nothing here reads it."""
     drain_seconds: float = Field(25.0, gt=0)

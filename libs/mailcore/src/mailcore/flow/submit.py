@@ -252,9 +252,9 @@ class Submits:
         now: datetime,
     ) -> NewRow:
         id_ = uuid7()
-        html, text, body_blob = email.html, email.text, None
+        html, text, body_blob, body_bytes = email.html, email.text, None, 0
         if (html is not None and len(html) > INLINE_BYTES // 4) or (text is not None and len(text) > INLINE_BYTES // 4):
-            html, text, body_blob = await self._body(org_id, id_, html, text)
+            html, text, body_blob, body_bytes = await self._body(org_id, id_, html, text)
         rest: dict[str, object] = {}
         for name, mailboxes in (("cc", email.cc), ("bcc", email.bcc), ("reply_to", email.reply_to)):
             if mailboxes is not None:
@@ -266,7 +266,7 @@ class Submits:
         if email.attachments:
             rest["attachments"] = await self._attachments(org_id, id_, email.attachments)
         if body_blob is not None:
-            rest["body_blob"] = body_blob
+            rest["body_blob"], rest["body_bytes"] = body_blob, body_bytes
         return NewRow(
             id_,
             org_id,
@@ -288,13 +288,13 @@ class Submits:
 
     async def _body(
         self, org_id: UUID, email_id: UUID, html: str | None, text: str | None
-    ) -> tuple[str | None, str | None, str | None]:
+    ) -> tuple[str | None, str | None, str | None, int]:
         content = orjson.dumps({"html": html, "text": text})
         if len(content) <= INLINE_BYTES:
-            return html, text, None
+            return html, text, None, 0
         key = new_key(org_id, email_id)
         await self._blobs.put(key, content)
-        return None, None, key
+        return None, None, key, len(content)
 
     async def _attachments(
         self, org_id: UUID, email_id: UUID, attachments: Sequence[NewAttachment]

@@ -19,6 +19,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from mailcore.store.session import Connection
 
 JITTER = 0.1
@@ -242,34 +244,66 @@ WITH picked AS MATERIALIZED (
 
 
 async def contents(db: Connection, ids: Iterable[UUID]) -> dict[UUID, Content]:
-    rows = await db.fetch(_CONTENTS, list(ids))
-    return {
-        row["id"]: Content(
-            id=row["id"],
-            org_id=row["org_id"],
-            domain_id=row["domain_id"],
-            from_=row["from_"],
-            to=row["to_"],
-            cc=row["cc"] or [],
-            reply_to=row["reply_to"] or [],
-            subject=row["subject"],
-            html=row["html"],
-            text=row["text_"],
-            headers=row["headers"] or {},
-            attachments=row["attachments"] or [],
-            body_blob=row["body_blob"],
-            message_id=row["message_id"],
-            created_at=row["created_at"],
-            scheduled_at=row["scheduled_at"],
-        )
-        for row in rows
-    }
+    return {row["id"]: _content(row) for row in await db.fetch(_CONTENTS, list(ids))}
 
 
-_CONTENTS = """
-SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at
-FROM emails WHERE id = ANY ($1::uuid[])
+async def light_contents(
+    db: Connection, ids: Iterable[UUID], most: int
+) -> tuple[list[tuple[Content, int]], dict[UUID, int]]:
+    """`(light, heavy)`: emails without attachments and with at most so many bytes of content, and the sizes of the others.
+
+    Sizes are bytes of html, text and attachments, in the row or in blobs; html without a text counts twice, for its text is made.
+    """
+    light: list[tuple[Content, int]] = []
+    heavy: dict[UUID, int] = {}
+    for row in await db.fetch(_LIGHT_CONTENTS, list(ids), most):
+        if row["light"]:
+            light.append((_content(row), row["size"]))
+        else:
+            heavy[row["id"]] = row["size"]
+    return light, heavy
+
+
+def _content(row: asyncpg.Record) -> Content:
+    return Content(
+        id=row["id"],
+        org_id=row["org_id"],
+        domain_id=row["domain_id"],
+        from_=row["from_"],
+        to=row["to_"],
+        cc=row["cc"] or [],
+        reply_to=row["reply_to"] or [],
+        subject=row["subject"],
+        html=row["html"],
+        text=row["text_"],
+        headers=row["headers"] or {},
+        attachments=row["attachments"] or [],
+        body_blob=row["body_blob"],
+        message_id=row["message_id"],
+        created_at=row["created_at"],
+        scheduled_at=row["scheduled_at"],
+    )
+
+
+_COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
+       created_at, scheduled_at"""
+_CONTENTS = f"SELECT {_COLUMNS} FROM emails WHERE id = ANY ($1::uuid[])"
+# octet_length knows the size of a stored text without reading it
+_LIGHT_CONTENTS = """
+SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
+       CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
+       scheduled_at, light,
+       CASE WHEN attachments IS NULL THEN size
+            ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
+         AS size
+FROM (
+  SELECT *, attachments IS NULL AND body_blob IS NULL AND size <= $2 AS light
+  FROM (
+    SELECT *, coalesce(octet_length(html) * CASE WHEN text_ IS NULL THEN 2 ELSE 1 END, 0) + coalesce(octet_length(text_), 0)
+              + 2 * coalesce(body_bytes, 0) AS size
+    FROM emails WHERE id = ANY ($1::uuid[])
+  ) sized
+) told
 """
 
 

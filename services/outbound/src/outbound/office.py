@@ -1,0 +1,43 @@
+"""What all sites of a process share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from mailcore.blob.base import BlobStore
+from mailcore.flow.lease import WorkerLease
+from mailcore.store.deliveries import Key
+from mailcore.store.session import Store
+from mailcore.transport import Transport
+from outbound.gate import Gate
+from outbound.memory import Memory
+from outbound.settler import Settler
+from outbound.signer import Signer
+from outbound.verp import Verp
+
+
+@dataclass(slots=True)
+class Office:
+    store: Store
+    blobs: BlobStore
+    transport: Transport
+    lease: WorkerLease
+    gate: Gate
+    settler: Settler
+    signer: Signer
+    threads: Executor
+    verp: Verp
+    memory: Memory
+    schedule: Sequence[float]
+    source_ip: str | None = None
+    held: set[Key] = field(default_factory=set)
+    """Leased by this process and not yet settled or given back."""
+    draining: bool = False
+    sharers: int = 1
+    """Processes that share each site's connections; each takes its part."""
+
+    @property
+    def attempts(self) -> int:
+        return len(self.schedule) + 1
