@@ -226,15 +226,16 @@ async def test_a_flood_of_one_tenant_does_not_hold_up_another(
         return None if gate.is_set() else Step("250 ok", wait=gate)
 
     async with SmtpServer({"dot": slow}) as sink, outbound(sink, max_connections=2):
-        await tenant.send_each([[f"u{n}@example.com"] for n in range(600)])
+        await tenant.send_each([[f"u{n}@example.com"] for n in range(3_000)])
         await until(lambda: admin.fetchval("SELECT count(*) > 0 FROM queue WHERE dot_sent"), "the flood under way")
         email_id = await tenant.send("vip@example.com", org_id=other, domain="other.test")
         gate.set()
         await tenant.state(email_id, "delivered")
         place = seen.index("vip@example.com")
         await until(lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "all delivered")
-    assert len(seen) == 601
-    assert place < 300
+    assert len(seen) == 3_001
+    # behind what was claimed before it (deliver.MOST), not behind the flood; the rest is room for a busy machine
+    assert place < 1_500
 
 
 async def test_scheduled_mail_waits_for_its_time(
