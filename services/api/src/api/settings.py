@@ -18,7 +18,7 @@ class Http(Group):
     """Addresses or CIDRs whose X-Forwarded-* headers are believed."""
     body_limit_bytes: int = Field(60_000_000, ge=1_000_000)
     """40 MB of mail as base64 in JSON, and room for the rest."""
-    bodies_bytes: int = Field(512 * 1024 * 1024, ge=1_000_000)
+    bodies_bytes: int = Field(256 * 1024 * 1024, ge=1_000_000)
     """Of all bodies over 1 MB that this process is reading or answering; at least body_limit_bytes."""
 
     @model_validator(mode="after")

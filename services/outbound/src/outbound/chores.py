@@ -50,7 +50,7 @@ class Chores:
         await self._verify(UUID(domain_id))
 
     async def upkeep(self, _: str = "") -> None:
-        done = await upkeep(self._store, self._blobs, now=datetime.now(UTC), lifetime_seconds=self._lifetime_seconds)
+        done = await upkeep(self._store, self._blobs, lifetime_seconds=self._lifetime_seconds)
         log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
         if done.webhooks:
             self._ringer.ring(WEBHOOKS)

@@ -38,14 +38,14 @@ class Upkeep:
     """Webhook deliveries queued: ring when not 0."""
 
 
-async def upkeep(store: Store, blobs: BlobStore, *, lifetime_seconds: float, now: datetime | None = None) -> Upkeep:
-    """By the database's clock: a process whose own is ahead deletes nothing early. `now` counts where it is earlier.
+async def upkeep(store: Store, blobs: BlobStore, *, lifetime_seconds: float) -> Upkeep:
+    """By the database's clock: a process whose own is ahead deletes nothing early.
 
     `lifetime_seconds`: the sum of the retry schedule. Raises Unavailable; what was done by then stays done.
     """
     async with store.worker() as db:
         clock: datetime = await db.fetchval("SELECT now()")
-    return await upkeep_at(store, blobs, clock if now is None else min(now, clock), lifetime_seconds=lifetime_seconds)
+    return await upkeep_at(store, blobs, clock, lifetime_seconds=lifetime_seconds)
 
 
 async def upkeep_at(store: Store, blobs: BlobStore, now: datetime, *, lifetime_seconds: float) -> Upkeep:
