@@ -9,19 +9,23 @@ from collections.abc import AsyncIterator
 import pytest
 from fastapi import FastAPI, Request
 
-from chassis import http
-from chassis.process import _server
+from chassis.http import HttpProtocol
+from chassis.process import make_server
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
+class Hasty(HttpProtocol):
+    head_seconds = 0.2
+
+
+@pytest.fixture(params=[HttpProtocol])
+async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
     app = FastAPI()
 
     @app.post("/length")
     async def length(request: Request) -> int:
         return len(await request.body())
 
-    server, sock = _server(app, "127.0.0.1", 0, [])
+    server, sock = make_server(app, "127.0.0.1", 0, [], request.param)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     yield sock.getsockname()[1]
     server.should_exit = True
@@ -81,7 +85,7 @@ async def test_large_bodies_and_requests_behind_them_are_not_heads(port: int) ->
     assert answer.endswith(b"2")
 
 
-async def test_a_head_that_does_not_come_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)  # a limit, not behaviour: nobody waits half a minute here
+@pytest.mark.parametrize("port", [Hasty], indirect=True)
+async def test_a_head_that_does_not_come_ends_the_connection(port: int) -> None:
     assert await _ask(port) == b""
     assert await _ask(port, b"POST /length HTTP/1.1\r\nhost") == b""

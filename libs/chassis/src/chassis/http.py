@@ -13,8 +13,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 * 1024
 """Request line and headers together, give or take one read of the socket."""
-HEAD_SECONDS = 30.0
-"""From the connection, or from a request's first byte, to the end of its head."""
 
 _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
@@ -24,13 +22,16 @@ class _HeadTooLargeError(Exception):
 
 
 class HttpProtocol(HttpToolsProtocol):
+    head_seconds = 30.0
+    """From the connection, or from a request's first byte, to the end of its head."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._in_head = True
         self._began = False
         self._head_bytes = 0
         self._fields_bytes = 0
-        self._late: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._too_late)
+        self._late: asyncio.TimerHandle | None = self.loop.call_later(self.head_seconds, self._too_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
@@ -47,7 +48,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(431, "The request's headers are too large.")
                 return
         if self._late is None:
-            self._late = self.loop.call_later(HEAD_SECONDS, self._too_late)
+            self._late = self.loop.call_later(self.head_seconds, self._too_late)
 
     def on_message_begin(self) -> None:
         self._in_head = self._began = True

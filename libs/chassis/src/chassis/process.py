@@ -87,9 +87,11 @@ async def _life(name: str, settings: S, start: Callable[[S], AbstractAsyncContex
 
 async def _serve(name: str, settings: Base, running: Running, stop: asyncio.Event) -> int:
     ops = ops_app(running.checks, draining=stop.is_set, drain=stop.set)
-    servers = [_server(ops, settings.ops.host, settings.ops.port, [])]
+    servers = [make_server(ops, settings.ops.host, settings.ops.port, [])]
     if running.http is not None:
-        servers.append(_server(running.http.app, running.http.host, running.http.port, running.http.trusted_proxies))
+        servers.append(
+            make_server(running.http.app, running.http.host, running.http.port, running.http.trusted_proxies)
+        )
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in servers]
     tasks += [asyncio.create_task(_loop_lag()), *(asyncio.create_task(work) for work in running.tasks)]
     log.info("started", ops_port=servers[0][1].getsockname()[1])
@@ -128,7 +130,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: FastAPI, host: str, port: int, trusted_proxies: list[str]) -> tuple[uvicorn.Server, socket.socket]:
+def make_server(
+    app: FastAPI, host: str, port: int, trusted_proxies: list[str], protocol: type[HttpProtocol] = HttpProtocol
+) -> tuple[uvicorn.Server, socket.socket]:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -140,7 +144,7 @@ def _server(app: FastAPI, host: str, port: int, trusted_proxies: list[str]) -> t
         date_header=True,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
-        http=HttpProtocol,
+        http=protocol,
         backlog=2048,
     )
     server = _Server(config)
