@@ -24,6 +24,7 @@ import dns.rdatatype
 import httpx
 import pytest
 
+from peers import peer
 from stack import Stack, wait_for
 
 HERE = Path(__file__).parent
@@ -127,11 +128,7 @@ def test_resend_from_pypi(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_resend_from_npm(stack: Stack) -> None:
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        if os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") == "1":
-            pytest.fail("npm is required (POSTROOM_TEST_REQUIRE_PEERS=1) and absent")
-        pytest.skip("npm is absent: install Node.js to run the npm client")
+    npm, node = peer("npm"), peer("node")
     source = HERE / "resend-npm"
     CACHE.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", "client.mjs"):
