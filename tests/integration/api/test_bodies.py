@@ -18,7 +18,7 @@ from api.app import Api
 from api.bodies import Bodies
 from api.edge import Edge
 from api.settings import Http
-from chassis.process import _server
+from chassis.process import make_server
 
 MB = 1_000_000
 
@@ -87,7 +87,7 @@ class Connection:
 @asynccontextmanager
 async def serving(bodies: Bodies) -> AsyncIterator[Server]:
     served = Server(bodies)
-    server, sock = _server(served.app, "127.0.0.1", 0, [])
+    server, sock = make_server(served.app, "127.0.0.1", 0, [])
     served.port = sock.getsockname()[1]
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
