@@ -142,6 +142,6 @@ async def test_many_small_attachments_leave_the_row(
 
 async def test_a_key_for_one_domain_sends_from_no_other(submits: Submits, org: UUID, domain: UUID) -> None:
     with pytest.raises(Refused, match="may not send"):
-        await submits.submit(org, [letter()], door="test", domain_id=UUID(int=1))
+        await submits.submit(org, [letter()], door="test", only={UUID(int=1)})
     with pytest.raises(Refused, match="not verified"):
         await submits.submit(UUID(int=1), [letter()], door="test")

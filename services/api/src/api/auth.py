@@ -16,11 +16,16 @@ from api.errors import ApiError
 @dataclass(frozen=True, slots=True)
 class Principal:
     org_id: UUID
-    key_id: UUID
     permission: str
     """`full_access` or `sending_access`."""
-    domain_id: UUID | None
-    """A key limited to one domain sends from no other."""
+    domain_ids: frozenset[UUID] | None = None
+    """A key limited to these domains sends from no other; None: from all of the organization's."""
+    key_id: UUID | None = None
+    """Of an API key …"""
+    user_id: UUID | None = None
+    """… or of a person who signed in."""
+    role: str | None = None
+    """Of the person in this organization: owner, admin, member."""
 
 
 async def authenticate(request: HTTPConnection) -> Principal:
@@ -45,7 +50,8 @@ async def authenticate(request: HTTPConnection) -> Principal:
                 "for more information.",
                 {"retry-after": str(rate.reset)},
             )
-    return Principal(key.org_id, key.id, key.permission, key.domain_id)
+    domains = None if key.domain_id is None else frozenset((key.domain_id,))
+    return Principal(key.org_id, key.permission, domains, key_id=key.id)
 
 
 async def authenticate_fully(request: HTTPConnection) -> Principal:

@@ -15,7 +15,7 @@ A door inside another door's transaction calls `prepare` before it begins, `subm
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -77,6 +77,12 @@ class NewEmail:
     attachments: Sequence[NewAttachment] = ()
     scheduled_at: datetime | None = None
     broadcast: bool = False
+    track_opens: bool | None = None
+    """None: as the domain says."""
+    track_clicks: bool | None = None
+    raw: bytes | None = None
+    """A whole message that was handed in (submission): 7-bit, CRLF, no Bcc, with Message-ID and Date. Then html, text,
+    headers and attachments are empty, and it is signed and sent as it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,30 +143,30 @@ class Submits:
         new: Sequence[NewEmail],
         *,
         door: str,
-        domain_id: UUID | None = None,
+        only: Collection[UUID] | None = None,
         once: Once | None = None,
     ) -> Submitted:
         """Returns after the commit. All of `new` or none.
 
-        `domain_id` holds the sender to one domain. Raises Refused (domain not verified), Conflict (idempotency key in use or
+        `only` holds the sender to these domains. Raises Refused (domain not verified), Conflict (idempotency key in use or
         used for something else), Unavailable.
         """
         failpoint.hit("f1")
         if once is None:
-            done = await self._group.join(self._member(await self.prepare(org_id, new, domain_id=domain_id)))
+            done = await self._group.join(self._member(await self.prepare(org_id, new, only=only)))
         else:
-            done = await self._submit_once(org_id, new, domain_id, once)
+            done = await self._submit_once(org_id, new, only, once)
         if not done.replayed:
             SUBMITS.labels(door).inc(len(done.ids))
             failpoint.hit("f3")
         return done
 
-    async def sending_domain(self, org_id: UUID, name: str, *, only: UUID | None = None) -> UUID:
-        """The id of the organization's verified domain of exactly this name. Raises Refused: not verified, or not `only`."""
+    async def sending_domain(self, org_id: UUID, name: str, *, only: Collection[UUID] | None = None) -> UUID:
+        """The id of the organization's verified domain of exactly this name. Raises Refused: not verified, or not among `only`."""
         id_ = await self._domains.get((org_id, name))
         if id_ is None:
             raise Refused(f"The `{name}` domain is not verified. Please, add and verify your domain.")
-        if only is not None and id_ != only:
+        if only is not None and id_ not in only:
             raise Refused(f"This API key may not send from the `{name}` domain. Use a key for that domain.")
         return id_
 
@@ -171,11 +177,11 @@ class Submits:
             found = (await idempotency.find(db, [key])).get(key)
         return None if found is None else _same(found, once)
 
-    async def prepare(self, org_id: UUID, new: Sequence[NewEmail], *, domain_id: UUID | None = None) -> list[NewRow]:
+    async def prepare(
+        self, org_id: UUID, new: Sequence[NewEmail], *, only: Collection[UUID] | None = None
+    ) -> list[NewRow]:
         """Checks the domain, finds lanes, writes blobs. Holds no transaction of the caller's. Raises as `submit`."""
-        by_name = {
-            name: await self.sending_domain(org_id, name, only=domain_id) for name in {email.domain for email in new}
-        }
+        by_name = {name: await self.sending_domain(org_id, name, only=only) for name in {email.domain for email in new}}
         wanted = [_distinct(email.recipients) for email in new]
         found = await self._lanes_of(
             [
@@ -212,7 +218,7 @@ class Submits:
     # ---- with an idempotency key --------------------------------------------------------------------------------
 
     async def _submit_once(
-        self, org_id: UUID, new: Sequence[NewEmail], domain_id: UUID | None, once: Once
+        self, org_id: UUID, new: Sequence[NewEmail], only: Collection[UUID] | None, once: Once
     ) -> Submitted:
         key: OnceKey = (org_id, once.endpoint, once.key)
         if key in self._in_progress:
@@ -222,7 +228,7 @@ class Submits:
             before = await self.stored(org_id, once)
             if before is not None:
                 return Submitted([], before, replayed=True)
-            ready = await self.prepare(org_id, new, domain_id=domain_id)
+            ready = await self.prepare(org_id, new, only=only)
             return await self._group.join(self._member(ready, once, key))
         finally:
             self._in_progress.discard(key)

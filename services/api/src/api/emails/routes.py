@@ -40,9 +40,9 @@ async def send(request: Request) -> Response:
     if parsed.parts:
         if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
             return _json(stored)
-        await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_id)
+        await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_ids)
         await complete(ctx.attachments, [parsed])
-    done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, domain_id=who.domain_id, once=mark)
+    done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, only=who.domain_ids, once=mark)
     return _json(done.response or _id_body(done.ids[0]))
 
 
@@ -64,13 +64,13 @@ async def send_batch(request: Request) -> Response:
     if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
         return _json(stored)
     if batch.permissive:
-        await _drop_unsendable(ctx, who.org_id, who.domain_id, batch)
+        await _drop_unsendable(ctx, who.org_id, who.domain_ids, batch)
     else:
         await complete(ctx.attachments, batch.emails)
     if not batch.emails:
         return _json(batch.answer([]))
     done = await ctx.submits.submit(
-        who.org_id, [parsed.email for parsed in batch.emails], door=DOOR, domain_id=who.domain_id, once=mark
+        who.org_id, [parsed.email for parsed in batch.emails], door=DOOR, only=who.domain_ids, once=mark
     )
     return _json(done.response or batch.answer(done.ids))
 
@@ -107,7 +107,7 @@ async def deliveries(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     return {"object": "list", "has_more": False, "data": found}
 
 
-async def _drop_unsendable(ctx: Context, org_id: UUID, only: UUID | None, batch: Batch) -> None:
+async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | None, batch: Batch) -> None:
     """From the last to the first, so that places stay what they are."""
     for which in range(len(batch.emails) - 1, -1, -1):
         parsed = batch.emails[which]

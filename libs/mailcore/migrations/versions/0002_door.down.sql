@@ -1,0 +1,2 @@
+-- Takes back 0002_door.sql.
+SELECT 1;

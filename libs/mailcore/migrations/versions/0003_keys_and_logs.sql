@@ -1,0 +1,2 @@
+-- Keys of several domains, limits by organization, the log of API calls.
+SELECT 1;

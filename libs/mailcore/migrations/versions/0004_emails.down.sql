@@ -1,0 +1,2 @@
+-- Takes back 0004_emails.sql.
+SELECT 1;

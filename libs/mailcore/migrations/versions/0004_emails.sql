@@ -1,0 +1,2 @@
+-- Searching and counting emails.
+SELECT 1;

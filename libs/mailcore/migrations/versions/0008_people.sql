@@ -1,0 +1,2 @@
+-- People: sign-in, sessions.
+SELECT 1;
