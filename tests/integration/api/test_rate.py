@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 
-from api.rate import RateLimiter
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
+from mailcore.queue.rate import RateLimiter
 
 
 async def test_what_answers_nonsense_leaves_the_limit_of_this_process() -> None:

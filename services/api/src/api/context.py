@@ -8,16 +8,16 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from api.keys import Keys
-from api.rate import RateLimiter
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
+from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
 from mailcore.flow.submit import Submits
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
+from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
 
 

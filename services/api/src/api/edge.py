@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import errors
 from api.bodies import Bodies, Body
 from api.errors import ApiError
-from api.rate import Rate
+from mailcore.queue.rate import Rate
 
 Hot: TypeAlias = Callable[[Request], Awaitable[Response]]
 

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 
 from api.app import build
 from api.context import Context
-from api.keys import Keys
-from api.rate import RateLimiter
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
+from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.submit import Submits
 from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
+from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
 
 
