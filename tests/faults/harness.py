@@ -116,6 +116,8 @@ class Faults:
     pause: tuple[float, float]
     """Seconds between two faults, at random."""
     seed: int
+    aimed: bool = False
+    """Kills wait until a process has mail in hand: for short runs, which would else now and then hit nothing."""
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, stack: Stack, alive: Callable[[], bool]) -> None:
@@ -130,7 +132,8 @@ class Faults:
             self.done[fault] += 1
 
     def _kill(self, stack: Stack, chance: random.Random) -> None:
-        running = wait_for(lambda: [pid for pid in stack.pids("outbound") if _runs(pid)], "an outbound to kill")
+        wanted = (lambda: asyncio.run(at_work(_superuser(stack)))) if self.aimed else (lambda: stack.pids("outbound"))
+        running = wait_for(lambda: [pid for pid in wanted() if _runs(pid)], "an outbound to kill")
         os.kill(chance.choice(running), signal.SIGKILL)
 
     @staticmethod
@@ -220,6 +223,16 @@ async def count(database_url: str, accepted: dict[str, str], unanswered: int, si
         ),
         event_gaps=sum(1 for row in rows if row["id"] in mine and events.get(row["id"], 0) != 1),
     )
+
+
+async def at_work(database_url: str) -> list[int]:
+    """Process ids of the workers that hold leases."""
+    db = await asyncpg.connect(database_url)
+    try:
+        rows = await db.fetch("SELECT pid FROM workers WHERE id IN (SELECT worker FROM queue)")
+    finally:
+        await db.close()
+    return [row["pid"] for row in rows]
 
 
 async def empty(database_url: str) -> bool:
