@@ -175,11 +175,13 @@ async def test_a_link_opens_one_thing_for_an_hour(
     await refused(path, signature="é")
     await refused(path, expires="x")
     assert_error(await api.get(path), 403, "validation_error")
-    from api.receiving.links import Links
+    from api.links import RECEIVED, Links
     from mailcore.kit.seal import Keyring
 
-    old = Links(Keyring([bytes(range(32))]).derive("link"), "http://api.test").make(org, one, "raw", now=1_000_000)
-    assert_error(await api.get(_path(old.download_url)), 403, "validation_error", "expired")
+    old = Links(Keyring([bytes(range(32))]).derive("link"), "http://api.test").file(
+        RECEIVED, org, one, "raw", now=1_000_000
+    )
+    assert_error(await api.get(_path(old.url)), 403, "validation_error", "expired")
 
 
 async def test_another_organization_sees_nothing(

@@ -15,13 +15,13 @@ from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
 from api.domains.routes import router as domains
+from api.downloads import router as downloads
 from api.edge import Edge
 from api.emails.routes import router as emails
 from api.emails.routes import send, send_batch
 from api.health.routes import router as health
 from api.lab.routes import router as lab
 from api.messages.routes import router as messages
-from api.receiving.downloads import router as downloads
 from api.receiving.routes import router as receiving
 from api.webhooks.routes import router as webhooks
 

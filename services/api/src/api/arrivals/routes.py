@@ -10,8 +10,8 @@ from starlette.requests import Request
 from api.auth import FullAccess
 from api.context import Ctx
 from api.errors import not_found
+from api.links import RECEIVED, links
 from api.pages import PARAMETERS, listed, page, path_id
-from api.receiving.downloads import links
 from mailcore.flow.route import mailbox_addresses
 from mailcore.store import arrivals, messages
 
@@ -44,7 +44,7 @@ async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
             raise not_found("Arrival")
         queued = await arrivals.queue_row(db, id_)
         made = await messages.of_arrival(db, id_, mailbox_addresses(row["rcpt_to"]))
-    link = links(ctx).make(who.org_id, id_, "raw")
+    link = links(ctx).file(RECEIVED, who.org_id, id_, "raw")
     return (
         {"object": "arrival"}
         | _shape(row)
@@ -62,7 +62,7 @@ async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
             "messages": [
                 {"id": str(one["id"]), "mailbox_id": str(one["mailbox_id"]), "mailbox": one["address"]} for one in made
             ],
-            "raw": {"download_url": link.download_url, "expires_at": link.expires_at},
+            "raw": {"download_url": link.url, "expires_at": link.expires_at},
         }
     )
 

@@ -1,1 +1,1 @@
-"""Received mail: `/emails/receiving` as Resend has it, and the signed links to its raw form and its attachments."""
+"""Received mail: `/emails/receiving` as Resend has it; links to its raw form and its attachments are api.links'."""

@@ -12,9 +12,8 @@ from starlette.requests import Request
 from api.auth import FullAccess
 from api.context import Context, Ctx
 from api.errors import invalid, not_found
+from api.links import RECEIVED, Links, links
 from api.pages import MAX_LIMIT, PARAMETERS, listed, page, path_id
-from api.receiving.downloads import links
-from api.receiving.links import Links
 from mailcore.flow.parse import raw_of
 from mailcore.kit.errors import NotFound, Refused
 from mailcore.mime.parse import Message
@@ -51,8 +50,8 @@ async def get(request: Request, email_id: str, who: FullAccess, ctx: Ctx) -> dic
     if html_format not in HTML_FORMATS:
         raise invalid("Invalid `html_format` parameter. Use `data_uri` or `cid`.", "invalid_parameter")
     row = await _routed(ctx, who.org_id, path_id(email_id), raw=True)
-    link = links(ctx).make(who.org_id, row["id"], "raw")
-    raw: dict[str, str] | None = {"download_url": link.download_url, "expires_at": link.expires_at}
+    link = links(ctx).file(RECEIVED, who.org_id, row["id"], "raw")
+    raw: dict[str, str] | None = {"download_url": link.url, "expires_at": link.expires_at}
     content: dict[str, Any] = {"html": None, "text": None, "headers": None}
     try:
         octets = await raw_of(ctx.blobs, row["raw"], row["raw_blob"])
@@ -121,5 +120,5 @@ def _shape(row: Any) -> dict[str, Any]:
 
 
 def _attachment(signed: Links, org_id: UUID, arrival_id: UUID, one: dict[str, Any]) -> dict[str, Any]:
-    link = signed.make(org_id, arrival_id, one["id"])
-    return one | {"download_url": link.download_url, "expires_at": link.expires_at}
+    link = signed.file(RECEIVED, org_id, arrival_id, one["id"])
+    return one | {"download_url": link.url, "expires_at": link.expires_at}

@@ -1,4 +1,4 @@
-"""GET /v1/downloads/{org}/{arrival}/{raw or attachment id}: what signed links lead to. No key is asked for.
+"""GET /v1/downloads/{kind}/{org}/{email}/{raw or attachment id}: what signed links lead to. No key is asked for.
 
 What strangers sent is handed out as a file and never shown in our origin: attachment, no sniffing, a sandbox without rights.
 """
@@ -13,10 +13,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.context import Context, Ctx
+from api.context import Ctx
 from api.errors import not_found
+from api.links import RECEIVED, links
 from api.pages import path_id
-from api.receiving.links import Links
 from mailcore.flow.parse import raw_of
 from mailcore.kit.errors import NotFound
 from mailcore.store import arrivals
@@ -27,15 +27,11 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9!#$&+.^_`|~ -]")
 _SAFE_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}\Z")
 
 
-def links(ctx: Context) -> Links:
-    return Links(ctx.keyring.derive("link"), ctx.settings.http.public_url)
-
-
-@router.get("/v1/downloads/{org}/{arrival}/{what}", response_model=None)
-async def download(request: Request, org: str, arrival: str, what: str, ctx: Ctx) -> Response:
+@router.get("/v1/downloads/received/{org}/{arrival}/{what}", response_model=None)
+async def received(request: Request, org: str, arrival: str, what: str, ctx: Ctx) -> Response:
     org_id, arrival_id = path_id(org), path_id(arrival)
     query = request.query_params
-    links(ctx).check(org_id, arrival_id, what, query.get("expires", ""), query.get("signature", ""))
+    links(ctx).check(RECEIVED, org_id, arrival_id, what, query.get("expires", ""), query.get("signature", ""))
     async with ctx.store.tenant(org_id) as db:
         row = await arrivals.find(db, arrival_id, raw=True)
     if row is None:
