@@ -43,6 +43,19 @@ async def test_a_blob_has_the_time_of_its_row(
     keys = [row["body_blob"], *(part["blob"] for part in row["attachments"])]
     assert {uuid7_time(UUID(key.split("/")[-1])) for key in keys} == {uuid7_time(id_)}
     assert len(set(keys)) == 4
+    handed_in = NewEmail(
+        *("us@postroom.test", "postroom.test", ["you@example.com"], email.recipients, "Hi"),
+        raw=LARGE,
+        track_opens=True,
+        track_clicks=False,
+    )
+    (raw_id,) = (await Submits(store, ringer, blobs).submit(org, [handed_in], door="test")).ids
+    raw = await admin.fetchrow(
+        "SELECT raw, raw_blob, body_bytes, track_opens, track_clicks FROM emails WHERE id = $1", raw_id
+    )
+    assert (raw["raw"], raw["body_bytes"], raw["track_opens"], raw["track_clicks"]) == (None, len(LARGE), True, False)
+    assert uuid7_time(UUID(raw["raw_blob"].split("/")[-1])) == uuid7_time(raw_id)
+    keys.append(raw["raw_blob"])
     arrival = await admin.fetchrow("SELECT id, raw_blob FROM arrivals")
     assert uuid7_time(UUID(arrival["raw_blob"].split("/")[-1])) == uuid7_time(arrival["id"])
 

@@ -15,6 +15,7 @@ from mailcore.kit.errors import Refused, Unavailable
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS, bell_key
 from mailcore.smtp.address import parse_address
+from mailcore.store import deliveries
 from mailcore.store.session import Store
 
 
@@ -138,6 +139,23 @@ async def test_many_small_attachments_leave_the_row(
     stored = await admin.fetchval("SELECT attachments FROM emails")
     assert [("content" in each) for each in stored] == [True] * 4 + [False] * 6
     assert all(("blob" in each) != ("content" in each) for each in stored)
+
+
+async def test_a_message_that_was_handed_in_is_kept_as_it_is(
+    submits: Submits, store: Store, admin: asyncpg.Connection, org: UUID, domain: UUID
+) -> None:
+    raw = b"From: a@postroom.test\r\nSubject: \\x00 {}\r\n\r\n" + bytes(range(1, 128)) * 20
+    new = letter(track_opens=False)
+    new.text, new.raw = None, raw
+    (id_,) = (await submits.submit(org, [new], door="test")).ids
+    async with store.worker() as db:
+        ((content, size),), heavy = await deliveries.light_contents(db, [id_], 16_384)
+    assert (content.raw, content.raw_blob, content.track_opens, content.track_clicks) == (raw, None, False, None)
+    assert (size, heavy) == (len(raw), {})
+    async with store.worker() as db:
+        light, heavy = await deliveries.light_contents(db, [id_], 100)
+        whole = await deliveries.contents(db, [id_])
+    assert (light, heavy, whole[id_].raw) == ([], {id_: len(raw)}, raw)
 
 
 async def test_a_key_for_one_domain_sends_from_no_other(submits: Submits, org: UUID, domain: UUID) -> None:

@@ -1,2 +1,2 @@
 -- Takes back 0002_door.sql.
-SELECT 1;
+ALTER TABLE emails DROP raw, DROP raw_blob, DROP track_opens, DROP track_clicks;

@@ -273,6 +273,12 @@ class Submits:
             rest["attachments"] = await self._attachments(org_id, id_, email.attachments)
         if body_blob is not None:
             rest["body_blob"], rest["body_bytes"] = body_blob, body_bytes
+        if email.raw is not None:
+            rest |= await self._raw(org_id, id_, email.raw)
+        if email.track_opens is not None:
+            rest["track_opens"] = email.track_opens
+        if email.track_clicks is not None:
+            rest["track_clicks"] = email.track_clicks
         return NewRow(
             id_,
             org_id,
@@ -302,6 +308,13 @@ class Submits:
         await self._blobs.put(key, content)
         return None, None, key, len(content)
 
+    async def _raw(self, org_id: UUID, email_id: UUID, raw: bytes) -> dict[str, object]:
+        if len(raw) <= INLINE_BYTES:
+            return {"raw": base64.b64encode(raw).decode()}
+        key = new_key(org_id, email_id)
+        await self._blobs.put(key, raw)
+        return {"raw_blob": key, "body_bytes": len(raw)}
+
     async def _attachments(
         self, org_id: UUID, email_id: UUID, attachments: Sequence[NewAttachment]
     ) -> list[dict[str, object]]:
@@ -328,7 +341,7 @@ class Submits:
     # ---- step 4: the group's transaction ------------------------------------------------------------------------
 
     def _member(self, ready: list[NewRow], once: Once | None = None, key: OnceKey | None = None) -> _Member:
-        size = sum([len(each.html or "") + len(each.text or "") for each in ready])
+        size = sum([len(each.html or "") + len(each.text or "") + len(each.rest or "") for each in ready])
         response = None if once is None else once.response([each.id for each in ready])
         return _Member(ready, once, key, response, len(ready) + size // INLINE_BYTES)
 

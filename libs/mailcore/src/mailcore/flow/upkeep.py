@@ -116,7 +116,7 @@ _UNNAMED = """
 SELECT t.key FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[]) AS t (key, org_id, low, high)
 WHERE NOT EXISTS (
   SELECT FROM emails e WHERE e.org_id = t.org_id AND e.id >= t.low AND e.id < t.high
-    AND (e.body_blob = t.key OR e.attachments @> jsonb_build_array(jsonb_build_object('blob', t.key))))
+    AND (e.body_blob = t.key OR e.raw_blob = t.key OR e.attachments @> jsonb_build_array(jsonb_build_object('blob', t.key))))
 AND NOT EXISTS (
   SELECT FROM arrivals a WHERE a.org_id = t.org_id AND a.id >= t.low AND a.id < t.high AND a.raw_blob = t.key)
 """

@@ -81,6 +81,13 @@ class Content:
     message_id: str
     created_at: datetime
     scheduled_at: datetime | None
+    raw: bytes | None = None
+    """A whole message that was handed in; then html, text, headers and attachments are empty."""
+    raw_blob: str | None = None
+    """Where it is large."""
+    track_opens: bool | None = None
+    """None: as the domain says (`store.senders`)."""
+    track_clicks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +259,7 @@ async def light_contents(
 ) -> tuple[list[tuple[Content, int]], dict[UUID, int]]:
     """`(light, heavy)`: emails without attachments and with at most so many bytes of content, and the sizes of the others.
 
-    Sizes are bytes of html, text and attachments, in the row or in blobs; html without a text counts twice, for its text is made.
+    Sizes are bytes of html, text, raw and attachments, in the row or in blobs; html without a text counts twice, for its text is made.
     """
     light: list[tuple[Content, int]] = []
     heavy: dict[UUID, int] = {}
@@ -282,25 +289,29 @@ def _content(row: asyncpg.Record) -> Content:
         message_id=row["message_id"],
         created_at=row["created_at"],
         scheduled_at=row["scheduled_at"],
+        raw=row["raw"],
+        raw_blob=row["raw_blob"],
+        track_opens=row["track_opens"],
+        track_clicks=row["track_clicks"],
     )
 
 
 _COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at"""
+       created_at, scheduled_at, raw, raw_blob, track_opens, track_clicks"""
 _CONTENTS = f"SELECT {_COLUMNS} FROM emails WHERE id = ANY ($1::uuid[])"
 # octet_length knows the size of a stored text without reading it
 _LIGHT_CONTENTS = """
 SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
        CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
-       scheduled_at, light,
+       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, track_opens, track_clicks, light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
          AS size
 FROM (
-  SELECT *, attachments IS NULL AND body_blob IS NULL AND size <= $2 AS light
+  SELECT *, attachments IS NULL AND body_blob IS NULL AND raw_blob IS NULL AND size <= $2 AS light
   FROM (
     SELECT *, coalesce(octet_length(html) * CASE WHEN text_ IS NULL THEN 2 ELSE 1 END, 0) + coalesce(octet_length(text_), 0)
-              + 2 * coalesce(body_bytes, 0) AS size
+              + coalesce(octet_length(raw), 0) + 2 * coalesce(body_bytes, 0) AS size
     FROM emails WHERE id = ANY ($1::uuid[])
   ) sized
 ) told
