@@ -2,6 +2,7 @@
 
 1. large parts come from the blob store
 2. compose and sign in a thread: OpenSSL frees the interpreter, so that several threads sign at once
+   a message that was handed in whole is signed as it stands, with what others have signed
 3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row
 """
 
@@ -12,6 +13,7 @@ import base64
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +47,7 @@ class Work:
     text: str | None
     parts: tuple[Part, ...]
     keys: tuple[SigningKey, ...]
+    raw: bytes | None = None
 
 
 Composed = bytes | Outcome
@@ -53,8 +56,10 @@ Composed = bytes | Outcome
 
 async def fetch(content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore) -> Work | Outcome:
     """Its large parts from the blob store. A blob that is not there may be on its way back: the mail waits."""
-    html, text = content.html, content.text
+    html, text, raw = content.html, content.text, content.raw
     try:
+        if content.raw_blob is not None:
+            raw = await blobs.get(content.raw_blob)
         if content.body_blob is not None:
             body = orjson.loads(await blobs.get(content.body_blob))
             html, text = body.get("html"), body.get("text")
@@ -63,7 +68,7 @@ async def fetch(content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore
         log.error("the content of an email cannot be read", email_id=str(content.id), error=repr(error))
         what = "is not in the blob store" if isinstance(error, NotFound) else "cannot be read just now"
         return Outcome(Result.DEFERRED, Reply(451, f"a part of the mail {what}", "4.3.0"), rule="content-unavailable")
-    return Work(content, html, text, tuple(parts), keys)
+    return Work(content, html, text, tuple(parts), keys, raw)
 
 
 async def _part(attachment: dict[str, Any], blobs: BlobStore) -> Part:
@@ -109,6 +114,8 @@ def compose_one(work: Work) -> Composed:
         )
     try:
         date = content.scheduled_at or content.created_at
+        if work.raw is not None:
+            return _signed(*_split(work.raw), work.keys, date)
         text = work.text
         if text is None and work.html is not None:
             text = html_to_text(work.html)
@@ -127,10 +134,20 @@ def compose_one(work: Work) -> Composed:
             boundary_seed=content.id.bytes,
         )
         composed = compose(message)
-        signature = sign(composed.head, composed.body, work.keys, now=int(date.timestamp()))
-        return b"%b%b\r\n%b" % (signature, composed.head, composed.body)
+        return _signed(composed.head, composed.body, work.keys, date)
     except Refused as error:
         return Outcome(Result.FAILED, Reply(554, error.public, "5.6.0"), rule="invalid-message")
     except Exception as error:  # unknown is temporary
         log.error("composing failed", email_id=str(content.id), exc_info=error)
         return Outcome(Result.DEFERRED, Reply(451, "the mail could not be composed", "4.3.0"), rule="internal-error")
+
+
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    """Header fields with their CRLFs, and the body; the door has seen to it that both are 7-bit with CRLF line ends."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    return head.removesuffix(b"\r\n") + b"\r\n", body
+
+
+def _signed(head: bytes, body: bytes, keys: tuple[SigningKey, ...], date: datetime) -> bytes:
+    signature = sign(head, body, keys, now=int(date.timestamp()))
+    return b"%b%b\r\n%b" % (signature, head, body)

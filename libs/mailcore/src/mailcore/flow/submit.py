@@ -83,6 +83,8 @@ class NewEmail:
     raw: bytes | None = None
     """A whole message that was handed in (submission): 7-bit, CRLF, no Bcc, with Message-ID and Date. Then html, text,
     headers and attachments are empty, and it is signed and sent as it stands."""
+    message_id: str | None = None
+    """That of `raw`, with its angle brackets. None: made from the email's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,7 @@ class Submits:
             html,
             text,
             orjson.dumps(rest).decode() if rest else None,
-            f"<{id_}@{email.domain}>",
+            email.message_id or f"<{id_}@{email.domain}>",
             email.scheduled_at,
             uuid7(),
             now,
