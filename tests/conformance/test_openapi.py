@@ -74,6 +74,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
         "webhooks": api.post("/webhooks", json=BODIES["POST", "/webhooks"]).json()["id"],
         "accounts": str(uuid4()),
+        "oauth/grants": str(uuid4()),
         "lab/dns": "openapi.test",
     }
 
@@ -112,7 +113,7 @@ def test_what_is_asked_well_answers_as_documented(api: httpx.Client, document: D
     for method, path, operation in _operations(document):
         answer = api.request(method, _fill(path, ids), json=BODIES.get((method, path)))
         _check(document, operation, answer)
-        if "accounts" not in path:
+        if "accounts" not in path and path != "/oauth/grants/{id}":
             assert answer.status_code < 300, (method, path, answer.text)
 
 

@@ -22,6 +22,7 @@ from api.emails.routes import send, send_batch
 from api.health.routes import router as health
 from api.lab.routes import router as lab
 from api.messages.routes import router as messages
+from api.oauth.routes import router as oauth
 from api.receiving.routes import router as receiving
 from api.webhooks.routes import router as webhooks
 
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     arrivals,
     downloads,
     webhooks,
+    oauth,
 )
 
 
