@@ -8,11 +8,12 @@ import pytest
 from mailcore.kit.ids import uuid7
 from mailcore.store.session import Store
 
-ROLES = ("postroom_app", "postroom_door", "postroom_worker", "postroom_lookup")
+ROLES = ("postroom_app", "postroom_door", "postroom_worker", "postroom_people", "postroom_lookup")
 LOOKUPS = {
     "lookup_api_key",
     "lookup_receiving_domain",
     "lookup_login",
+    "lookup_session",
     "lookup_endpoints",
     "lookup_domain_taken",
 }
@@ -46,7 +47,7 @@ async def test_every_table_of_a_tenant_is_behind_its_policy(admin: asyncpg.Conne
 
 async def test_only_known_policies_see_past_the_tenant(admin: asyncpg.Connection) -> None:
     names = {row["policyname"] for row in await admin.fetch("SELECT DISTINCT policyname FROM pg_policies")}
-    assert names == {"tenant", "door", "door_read", "door_again", "worker", "lookup"}
+    assert names == {"tenant", "door", "door_read", "door_again", "worker", "people", "lookup"}
     door_reads = await admin.fetch(
         "SELECT tablename FROM pg_policies WHERE 'postroom_door' = ANY (roles) AND cmd <> 'INSERT' ORDER BY 1"
     )

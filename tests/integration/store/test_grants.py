@@ -11,14 +11,20 @@ DOOR = {
     "UPDATE": "arrival_keys idempotency_keys",
 }
 WORKER = {
-    "DELETE": "arrival_keys arrival_queue idempotency_keys messages queue webhook_queue workers",
+    "DELETE": "arrival_keys arrival_queue auth_events idempotency_keys messages queue sessions webhook_queue workers",
     "INSERT": "arrival_queue attempts deliveries emails events folders lanes mailboxes messages queue recipient_domains sites "
     "webhook_attempts webhook_deliveries webhook_queue workers",
-    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts deliveries dkim_keys domains emails events folders "
-    "idempotency_keys installation lanes mailboxes messages organizations queue recipient_domains sites webhook_attempts "
+    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domains emails events folders "
+    "idempotency_keys installation lanes mailboxes messages organizations queue recipient_domains sessions sites webhook_attempts "
     "webhook_deliveries webhook_queue webhooks workers",
     "UPDATE": "accounts arrival_queue arrivals deliveries domains folders queue recipient_domains sites webhook_deliveries "
     "webhook_queue workers",
+}
+PEOPLE = {
+    "DELETE": "sessions",
+    "INSERT": "auth_events memberships organizations sessions users",
+    "SELECT": "auth_events memberships organizations sessions users",
+    "UPDATE": "sessions users",
 }
 
 
@@ -37,3 +43,7 @@ async def test_rights_of_the_doors(admin: asyncpg.Connection) -> None:
 
 async def test_rights_of_the_workers(admin: asyncpg.Connection) -> None:
     assert await _granted(admin, "postroom_worker") == WORKER
+
+
+async def test_rights_of_who_signs_people_in(admin: asyncpg.Connection) -> None:
+    assert await _granted(admin, "postroom_people") == PEOPLE

@@ -3,7 +3,7 @@
     python -m mailcore.store.migrate up | down | sql | current
 
 Reads `POSTROOM_DATABASE__MIGRATE_URL` (who may create tables and roles; falls back to `POSTROOM_DATABASE__URL`) and makes
-the login named in `POSTROOM_DATABASE__URL`, which inherits nothing and may take the three roles of a transaction.
+the login named in `POSTROOM_DATABASE__URL`, which inherits nothing and may take the roles of a transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sqlalchemy.util import await_only
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.seal import Keyring
 
-ROLES = ("postroom_app", "postroom_door", "postroom_worker")
+ROLES = ("postroom_app", "postroom_door", "postroom_worker", "postroom_people")
 _LOCK = 7_263_104_557_918
 _CHECK = b"postroom"
 

@@ -5,6 +5,7 @@ The login inherits nothing (migrations, roles), so a statement outside these blo
     async with store.tenant(org_id) as db:    reads and writes of one organization, held by row-level security
     async with store.door() as db:            inserts for any organization, reads none: submit and receive
     async with store.worker() as db:          claim and settle: the runners
+    async with store.people() as db:          users, memberships, sessions of all; nothing else: who signs people in
     await store.lookup(sql, ...)              a lookup_* function, before the tenant is known
 
 Each block is one transaction and `db` a plain asyncpg connection: statements are hand-written SQL, kept in store/, a module an
@@ -95,6 +96,11 @@ class Store:
         """`durable=False` does not wait for the disk: only for what may be lost in a crash (`dot_sent`)."""
         begin = "BEGIN; SET LOCAL ROLE postroom_worker"
         async with self._transaction(begin if durable else begin + "; SET LOCAL synchronous_commit = off") as db:
+            yield db
+
+    @asynccontextmanager
+    async def people(self) -> AsyncIterator[Connection]:
+        async with self._transaction("BEGIN; SET LOCAL ROLE postroom_people") as db:
             yield db
 
     async def lookup(self, sql: str, *args: Any) -> list[asyncpg.Record]:
