@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+import json
+import re
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
 
 from mailcore.kit.settings import Base, Group, Strings
 
@@ -30,13 +33,43 @@ class Http(Group):
         return self
 
 
+def _endpoints(value: Any) -> Any:
+    """`POST /emails=50,POST /emails/batch=10`, or JSON."""
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
+        return json.loads(value) if isinstance(value, str) else value
+    pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+    return {" ".join(name.split()): limit.strip() for name, _, limit in pairs}
+
+
+Endpoints = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], NoDecode, BeforeValidator(_endpoints)]
+
+
 class RateLimit(Group):
     requests_per_second: int = Field(10, ge=0, le=1_000_000)
-    """Per organization, in windows of one second; 0 is off."""
+    """Per organization, in windows of one second; an organization's own limit goes before it. 0 turns all limits off."""
+    endpoints: Endpoints = Field(default_factory=dict)
+    """`METHOD /path` (an id is `{id}`) → requests per second and organization, counted apart from all others."""
+    unauthenticated: int = Field(100, ge=0, le=1_000_000)
+    """Requests without a valid key, per second and client address (IPv6: per /64). 0 is off."""
+
+    @model_validator(mode="after")
+    def _well_named(self) -> Self:
+        for name in self.endpoints:
+            if not re.fullmatch(r"(GET|POST|PUT|PATCH|DELETE) /\S*", name):
+                raise ValueError(f"`{name}` in endpoints is not of the form `POST /emails=50`")
+        return self
+
+
+class Logs(Group):
+    enabled: bool = True
+    """Whether API calls are written to the log that GET /logs shows."""
+    body_bytes: int = Field(16_384, ge=256, le=262_144)
+    """What is kept of a request's and of an answer's body."""
 
 
 class Settings(Base):
     http: Http = Http()
     rate_limit: RateLimit = RateLimit()
+    logs: Logs = Logs()
     metrics_auth_token: SecretStr | None = None
     """Opens /api/metrics; hidden while unset."""
