@@ -43,21 +43,21 @@ async def insert(db: Connection, events: Sequence[NewEvent]) -> int:
 
 
 # Of rows `new_events (id, org_id, type, object_id, recipients, detail, created_at)`: the events, and a delivery for each endpoint
-# that wants the type. For a statement that raises events beside what they tell of; then `count(*) FROM wanted` were queued.
+# that wants the type, or `*`. For a statement that raises events beside what they tell of; then `count(*) FROM wanted` were queued.
 FAN_OUT = """
 stored_events AS (
   INSERT INTO events (id, org_id, type, object_id, recipients, detail, created_at)
   SELECT id, org_id, type, object_id, recipients, detail, created_at FROM new_events
 ), wanted AS (
-  SELECT e.id, w.webhook_id, e.org_id, e.created_at
+  SELECT e.id, w.webhook_id, e.org_id, e.created_at, CASE WHEN w.ordered THEN e.object_id END AS object_id
   FROM lookup_endpoints(ARRAY(SELECT DISTINCT org_id FROM new_events)) w
-  JOIN new_events e ON e.org_id = w.org_id AND e.type = ANY (w.events)
+  JOIN new_events e ON e.org_id = w.org_id AND (e.type = ANY (w.events) OR '*' = ANY (w.events))
 ), stored_webhook_deliveries AS (
   INSERT INTO webhook_deliveries (event_id, webhook_id, org_id, updated_at)
   SELECT id, webhook_id, org_id, created_at FROM wanted
 ), waiting_webhooks AS (
-  INSERT INTO webhook_queue (event_id, webhook_id, org_id, due_at)
-  SELECT id, webhook_id, org_id, now() FROM wanted
+  INSERT INTO webhook_queue (event_id, webhook_id, org_id, due_at, object_id)
+  SELECT id, webhook_id, org_id, now(), object_id FROM wanted
 )
 """
 
