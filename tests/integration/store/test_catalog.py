@@ -16,6 +16,7 @@ LOOKUPS = {
     "lookup_session",
     "lookup_endpoints",
     "lookup_domain_taken",
+    "lookup_sandbox_domain",
 }
 NO_TENANT = {"alembic_version", "installation", "sites", "recipient_domains", "workers"}
 OWN_POLICY = {"organizations", "users"}
