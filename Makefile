@@ -34,6 +34,10 @@ test-e2e: $(STAMP) ## stories and real clients on the running stack
 test-faults: $(STAMP) ## kills and cuts, with counts: nothing may be lost
 	$(BIN)/pytest tests/faults --timeout 900 $(ARGS)
 
+.PHONY: test-fuzz
+test-fuzz: $(STAMP) ## schemathesis with many examples of every operation, on a running stack: make test-fuzz [EXAMPLES=100]
+	POSTROOM_TEST_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/pytest tests/conformance/test_schemathesis.py -s $(ARGS)
+
 .PHONY: test-coverage
 test-coverage: $(STAMP) ## the tests with line and branch coverage
 	$(BIN)/pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
