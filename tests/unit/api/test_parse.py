@@ -103,3 +103,49 @@ def test_nothing_unexpected_is_told() -> None:
         assert (mapped.status, mapped.name) == (500, "application_error")
         assert "inner" not in mapped.message
     assert from_exception(HTTPException(404)).name == "not_found"
+
+
+def test_scheduled_at_in_english() -> None:
+    parsed = parse({**GOOD, "scheduled_at": "in 2 hours"})
+    assert parsed.email.scheduled_at is not None
+    assert timedelta(hours=1, minutes=59) < parsed.email.scheduled_at - datetime.now(UTC) <= timedelta(hours=2)
+    assert parsed.scheduled_text == "in 2 hours"
+    for wrong, words in (
+        ("soon", "ISO 8601"),
+        ("tomorrow at 9", "several ways"),
+        ("in 31 days", "30 days"),
+        (5, "string"),
+    ):
+        with pytest.raises(ApiError, match=words) as caught:
+            parse({**GOOD, "scheduled_at": wrong})
+        assert "`scheduled_at`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "switched"),
+    [
+        ({}, (None, None)),
+        ({"tracking": {"opens": False}}, (False, None)),
+        ({"tracking": {"opens": True, "clicks": False}}, (True, False)),
+        ({"open_tracking": False, "click_tracking": True}, (False, True)),
+        ({"tracking": {"clicks": True}, "open_tracking": False}, (False, True)),
+        ({"tracking": None, "open_tracking": None}, (None, None)),
+    ],
+)
+def test_tracking_is_switched_per_email(said: dict[str, Any], switched: tuple[bool | None, bool | None]) -> None:
+    email = parse({**GOOD, **said}).email
+    assert (email.track_opens, email.track_clicks) == switched
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tracking": True},
+        {"tracking": {"opens": 1}},
+        {"click_tracking": "yes"},
+        {"tracking": {"opens": True}, "open_tracking": False},
+    ],
+)
+def test_tracking_is_switched_by_true_and_false(said: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match=r"[Tt]racking"):
+        parse({**GOOD, **said})

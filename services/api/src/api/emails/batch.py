@@ -43,7 +43,9 @@ class Batch:
 
 
 def parse_batch(items: Any, *, permissive: bool) -> Batch:
-    """Raises ApiError: no array, too many; strict: the first email's that is wrong."""
+    """An array, or MailIt's `{"emails": […]}`. Raises ApiError: neither, too many; strict: the first email's that is wrong."""
+    if type(items) is dict and "emails" in items:
+        items = items["emails"]
     if type(items) is not list:
         raise invalid("The request body must be a JSON array of emails.")
     if not 1 <= len(items) <= MAX_EMAILS:

@@ -39,6 +39,7 @@ def _meaning(parsed: Parsed) -> list[Any]:
         *(email.from_, email.to, email.cc, email.bcc, email.reply_to, email.subject, email.html, email.text),
         *(email.headers, email.tags, parsed.scheduled_text),
         [_part(part) for part in parsed.parts],
+        *([] if email.track_opens is None is email.track_clicks else [email.track_opens, email.track_clicks]),
     ]
 
 

@@ -15,6 +15,7 @@ from api.emails.attachments import Remote, encoded_size, parse_attachments
 from api.errors import ApiError, invalid, missing
 from mailcore.flow.submit import NewAttachment, NewEmail
 from mailcore.kit.errors import Invalid
+from mailcore.kit.moment import moment
 from mailcore.mime.headers import check_header_name, check_headers, check_text
 from mailcore.smtp.address import FORBIDDEN, Address, parse_mailbox
 
@@ -68,7 +69,8 @@ def parse(item: Any) -> Parsed:
     for name, value in (("html", html), ("text", text)):
         if value is not None and type(value) is not str:
             raise invalid(f"Invalid `{name}` field. It must be a string.")
-    scheduled_at, scheduled_text = _scheduled(item.get("scheduled_at"))
+    scheduled_at, scheduled_text = parse_scheduled(item.get("scheduled_at"))
+    opens, clicks = _tracking(item)
     parts = parse_attachments(item.get("attachments"))
     size = len(html or "") + len(text or "") + sum([encoded_size(part) for part in parts])
     if size > MAX_MESSAGE:
@@ -88,6 +90,8 @@ def parse(item: Any) -> Parsed:
             headers=_headers(item.get("headers"), reply_to),
             tags=_tags(item.get("tags")),
             scheduled_at=scheduled_at,
+            track_opens=opens,
+            track_clicks=clicks,
         ),
         parts,
         scheduled_text,
@@ -189,26 +193,33 @@ def _tags(value: Any) -> list[dict[str, str]] | None:
     return tags or None
 
 
-def _scheduled(value: Any) -> tuple[datetime | None, str | None]:
-    """None for a moment that has passed: such a mail is sent now."""
+def _tracking(item: dict[str, Any]) -> tuple[bool | None, bool | None]:
+    """`(opens, clicks)`; None: as the domain says. `tracking: {opens, clicks}`, or by the names of a domain's settings."""
+    within = item.get("tracking")
+    if within is not None and type(within) is not dict:
+        raise invalid("Invalid `tracking` field. It must be an object with `opens` and `clicks`.")
+    said: list[bool | None] = []
+    for kind, flat in (("opens", "open_tracking"), ("clicks", "click_tracking")):
+        values = [value for value in ((within or {}).get(kind), item.get(flat)) if value is not None]
+        if not all(type(value) is bool for value in values):
+            raise invalid(f"Invalid `{'tracking' if within else flat}` field. Tracking is switched by true and false.")
+        if len(set(values)) > 1:
+            raise invalid(f"The `tracking` and `{flat}` fields contradict each other. Leave one of them out.")
+        said.append(values[0] if values else None)
+    return said[0], said[1]
+
+
+def parse_scheduled(value: Any) -> tuple[datetime | None, str | None]:
+    """`(moment, the text)`; no moment where it has passed: such a mail is sent now. Raises ApiError 422."""
     if value is None:
         return None, None
-    at = _moment(value)
+    if type(value) is not str:
+        raise invalid("Invalid `scheduled_at` field. It must be a string.")
     now = datetime.now(UTC)
-    if at is None:
-        raise invalid(
-            "Invalid `scheduled_at` field. Use an ISO 8601 date and time, such as `2026-08-05T11:52:01.858Z`."
-        )
+    try:
+        at = moment(value, now)
+    except Invalid as error:
+        raise invalid(f"Invalid `scheduled_at` field. {error.public}") from None
     if at > now + timedelta(days=MAX_DAYS_AHEAD):
         raise invalid(f"Invalid `scheduled_at` field. It may be at most {MAX_DAYS_AHEAD} days ahead.")
     return (at if at > now else None), value
-
-
-def _moment(value: Any) -> datetime | None:
-    if type(value) is not str or len(value) > 40:
-        return None
-    try:
-        at = datetime.fromisoformat(value)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

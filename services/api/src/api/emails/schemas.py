@@ -20,6 +20,11 @@ class Tag(BaseModel):
     value: str = ""
 
 
+class Tracking(BaseModel):
+    opens: bool | None = None
+    clicks: bool | None = None
+
+
 class SendEmail(BaseModel):
     from_: str = Field(alias="from", description="`a@b.c` or `Name <a@b.c>`, of a verified domain.")
     to: str | list[str] = Field(description="With cc and bcc at most 50 addresses.")
@@ -32,7 +37,12 @@ class SendEmail(BaseModel):
     headers: dict[str, str] | None = None
     attachments: list[Attachment] | None = None
     tags: list[Tag] | None = None
-    scheduled_at: str | None = Field(None, description="ISO 8601, at most 30 days ahead.")
+    scheduled_at: str | None = Field(
+        None, description="ISO 8601 or English such as `tomorrow at 9am ET`, at most 30 days ahead."
+    )
+    tracking: Tracking | None = Field(None, description="Left out: as the domain of `from` says.")
+    open_tracking: bool | None = Field(None, description="As `tracking.opens`.")
+    click_tracking: bool | None = Field(None, description="As `tracking.clicks`.")
 
 
 class EmailId(BaseModel):
@@ -122,6 +132,12 @@ SEND: dict[str, Any] = {
     "parameters": [_KEY],
     "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(SendEmail)}}},
 }
+_EMAILS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 100,
+    "items": {"$ref": "#/components/schemas/SendEmail"},
+}
 SEND_BATCH: dict[str, Any] = {
     "parameters": [
         _KEY,
@@ -137,10 +153,10 @@ SEND_BATCH: dict[str, Any] = {
         "content": {
             "application/json": {
                 "schema": {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": 100,
-                    "items": {"$ref": "#/components/schemas/SendEmail"},
+                    "anyOf": [
+                        _EMAILS,
+                        {"type": "object", "required": ["emails"], "properties": {"emails": _EMAILS}},
+                    ]
                 }
             }
         },
