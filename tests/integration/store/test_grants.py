@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncpg
 
 DOOR = {
-    "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes queue recipient_domains sites "
-    "webhook_deliveries webhook_queue",
-    "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites",
+    "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes queue "
+    "recipient_domains sites usage_deltas webhook_deliveries webhook_queue",
+    "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites suppressions",
     "UPDATE": "arrival_keys idempotency_keys",
 }
 WORKER = {
-    "DELETE": "arrival_keys arrival_queue auth_events idempotency_keys messages queue sessions webhook_queue workers",
-    "INSERT": "arrival_queue attempts deliveries emails events folders lanes mailboxes messages queue recipient_domains sites "
-    "webhook_attempts webhook_deliveries webhook_queue workers",
-    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domains emails events folders "
-    "idempotency_keys installation lanes mailboxes messages organizations queue recipient_domains sessions sites webhook_attempts "
-    "webhook_deliveries webhook_queue webhooks workers",
-    "UPDATE": "accounts arrival_queue arrivals deliveries domains folders queue recipient_domains sites webhook_deliveries "
+    "DELETE": "arrival_keys arrival_queue auth_events idempotency_keys messages queue sessions usage_deltas "
     "webhook_queue workers",
+    "INSERT": "arrival_queue attempts deliveries emails events folders lanes mailboxes messages queue recipient_domains "
+    "sites suppressions usage usage_deltas webhook_attempts webhook_deliveries webhook_queue workers",
+    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domains emails "
+    "events folders idempotency_keys installation lanes mailboxes messages organizations queue "
+    "recipient_domains sessions sites suppressions usage usage_deltas webhook_attempts webhook_deliveries "
+    "webhook_queue webhooks workers",
+    "UPDATE": "accounts arrival_queue arrivals deliveries domains folders queue recipient_domains sites usage "
+    "webhook_deliveries webhook_queue workers",
 }
 PEOPLE = {
     "DELETE": "sessions",
