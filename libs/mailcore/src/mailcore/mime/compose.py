@@ -174,11 +174,11 @@ def _text_entity(text: str, subtype: bytes) -> _Entity:
     content = text.replace("\n", "\r\n").encode("utf-8", "replace")
     # each octet that quoted-printable escapes costs two more; base64 costs a third of all
     if len(content.translate(None, _QP_PLAIN)) * 6 <= len(content):
-        return _Entity(_TEXT_HEAD % (subtype, b"quoted-printable"), _quoted_printable(content))
-    return _Entity(_TEXT_HEAD % (subtype, b"base64"), _base64(content))
+        return _Entity(_TEXT_HEAD % (subtype, b"quoted-printable"), quoted_printable(content))
+    return _Entity(_TEXT_HEAD % (subtype, b"base64"), base64_lines(content))
 
 
-def _quoted_printable(content: bytes) -> bytes:
+def quoted_printable(content: bytes) -> bytes:
     """Content has CRLF line ends and ends with one, which is what makes b2a_qp write CRLF in its soft breaks too."""
     encoded = binascii.b2a_qp(content, istext=True)
     if b"From " in encoded:
@@ -187,7 +187,7 @@ def _quoted_printable(content: bytes) -> bytes:
     return encoded
 
 
-def _base64(content: bytes) -> bytes:
+def base64_lines(content: bytes) -> bytes:
     """76 columns (RFC 2045 §6.8), each line with its CRLF."""
     if not content:
         return b""
@@ -201,14 +201,14 @@ def _base64(content: bytes) -> bytes:
 def _part_entity(part: Part) -> _Entity:
     content_type, encoding, body = part.content_type, b"base64", b""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "message/rfc822" and _is_7bit(part.content):
+    if media_type == "message/rfc822" and is_7bit(part.content):
         encoding, body = b"7bit", part.content
     else:
         if media_type.startswith(("message/", "multipart/")):
             # RFC 2046 §5.2.1 and RFC 2045 §6.4: a message or multipart must not be encoded as base64. One that is not 7-bit
             # can therefore only travel as a file: octet-stream under its own name, bit for bit.
             content_type = "application/octet-stream"
-        body = _base64(part.content)
+        body = base64_lines(part.content)
     name, filename = filename_parameters(part.filename) if part.filename else (b"", b"")
     head = b"Content-Type: %b%b\r\nContent-Transfer-Encoding: %b\r\nContent-Disposition: %b%b\r\n" % (
         content_type.encode(),
@@ -222,7 +222,7 @@ def _part_entity(part: Part) -> _Entity:
     return _Entity(head, body)
 
 
-def _is_7bit(content: bytes) -> bool:
+def is_7bit(content: bytes) -> bool:
     """RFC 2045 §2.7: ASCII without NUL, CR and LF only as CRLF, lines within 998."""
     line_ends = content.count(b"\r\n")
     return (

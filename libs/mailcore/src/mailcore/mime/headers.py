@@ -175,7 +175,7 @@ def filename_parameters(filename: str) -> tuple[bytes, bytes]:
     fallback = _NOT_PLAIN.sub("_", filename)
     if len(fallback) > 64:  # the end says what kind of file it is
         fallback = fallback[:44] + "..." + fallback[-17:]
-    return b";\r\n name=" + quoted(fallback).encode(), _extended_parameter("filename", filename)
+    return b";\r\n name=" + quoted(fallback).encode(), extended_parameter("filename", filename)
 
 
 # ---- folding and encoded words --------------------------------------------------------------------------------------
@@ -250,7 +250,8 @@ def _chunks(value: str, first: int, as_q: bool, following: int) -> Iterable[byte
     yield b"".join(chunk)
 
 
-def _extended_parameter(name: str, value: str) -> bytes:
+def extended_parameter(name: str, value: str) -> bytes:
+    """`;` and the parameter in the form of RFC 2231, in pieces where it is long."""
     octets = [_PERCENT[i] for i in value.encode()]
     start = f"{name}*=utf-8''".encode()
     if len(start) + sum(map(len, octets)) + 2 <= LINE:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -47,7 +47,13 @@ class Part:
     content_type: str
     parameters: dict[str, str]
     start: int
+    """Where its content begins …"""
     end: int
+    """… and ends; of a multipart that was opened, its start."""
+    head: int = 0
+    """Where its header begins."""
+    inside: Part | None = None
+    """The multipart that holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +112,12 @@ class Message:
         self.raw = raw
         self.defects: list[str] = []
         self.fields: list[Field] = []
+        self.multiparts: list[Part] = []
+        """Those that were opened, in order; the outermost is the mail itself."""
+        self.cut = False
+        """It has more parts than were read."""
         self._limits = limits or Limits()
-        self._leaves = list(self._split())
+        self.leaves = list(self._split())
 
     def summary(self) -> Summary:
         """What a list of mails and an event show of it."""
@@ -132,8 +142,8 @@ class Message:
     def bodies(self) -> Bodies:
         """What is to be read: the text parts and the HTML parts, each kind joined when there are several."""
         found: dict[str, list[str]] = {kind: [] for kind in _BODY_TYPES}
-        for part in self._leaves:
-            if _is_body(part):
+        for part in self.leaves:
+            if is_body(part):
                 found[part.content_type].append(
                     many_lines(decode_text(self._content(part), part.parameters.get("charset")))
                 )
@@ -175,12 +185,12 @@ class Message:
         return _CID.sub(data_uri, html) if by_id else html
 
     def _content(self, part: Part) -> bytes:
-        return decode_transfer(self.raw[part.start : part.end], _transfer_encoding(part.fields))
+        return decode_transfer(self.raw[part.start : part.end], transfer_encoding(part.fields))
 
     def _attachments(self) -> Iterator[tuple[Attachment, Part]]:
         n = 0
-        for part in self._leaves:
-            if not _is_body(part):
+        for part in self.leaves:
+            if not is_body(part):
                 yield _attachment(n, part, len(self._content(part))), part
                 n += 1
 
@@ -191,12 +201,14 @@ class Message:
         self.fields, at = header.read_fields(raw, 0, limits.header_bytes, self.defects)
         boundaries: dict[bytes, int] = {}  # delimiter → its depth; of two alike the outer one counts
         stack: list[bytes] = []
+        opened: list[Part] = []  # beside the stack
         part: Part | None = self._open(self.fields, at)
         count = 1
         bare: Part | None = None  # a multipart that no delimiter has followed yet: perhaps it is none
         if part is not None and (delimiter := self._delimiter(part, boundaries)) is not None:
             boundaries[delimiter] = 0
             stack.append(delimiter)
+            opened.append(part)
             bare, part = part, None
         skip_to = at
         for match in _DASHES.finditer(raw, at):
@@ -211,6 +223,8 @@ class Message:
             if bare is not None:
                 if line != stack[-1]:  # an outer delimiter came first: what was a multipart by its label holds no part
                     yield self._as_text(bare, _before(raw, match.start()))
+                else:
+                    self.multiparts.append(bare)
                 bare = None
             if part is not None:
                 yield _ended(part, _before(raw, match.start()))
@@ -219,23 +233,26 @@ class Message:
             for inner in stack[depth if closing else depth + 1 :]:
                 del boundaries[inner]
             del stack[depth if closing else depth + 1 :]
+            del opened[len(stack) :]
             if closing:
                 continue
             if count >= limits.parts:
                 self.defects.append(f"more than {limits.parts} parts: the rest was not read")
+                self.cut = True
                 break
             count += 1
             start = _next_line(raw, match.end())
             found, skip_to = header.read_fields(
                 raw, start, limits.header_bytes, self.defects, stop=lambda text: _is_delimiter(text, boundaries)
             )
-            part = self._open(found, skip_to)
+            part = self._open(found, skip_to, start, opened[-1])
             if (delimiter := self._delimiter(part, boundaries)) is not None:
                 if len(stack) >= limits.depth:
                     self.defects.append(f"parts nested deeper than {limits.depth}: what is inside was not read")
                     continue
                 boundaries[delimiter] = len(stack)
                 stack.append(delimiter)
+                opened.append(part)
                 bare, part = part, None
         if part is not None:
             yield _ended(part, len(raw))
@@ -244,18 +261,18 @@ class Message:
 
     def _as_text(self, part: Part, end: int) -> Part:
         self.defects.append("a multipart without its boundary was read as text")
-        return Part(part.fields, "text/plain", {}, part.start, max(part.start, end))
+        return replace(part, content_type="text/plain", parameters={}, end=max(part.start, end))
 
-    def _open(self, fields: list[Field], start: int) -> Part:
+    def _open(self, fields: list[Field], start: int, head: int = 0, inside: Part | None = None) -> Part:
         value = header.field(fields, "content-type")
         match = _TYPE.match(value) if value else None
         if value is None or match is None:
             if value is not None:
                 self.defects.append("a Content-Type that cannot be read was taken as text/plain")
             # RFC 2045 §5.2
-            return Part(fields, "text/plain", {}, start, start)
+            return Part(fields, "text/plain", {}, start, start, head, inside)
         kind = f"{match[1]}/{match[2]}".lower()
-        return Part(fields, kind, header.parameters(value), start, start)
+        return Part(fields, kind, header.parameters(value), start, start, head, inside)
 
     def _delimiter(self, part: Part, boundaries: dict[bytes, int]) -> bytes | None:
         if not part.content_type.startswith("multipart/"):
@@ -287,7 +304,7 @@ def _ended(part: Part, end: int) -> Part:
     if kind.startswith("multipart/"):
         # without a boundary of its own its content is text, or what a wrong label was put on
         kind = "text/plain"
-    return Part(part.fields, kind, part.parameters, part.start, max(part.start, end))
+    return replace(part, content_type=kind, end=max(part.start, end))
 
 
 def _before(raw: bytes, at: int) -> int:
@@ -304,7 +321,7 @@ def _next_line(raw: bytes, at: int) -> int:
     return len(raw) if end < 0 else end + 1
 
 
-def _transfer_encoding(fields: list[Field]) -> str:
+def transfer_encoding(fields: list[Field]) -> str:
     value = header.field(fields, "content-transfer-encoding") or ""
     return value.partition(";")[0].strip().lower()
 
@@ -314,7 +331,7 @@ def _disposition(part: Part) -> tuple[str, dict[str, str]]:
     return value.partition(";")[0].strip().lower(), header.parameters(value)
 
 
-def _is_body(part: Part) -> bool:
+def is_body(part: Part) -> bool:
     if part.content_type not in _BODY_TYPES:
         return False
     kind, parameters = _disposition(part)
