@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -17,6 +19,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.mime.parse import Message, Summary, content_as_json
+from mailcore.mime.submission import Submission, prepare
 
 log = logger(__name__)
 
@@ -82,6 +85,19 @@ class Reader:
         name, _, rest = out.partition(b"\n")
         kind, _, body = rest.partition(b"\n")
         return File(orjson.loads(name), kind.decode(), body)
+
+    async def submission(self, raw: bytes, *, id_: UUID, by: str, protocol: str, now: datetime) -> Submission:
+        """As mime.submission.prepare. Raises Refused, also when the mail cannot be read within the limits; Unavailable."""
+        if len(raw) <= AT_ONCE:
+            return prepare(raw, id_=id_, by=by, protocol=protocol, now=now)
+        if len(raw) <= IN_A_THREAD:
+            return await asyncio.to_thread(prepare, raw, id_=id_, by=by, protocol=protocol, now=now)
+        asked = {"id": id_, "by": by, "protocol": protocol, "now": now}
+        line, _, done = (await self._child(raw, "submission", orjson.dumps(asked).decode())).partition(b"\n")
+        told = orjson.loads(line)
+        if "refused" in told:
+            raise Refused(told["refused"], code=told["code"], enhanced=told["enhanced"])
+        return Submission(raw=done, **told)
 
     async def _child(self, raw: bytes, what: str, argument: str) -> bytes:
         async with self._children:
