@@ -1,4 +1,4 @@
-"""Who asks: the bearer token's organization and what it may do (resend.md §1.2)."""
+"""Who asks, of which organization, and what they may do (resend.md §1.2): an API key, or a person by token or by cookie."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from starlette.requests import HTTPConnection
 
 from api.context import Context, context
 from api.errors import ApiError
+from api.people import cookies
+from mailcore.store.people import Session
+
+ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
+    ("/api-keys", False),
+    ("/oauth", False),
+    ("/logs", False),
+    ("/v1/auth/events", False),
+    ("/webhooks", False),  # their secrets sign for the organization
+    ("/domains", True),
+    ("/suppressions", True),
+)
+"""What a member of an organization may not do, its owner and admins may: paths and all below them; True: reading is for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +39,20 @@ class Principal:
     """… or of a person who signed in."""
     role: str | None = None
     """Of the person in this organization: owner, admin, member."""
+    session: Session | None = None
+    """Of the person."""
 
 
 async def authenticate(request: HTTPConnection) -> Principal:
-    """Any valid key; counts against the organization's rate. Raises ApiError 400, 401, 429; Unavailable."""
+    """Any valid key or session; counts against the organization's rate. Raises ApiError 400, 401, 403, 429; Unavailable."""
     ctx: Context = context(request)
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    authorization = request.headers.get("authorization")
+    if authorization is None and (secret := cookies.secret_of(request, ctx.settings.http.public_url)) is not None:
+        return await _person(request, ctx, await _by_cookie(request, ctx, secret))
+    scheme, _, token = (authorization or "").partition(" ")
     token = token.strip()
+    if scheme.lower() == "bearer" and token.count(".") == 2:  # no key of ours has a point in it
+        return await _person(request, ctx, await _by_token(ctx, token))
     if scheme.lower() != "bearer" or not token:
         raise ApiError(
             401, "missing_api_key", "Missing API key in the authorization header.", {"www-authenticate": 'realm=""'}
@@ -40,16 +60,7 @@ async def authenticate(request: HTTPConnection) -> Principal:
     key = await ctx.keys.find(token)
     if key is None:
         raise ApiError(400, "validation_error", "API key is invalid")
-    if ctx.rate.limit:
-        request.scope["postroom.rate"] = rate = await ctx.rate.take(key.org_id)
-        if rate.exceeded:
-            raise ApiError(
-                429,
-                "rate_limit_exceeded",
-                f"Too many requests. You can only make {rate.limit} requests per second. See rate limit response headers "
-                "for more information.",
-                {"retry-after": str(rate.reset)},
-            )
+    await _count(request, ctx, key.org_id)
     domains = None if key.domain_id is None else frozenset((key.domain_id,))
     return Principal(key.org_id, key.permission, domains, key_id=key.id)
 
@@ -59,8 +70,64 @@ async def authenticate_fully(request: HTTPConnection) -> Principal:
     principal = await authenticate(request)
     if principal.permission != "full_access":
         raise ApiError(401, "restricted_api_key", "This API key is restricted to only send emails")
+    if principal.role == "member" and _is_admins(request.scope["path"], request.scope.get("method", "GET")):
+        raise ApiError(403, "invalid_permission", "Only the owner and the admins of this organization may do this.")
     return principal
+
+
+async def authenticate_person(request: HTTPConnection) -> Principal:
+    """Somebody who signed in. Raises as `authenticate_fully`, and 403 for an API key."""
+    principal = await authenticate_fully(request)
+    if principal.session is None:
+        raise ApiError(403, "invalid_permission", "This is for people: sign in. An API key is nobody's session.")
+    return principal
+
+
+async def _count(request: HTTPConnection, ctx: Context, org_id: UUID) -> None:
+    if ctx.rate.limit:
+        request.scope["postroom.rate"] = rate = await ctx.rate.take(org_id)
+        if rate.exceeded:
+            raise ApiError(
+                429,
+                "rate_limit_exceeded",
+                f"Too many requests. You can only make {rate.limit} requests per second. See rate limit response headers "
+                "for more information.",
+                {"retry-after": str(rate.reset)},
+            )
+
+
+async def _person(request: HTTPConnection, ctx: Context, session: Session | None) -> Principal:
+    if session is None:
+        raise ApiError(401, "invalid_session", "You are not signed in, or no longer. Sign in again.")
+    await _count(request, ctx, session.org_id)
+    return Principal(session.org_id, "full_access", user_id=session.user_id, role=session.role, session=session)
+
+
+async def _by_cookie(request: HTTPConnection, ctx: Context, secret: str) -> Session | None:
+    cookies.check_own_page(request, ctx.settings.http.public_url)
+    session = await ctx.people.find(secret)
+    return session if session is not None and session.kind == "browser" else None
+
+
+async def _by_token(ctx: Context, token: str) -> Session | None:
+    claims = ctx.tokens.read(token)
+    if claims is None:
+        return None
+    session = await ctx.people.find(claims.secret)
+    if session is None or session.kind != "token":
+        return None
+    return session if (session.user_id, session.org_id) == (claims.user_id, claims.org_id) else None
+
+
+def _is_admins(path: str, method: str) -> bool:
+    for start, may_read in ADMINS_ONLY:
+        if path == start or path.startswith(start + "/"):
+            return not (may_read and method in ("GET", "HEAD"))
+    return False
 
 
 FullAccess = Annotated[Principal, Depends(authenticate_fully)]
 """What a route outside the sending ones takes: `async def list_(who: FullAccess, ctx: Ctx, …)`."""
+
+Someone = Annotated[Principal, Depends(authenticate_person)]
+"""What a route about the person who asks takes."""

@@ -8,11 +8,14 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from api.people.attempts import Attempts
+from api.people.tokens import Tokens
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
+from mailcore.flow.people import People
 from mailcore.flow.submit import Submits
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.seal import Keyring
@@ -34,6 +37,9 @@ class Context:
     keys: Keys
     rate: RateLimiter
     imap: ImapDoor
+    people: People
+    tokens: Tokens
+    attempts: Attempts
     reader: Reader = field(default_factory=Reader)
 
 

@@ -45,6 +45,7 @@ _STATUS = {
     "concurrent_idempotent_requests": 409,
     "invalid_idempotent_request": 409,
     "rate_limit_exceeded": 429,
+    "invalid_credentials": 401,
 }
 
 

@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager
 
 from api.app import build
 from api.context import Context
+from api.people.attempts import Attempts
+from api.people.tokens import Tokens
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
+from mailcore.flow.people import People, Registration
 from mailcore.flow.submit import Submits
 from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.kit.settings import load
@@ -51,6 +54,16 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             ca_file=settings.imap.ca_file,
             timeout=settings.imap.timeout_seconds,
         ),
+        people=People(
+            store,
+            registration=Registration(
+                settings.auth.registration_enabled,
+                frozenset(each.lower().removeprefix("@") for each in settings.auth.allowed_addresses),
+                tuple(settings.auth.allowed_networks),
+            ),
+        ),
+        tokens=Tokens(settings.keyring().derive("jwt"), settings.http.public_url),
+        attempts=Attempts(ringer, settings.auth.attempts, settings.auth.attempts_minutes * 60),
     )
     app = build(ctx)
     # what exists now lives as long as the process: a full collection need not walk it while requests wait
@@ -66,6 +79,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         await ctx.keys.write_use()
     finally:
         gc.unfreeze()
+        ctx.people.close()
         await ctx.attachments.close()
         await ringer.close()
         await store.close()

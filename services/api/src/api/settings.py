@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from mailcore.kit.settings import Base, Group, Strings
+from mailcore.kit.settings import Base, Group, Networks, Strings
 
 
 class Http(Group):
@@ -67,9 +67,26 @@ class Logs(Group):
     """What is kept of a request's and of an answer's body."""
 
 
+class Auth(Group):
+    """How people sign in."""
+
+    registration_enabled: Annotated[
+        Literal["auto", "true", "false"], BeforeValidator(lambda value: str(value).strip().lower())
+    ] = "auto"
+    """auto: the first user only, who becomes the admin. true: everybody. false: nobody (`postroom setup` makes an admin)."""
+    allowed_addresses: Strings = Field(default_factory=list)
+    """Who may register: mail addresses and domains. Empty: anybody."""
+    allowed_networks: Networks = Field(default_factory=list)
+    """From where one may register: CIDRs. Empty: from anywhere."""
+    attempts: int = Field(10, ge=1, le=100)
+    """To sign in or to register, in `attempts_minutes`: from one address (IPv6: one /64), and of one account."""
+    attempts_minutes: int = Field(15, ge=1, le=1440)
+
+
 class Settings(Base):
     http: Http = Http()
     rate_limit: RateLimit = RateLimit()
+    auth: Auth = Auth()
     logs: Logs = Logs()
     metrics_auth_token: SecretStr | None = None
     """Opens /api/metrics; hidden while unset."""

@@ -87,6 +87,9 @@ class People:
         self._registration = registration
         self.passwords = passwords or Passwords()
 
+    def close(self) -> None:
+        self.passwords.close()
+
     async def check_open(self) -> None:
         """Raises RegistrationClosed."""
         if self._registration.mode == "auto":
@@ -173,10 +176,8 @@ class People:
     async def knows_place(self, email: str, ip: str | None) -> bool:
         """Whether this user has signed in from this address before."""
         login = await people.find_login(self._store, email)
-        if login is None or ip is None:
-            return False
         async with self._store.people() as db:
-            return await people.has_signed_in_from(db, login.user_id, ip)
+            return await people.has_signed_in_from(db, login.user_id if login else uuid7(), ip or "0.0.0.0")  # noqa: S104
 
     async def sign_out(self, session: Session, visit: Visit) -> None:
         async with self._store.people() as db:

@@ -100,6 +100,15 @@ def parse_address(text: str) -> Address:
     return plain(ip_address(text))
 
 
+def client_network(text: str | None) -> str:
+    """Whom limits by address count as one: an IPv4 address, an IPv6 /64. What is no address: all such together."""
+    try:
+        address = parse_address((text or "").partition("%")[0])
+    except ValueError:
+        return "unknown"
+    return str(address) if address.version == 4 else str(IPv6Network((address, 64), strict=False))
+
+
 def parse_host(text: str) -> Address | str:
     """A host as people write it: an address in any spelling that some resolver or browser takes, or a name in its normal form.
 
