@@ -1,7 +1,8 @@
 """Reads one large mail in a process of its own: `python -m mailcore.mime.child summary|content|attachment|submission ARG`.
 
 Raw mail on standard input, JSON on standard output (of an attachment and of a submission: JSON in a line, then the octets). The
-process holds itself to ten seconds of processor and 512 MB beyond the mail, so that a mail made to exhaust its reader ends only that.
+process holds itself to ten seconds of processor and 512 MB beyond the mail, so that a mail made to exhaust its reader ends
+only that.
 """
 
 from __future__ import annotations
