@@ -18,8 +18,9 @@ LOOKUPS = {
     "lookup_domain_taken",
     "lookup_usage",
     "lookup_sandbox_domain",
+    "lookup_emails_to",
 }
-NO_TENANT = {"alembic_version", "installation", "sites", "recipient_domains", "workers"}
+NO_TENANT = {"alembic_version", "installation", "event_counts_mark", "sites", "recipient_domains", "workers"}
 OWN_POLICY = {"organizations", "users"}
 
 
