@@ -3,7 +3,11 @@
 1. large parts come from the blob store
 2. compose and sign in a thread: OpenSSL frees the interpreter, so that several threads sign at once
    a message that was handed in whole is signed as it stands, with what others have signed
+   tracking comes before signing, and the text that is made from the html before tracking
 3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row
+
+Keys and tracking come from the domain. Where its owner changes them between two attempts, the later bytes differ, and nothing
+hangs on that: each attempt sends a whole, signed mail under the same Message-ID, and links of both lead to the same places.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from mailcore.mailauth.dkim.keys import SigningKey
 from mailcore.mailauth.dkim.sign import sign
 from mailcore.mime.compose import Message, Part, compose
 from mailcore.mime.plaintext import html_to_text
+from mailcore.mime.tracking import Tracking
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.deliveries import Content
+from outbound.tracking import for_email, tracked_html, tracked_raw
 
 log = logger(__name__)
 
@@ -48,13 +54,16 @@ class Work:
     parts: tuple[Part, ...]
     keys: tuple[SigningKey, ...]
     raw: bytes | None = None
+    tracking: Tracking | None = None
 
 
 Composed = bytes | Outcome
 """What goes on the wire, or what its deliveries get instead."""
 
 
-async def fetch(content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore) -> Work | Outcome:
+async def fetch(
+    content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore, tracking: Tracking | None = None
+) -> Work | Outcome:
     """Its large parts from the blob store. A blob that is not there may be on its way back: the mail waits."""
     html, text, raw = content.html, content.text, content.raw
     try:
@@ -68,7 +77,7 @@ async def fetch(content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore
         log.error("the content of an email cannot be read", email_id=str(content.id), error=repr(error))
         what = "is not in the blob store" if isinstance(error, NotFound) else "cannot be read just now"
         return Outcome(Result.DEFERRED, Reply(451, f"a part of the mail {what}", "4.3.0"), rule="content-unavailable")
-    return Work(content, html, text, tuple(parts), keys, raw)
+    return Work(content, html, text, tuple(parts), keys, raw, for_email(content, tracking))
 
 
 async def _part(attachment: dict[str, Any], blobs: BlobStore) -> Part:
@@ -115,17 +124,20 @@ def compose_one(work: Work) -> Composed:
     try:
         date = content.scheduled_at or content.created_at
         if work.raw is not None:
-            return _signed(*_split(work.raw), work.keys, date)
-        text = work.text
-        if text is None and work.html is not None:
-            text = html_to_text(work.html)
+            raw = tracked_raw(work.raw, content, work.tracking) if work.tracking else work.raw
+            return _signed(*_split(raw), work.keys, date)
+        html, text = work.html, work.text
+        if text is None and html is not None:
+            text = html_to_text(html)
+        if html and work.tracking:
+            html = tracked_html(html, content, work.tracking)
         message = Message(
             from_=content.from_,
             to=content.to,
             cc=content.cc,
             reply_to=content.reply_to,
             subject=content.subject,
-            html=work.html,
+            html=html,
             text=text,
             headers=content.headers,
             attachments=work.parts,

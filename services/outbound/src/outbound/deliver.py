@@ -252,7 +252,8 @@ class SiteRun:
         work: list[Work] = []
         for content in chunk:
             identity = identities.get(content.domain_id)
-            fetched = await fetch(content, identity.keys if identity else (), office.blobs)
+            keys, tracking = (identity.keys, identity.tracking) if identity else ((), None)
+            fetched = await fetch(content, keys, office.blobs, tracking)
             if isinstance(fetched, Work):
                 work.append(fetched)
             else:

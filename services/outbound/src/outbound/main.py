@@ -68,7 +68,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         lease=lease,
         gate=Gate(store, lease),
         settler=Settler(store, ringer, held.difference_update),
-        signer=Signer(store, keyring),
+        signer=Signer(store, keyring, settings.tracking_url),
         threads=threads,
         verp=Verp(keyring.derive("verp")),
         schedule=own.retry_schedule,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from mailcore.kit.settings import Base, Group, Seconds
 
@@ -45,5 +45,16 @@ class OutboundGroup(Group):
     """How long mail under way may take to end when the process is told to stop."""
 
 
+class Http(BaseModel, extra="ignore"):
+    """Of api's group, what mail needs to know."""
+
+    public_url: str = "http://127.0.0.1:8080"
+
+
 class Settings(Base):
     outbound: OutboundGroup = OutboundGroup()
+    http: Http = Http()
+
+    @property
+    def tracking_url(self) -> str:
+        return self.tracking.url or self.http.public_url

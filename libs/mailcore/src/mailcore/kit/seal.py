@@ -62,7 +62,12 @@ class Keyring:
 
     def derive(self, purpose: str) -> bytes:
         """A 32-byte key for what is signed rather than sealed (links, tokens)."""
-        return _sub_key(self._masters[self._current], "mac:" + purpose)
+        return self.derive_all(purpose)[0]
+
+    def derive_all(self, purpose: str) -> tuple[bytes, ...]:
+        """That key, then those of older master keys: what was signed with one stays good while it is kept."""
+        masters = (self._masters[self._current], *(m for id_, m in self._masters.items() if id_ != self._current))
+        return tuple(_sub_key(master, "mac:" + purpose) for master in masters)
 
     def _cipher(self, key_id: bytes, purpose: str) -> AESGCM:
         cipher = self._ciphers.get((key_id, purpose))

@@ -144,6 +144,11 @@ class Domains(Group):
         return self.spf or f"a:{self.mx_host}"
 
 
+class Tracking(Group):
+    url: str = ""
+    """Where opens and clicks come in, of domains without a tracking subdomain of their own. Empty: HTTP__PUBLIC_URL."""
+
+
 class Base(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="POSTROOM_", env_nested_delimiter="__", extra="ignore", nested_model_default_partial_update=True
@@ -163,6 +168,7 @@ class Base(BaseSettings):
     catch: Catch = Catch()
     domains: Domains = Domains()
     imap: Imap = Imap()
+    tracking: Tracking = Tracking()
     failpoint: str = ""
     """Test builds only: where to die (kit.failpoint)."""
 

@@ -28,7 +28,7 @@ class Sender:
     open_tracking: bool
     click_tracking: bool
     tracking_subdomain: str | None
-    """Of this domain, where opens and clicks come in."""
+    """Of this domain, where opens and clicks come in; None until its record is verified."""
 
 
 async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Sender]:
@@ -47,7 +47,9 @@ async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Send
 
 
 _SENDERS = """
-SELECT d.id, d.name, d.custom_return_path, d.tls, d.open_tracking, d.click_tracking, d.tracking_subdomain, k.selector, k.algorithm, k.private_sealed
+SELECT d.id, d.name, d.custom_return_path, d.tls, d.open_tracking, d.click_tracking,
+       CASE WHEN d.tracking_verified THEN d.tracking_subdomain END AS tracking_subdomain,
+       k.selector, k.algorithm, k.private_sealed
 FROM domains d LEFT JOIN dkim_keys k ON k.domain_id = d.id AND k.active
 WHERE d.id = ANY ($1::uuid[])
 ORDER BY d.id, k.algorithm DESC, k.id

@@ -1,0 +1,70 @@
+"""Opens and clicks: which mails are tracked, and their html with it, before they are signed.
+
+An email's own switch goes before its domain's. What cannot be tracked is sent as it is: tracking never keeps a mail from leaving.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from mailcore.kit.log import logger
+from mailcore.mime.rewrite import Leaf, field_name, field_value, rewrite, split_fields
+from mailcore.mime.tracking import Tracking, track
+from mailcore.store.deliveries import Content
+
+log = logger(__name__)
+
+_URL = re.compile(r"<([^<>]*)>")
+_SIGNED = (b"dkim-signature", b"arc-message-signature")
+
+
+def for_email(content: Content, domain: Tracking | None) -> Tracking | None:
+    """What holds for this email; None: nothing is tracked."""
+    if domain is None:
+        return None
+    opens = domain.opens if content.track_opens is None else content.track_opens
+    clicks = domain.clicks if content.track_clicks is None else content.track_clicks
+    return dataclasses.replace(domain, opens=opens, clicks=clicks) if opens or clicks else None
+
+
+def tracked_html(html: str, content: Content, tracking: Tracking) -> str:
+    try:
+        leave = [
+            url
+            for name, value in content.headers.items()
+            if name.lower() == "list-unsubscribe"
+            for url in _URL.findall(value)
+        ]
+        return track(html, tracking, content.org_id, content.id, leave=leave)
+    except Exception as error:
+        log.error("an email is sent without tracking", email_id=str(content.id), exc_info=error)
+        return html
+
+
+def tracked_raw(raw: bytes, content: Content, tracking: Tracking) -> bytes:
+    """A message that was handed in whole: its html that is there to be read. What somebody has signed stays as it is."""
+    try:
+        fields = split_fields(raw[: raw.find(b"\r\n\r\n") + 2])
+        if any(field_name(field) in _SIGNED for field in fields):
+            return raw
+        leave = [
+            url
+            for field in fields
+            if field_name(field) == b"list-unsubscribe"
+            for url in _URL.findall(field_value(field).decode("ascii", "replace"))
+        ]
+
+        def change(leaf: Leaf) -> str | None:
+            if leaf.sealed or not leaf.is_body or leaf.content_type != "text/html":
+                return None
+            html = leaf.text()
+            if "\ufffd" in html:  # it is not in its charset: who reads it may know better than we do
+                return None
+            new = track(html, tracking, content.org_id, content.id, leave=leave)
+            return None if new == html else new
+
+        return rewrite(raw, change)
+    except Exception as error:
+        log.error("a message is sent without tracking", email_id=str(content.id), exc_info=error)
+        return raw
