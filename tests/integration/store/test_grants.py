@@ -13,13 +13,14 @@ DOOR = {
 WORKER = {
     "DELETE": "arrival_keys arrival_queue auth_events event_counts idempotency_keys messages queue sessions usage_deltas "
     "webhook_queue workers",
-    "INSERT": "arrival_queue attempts deliveries emails event_counts events folders lanes mailboxes messages queue recipient_domains "
-    "sites suppressions usage usage_deltas webhook_attempts webhook_deliveries webhook_queue workers",
+    "INSERT": "arrival_queue attempts deliveries emails event_counts events folders lanes mailboxes messages queue "
+    "recipient_domains sites suppressions usage usage_deltas webhook_attempts webhook_deliveries webhook_queue workers",
     "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domains emails "
     "event_counts event_counts_mark events folders idempotency_keys installation lanes mailboxes messages organizations queue "
     "recipient_domains sessions sites suppressions usage usage_deltas webhook_attempts webhook_deliveries "
     "webhook_queue webhooks workers",
-    "UPDATE": "accounts arrival_queue arrivals deliveries domains event_counts event_counts_mark folders queue recipient_domains sites usage "
+    "UPDATE": "accounts arrival_queue arrivals deliveries domains event_counts event_counts_mark folders queue "
+    "recipient_domains sites usage "
     "webhook_deliveries webhook_queue workers",
 }
 PEOPLE = {
