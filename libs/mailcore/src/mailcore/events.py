@@ -4,14 +4,20 @@ An event row holds `type`, `object_id`, `recipients`, `detail`; the rest of its 
 posted, so that nothing is stored twice. What `detail` holds goes into the payload's `data` as it stands, over the object's:
 
     email.bounced     {"bounce": {"type", "subType", "message", "diagnosticCode": [...]}}     see `bounce`
+    email.clicked     {"click": {"ipAddress", "link", "timestamp", "userAgent"}}              see `click`
     email.failed      {"failed": {"reason"}}
-    email.suppressed  {"suppressed": {"type", "message"}}
+    email.suppressed  {"suppressed": {"type", "message", "reason", "diagnosticCode": [...]}}  see `suppressed`
     any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
     domain.*          the whole domain object as it was (`id, name, status, created_at, region, records, …`): of a deleted one
                       there is no row left to read, and an update must not show a later one
+    suppression.*     {"id", "email", "origin", "source_id", "created_at"}
     others            the whole of `data`
 
-Signatures are those of Svix and Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`, header value `v1,<base64>`.
+A post is known by its message id, `msg_` and 27 base62 digits: 20 octets, of which 16 are the event's id and 4 belong to the
+endpoint, so that the event can be found by it. Attempts are `atmpt_` and the same of their own id.
+
+Signatures are those of Svix and Standard Webhooks 1.0: HMAC-SHA256 over `id.timestamp.body`, header value `v1,<base64>`, one
+for each secret that is valid. Beside them goes MailIt's: `sign_hex`.
 """
 
 from __future__ import annotations
@@ -75,6 +81,8 @@ TYPES = frozenset(
     )
 )
 """What an endpoint may ask for."""
+EVERY_TYPE = "*"
+"""All of them, also those that come later."""
 
 BOUNCE_TYPES = ("Permanent", "Transient", "Undetermined")
 TOLERANCE_SECONDS = 300
@@ -100,13 +108,44 @@ def bounce(
     }
 
 
+def click(*, ip: str, link: str, at: datetime, user_agent: str) -> dict[str, Any]:
+    """The `detail` of email.clicked."""
+    return {"click": {"ipAddress": ip, "link": link, "timestamp": timestamp(at), "userAgent": user_agent}}
+
+
+def suppressed(origin: str | None) -> dict[str, Any]:
+    """The `detail` of email.suppressed. `origin` of the entry on the list; None: a test address that stands for one."""
+    if origin is None:
+        return {
+            "suppressed": {
+                "type": "Suppressed",
+                "message": "This test address behaves as one that is suppressed. Nothing was sent.",
+                "diagnosticCode": [],
+            }
+        }
+    why, reason = _SUPPRESSED[origin]
+    message = f"The address is on this organization's suppression list because {why}. Nothing was sent."
+    detail: dict[str, Any] = {"type": "OnAccountSuppressionList", "message": message, "diagnosticCode": []}
+    if reason:
+        detail["reason"] = reason
+    return {"suppressed": detail}
+
+
+_SUPPRESSED = {
+    "bounce": ("an earlier mail to it bounced", "previous_bounce"),
+    "complaint": ("its owner marked an earlier mail as spam", "previous_complaint"),
+    "manual": ("it was added by hand", None),
+}
+
+
 # ---- payloads --------------------------------------------------------------------------------------------------------
 
 
 def payload(event: Event, subject: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is posted. `subject` is the row the event is about: an email's, an arrival's, a domain's columns.
 
-    An email: id, created_at, message_id, from_, to_, subject, tags. An arrival: id, created_at, mail_from, rcpt_to, summary.
+    An email: id, created_at, message_id, from_, to_, subject, tags. An arrival: id, created_at, mail_from, rcpt_to, summary,
+    and `content` (`{"html", "text", "headers"}`) where the endpoint asked for bodies.
     A domain: id, name, status, created_at, region. Where the row is gone (history is dropped by the month) `data` is what the
     event itself knows.
     """
@@ -153,10 +192,11 @@ def _email(event: Event, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _received(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata only: no body, no headers, no content of attachments. Lists are never null (Rust clients)."""
+    """Metadata only, unless `content` is there: no body, no headers; never the content of attachments. Lists are never null."""
     if not row:
         return {}
     summary: Mapping[str, Any] = row["summary"] or {}
+    content: Mapping[str, Any] = row.get("content") or {}
     return {
         "email_id": str(row["id"]),
         "created_at": timestamp(row["created_at"]),
@@ -165,11 +205,12 @@ def _received(row: Mapping[str, Any]) -> dict[str, Any]:
         "bcc": list(summary.get("bcc") or []),
         "cc": list(summary.get("cc") or []),
         "received_for": list(row["rcpt_to"]),
-        "message_id": summary.get("message_id"),
-        "subject": summary.get("subject"),
+        "message_id": summary.get("message_id") or "",
+        "subject": summary.get("subject") or "",
         "attachments": [
             {key: attachment.get(key) for key in _ATTACHMENT} for attachment in summary.get("attachments") or []
         ],
+        **content,
     }
 
 
@@ -192,25 +233,58 @@ def _domain(row: Mapping[str, Any]) -> dict[str, Any]:
 # ---- signatures ------------------------------------------------------------------------------------------------------
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_MESSAGE, _ATTEMPT = "msg_", "atmpt_"
+_DIGITS = 27  # 62^27 > 2^160
 
 
 def message_id(event_id: UUID, webhook_id: UUID) -> str:
     """`msg_` and 27 base62 digits, the same at every attempt: what a receiver tells repeats by."""
-    return "msg_" + _base62(event_id, webhook_id)
+    return _MESSAGE + _encode(event_id, webhook_id)
 
 
-def attempt_id(attempt: UUID) -> str:
+def event_of(message: str, webhook_id: UUID) -> UUID | None:
+    """The event of a message id of this endpoint. None: it is not of the form, or another endpoint's."""
+    return _decode(message, _MESSAGE, webhook_id)
+
+
+def attempt_id(attempt: UUID, webhook_id: UUID) -> str:
     """`atmpt_` and 27 base62 digits."""
-    return "atmpt_" + _base62(attempt)
+    return _ATTEMPT + _encode(attempt, webhook_id)
 
 
-def _base62(*ids: UUID) -> str:
-    number = int.from_bytes(hashlib.sha256(b"".join(id_.bytes for id_ in ids)).digest()[:20], "big")
+def attempt_of(text: str, webhook_id: UUID) -> UUID | None:
+    """As event_of, of an attempt id."""
+    return _decode(text, _ATTEMPT, webhook_id)
+
+
+def _encode(id_: UUID, webhook_id: UUID) -> str:
+    number = int.from_bytes(id_.bytes + _mark(id_, webhook_id), "big")
     digits = []
-    for _ in range(27):  # 62^27 > 2^160
+    for _ in range(_DIGITS):
         number, digit = divmod(number, 62)
         digits.append(_BASE62[digit])
     return "".join(reversed(digits))
+
+
+def _decode(text: str, prefix: str, webhook_id: UUID) -> UUID | None:
+    if len(text) != len(prefix) + _DIGITS or not text.startswith(prefix):
+        return None
+    number = 0
+    for char in text[len(prefix) :]:
+        digit = _BASE62.find(char)
+        if digit < 0:
+            return None
+        number = number * 62 + digit
+    if number >> 160:
+        return None
+    octets = number.to_bytes(20, "big")
+    id_ = UUID(bytes=octets[:16])
+    return id_ if octets[16:] == _mark(id_, webhook_id) else None
+
+
+def _mark(id_: UUID, webhook_id: UUID) -> bytes:
+    """Two endpoints get two ids for one event: a receiver that serves both must not take the second for a repeat."""
+    return hashlib.sha256(id_.bytes + webhook_id.bytes).digest()[:4]
 
 
 def new_secret() -> bytes:
@@ -237,6 +311,11 @@ def sign(secret: bytes, id_: str, at: int, content: bytes) -> str:
     """The signature header of `content` posted at `at` (unix seconds)."""
     mac = hmac.digest(secret, b"%s.%d.%s" % (id_.encode(), at, content), "sha256")
     return "v1," + base64.b64encode(mac).decode()
+
+
+def sign_hex(secret: bytes, at: int, content: bytes) -> str:
+    """As MailIt signs (`X-Webhook-Signature`): HMAC-SHA256 in hex over `timestamp.body`, keyed with the secret as it is shown."""
+    return hmac.digest(show_secret(secret).encode(), b"%d.%s" % (at, content), "sha256").hex()
 
 
 def verify(

@@ -8,11 +8,15 @@ from contextlib import asynccontextmanager
 from chassis.bells import Bells
 from chassis.process import Running, run
 from chassis.runner import Runner
+from mailcore import blob
 from mailcore.dns.resolver import DnsResolver
+from mailcore.flow.bodies import Bodies
 from mailcore.flow.lease import WorkerLease
+from mailcore.flow.submit import Submits
 from mailcore.kit.clock import SystemClock
 from mailcore.kit.guard import Guard, GuardedClient, Resolve, SystemResolver
 from mailcore.kit.settings import load
+from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import WEBHOOKS
 from mailcore.store.session import Store
 from webhooks.endpoints import Endpoints
@@ -42,19 +46,23 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         asked = DnsResolver(settings.dns.nameservers, timeout=settings.dns.timeout_seconds, max_ttl=60)
         resolve = through(asked, system)
     client = GuardedClient(Guard("webhooks", settings.network.allow.webhooks, resolve=resolve))
+    ringer = Ringer(settings.redis.url, timeout_seconds=settings.redis.timeout_seconds)
+    blobs = blob.open(**dict(settings.blob))
     lease = WorkerLease(store, "webhooks", lease_seconds=settings.queue.lease_seconds)
     posts = Posts(
         store,
         lease,
-        Poster(client, settings.keyring(), clock, timeout_seconds=group.timeout_seconds),
+        Poster(client, settings.keyring(), clock, Bodies(blobs), timeout_seconds=group.timeout_seconds),
         Endpoints(
             limit=group.endpoint_concurrency,
             concurrency=group.concurrency,
             slow_concurrency=group.slow_concurrency,
         ),
         clock,
+        Submits(store, ringer, blobs),
         retry_schedule=group.retry_schedule,
         timeout_seconds=group.timeout_seconds,
+        disable_after=group.disable_after_seconds,
     )
     runner = Runner("webhooks", posts.work, sweep_seconds=settings.queue.sweep_seconds)
     posts.wake = runner.wake
@@ -75,4 +83,5 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     finally:
         await client.close()
         system.close()
+        await ringer.close()
         await store.close()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mailcore import events
+from mailcore.flow.bodies import Bodies
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.guard import Answer, Blocked, GuardedClient
 from mailcore.kit.log import logger
 from mailcore.kit.seal import Keyring
-from mailcore.store.webhooks import Claimed
+from mailcore.store.webhook_queue import Claimed
 
 log = logger(__name__)
 
@@ -27,6 +29,8 @@ class Result:
     """`success` (2xx), `failed` (another answer), `unanswered`, `blocked` (not sent)."""
     http_status: int | None
     response: str
+    wish: Literal["abort-message", "disable"] | None = None
+    """What the endpoint said by the header `webhook-delivery`: no more attempts of this event, or nothing at all any more."""
 
     @property
     def success(self) -> bool:
@@ -34,10 +38,13 @@ class Result:
 
 
 class Poster:
-    def __init__(self, client: GuardedClient, keyring: Keyring, clock: Clock, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, client: GuardedClient, keyring: Keyring, clock: Clock, bodies: Bodies, *, timeout_seconds: float
+    ) -> None:
         self._client = client
         self._keyring = keyring
         self._clock = clock
+        self._bodies = bodies
         self._timeout_seconds = timeout_seconds
 
     async def post(self, row: Claimed) -> Result:
@@ -45,7 +52,10 @@ class Poster:
         try:
             if row.event is None:
                 return Result("blocked", None, "The event is no longer kept.")
-            content = events.body(row.event, row.subject)
+            subject = row.subject
+            if row.raw is not None and subject is not None:
+                subject = {**subject, "content": await self._bodies.of(*row.raw)}
+            content = events.body(row.event, subject)
             answer = await self._client.request(
                 "POST",
                 row.endpoint,
@@ -62,16 +72,29 @@ class Poster:
             log.exception("post failed", event_id=str(row.event_id), webhook_id=str(row.webhook_id))
             return Result("unanswered", None, "The event could not be posted.")
         # a redirect is an answer that is not 2xx: it is never followed
-        return Result("success" if 200 <= answer.status < 300 else "failed", answer.status, _text(answer))
+        outcome = "success" if 200 <= answer.status < 300 else "failed"
+        return Result(outcome, answer.status, _text(answer), _wish(answer))
 
     def _headers(self, row: Claimed, content: bytes) -> dict[str, str]:
         id_ = events.message_id(row.event_id, row.webhook_id)
         at = int(self._clock.now().timestamp())
-        signature = events.sign(self._keyring.open(row.secret_sealed, "webhook"), id_, at, content)
+        secrets = [self._keyring.open(sealed, "webhook") for sealed in row.secrets_sealed]
+        signature = " ".join([events.sign(secret, id_, at, content) for secret in secrets])
         headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT, "Accept": "*/*"}
         for family in ("svix", "webhook"):
             headers |= {f"{family}-id": id_, f"{family}-timestamp": str(at), f"{family}-signature": signature}
+        # MailIt's: the endpoint's id, not the event's, and one signature, which is the newest secret's
+        headers |= {
+            "X-Webhook-ID": str(row.webhook_id),
+            "X-Webhook-Timestamp": str(at),
+            "X-Webhook-Signature": events.sign_hex(secrets[0], at, content),
+        }
         return headers
+
+
+def _wish(answer: Answer) -> Literal["abort-message", "disable"] | None:
+    said = answer.headers.get("webhook-delivery", "").strip().lower()
+    return "disable" if said == "disable" else "abort-message" if said == "abort-message" else None
 
 
 def _text(answer: Answer) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from mailcore.flow import notify
+from mailcore.flow import notice, notify
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.notify import Settle
+from mailcore.flow.submit import Submits
 from mailcore.kit import failpoint
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import Unavailable
@@ -18,9 +19,9 @@ from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH, WEBHOOK_POSTS
 from mailcore.kit.retry import backoff, delay
-from mailcore.store import webhooks
+from mailcore.store import webhook_queue
 from mailcore.store.session import Store
-from mailcore.store.webhooks import Claimed, Settled
+from mailcore.store.webhook_queue import Claimed, Settled
 from webhooks.endpoints import SLOW_SECONDS, Endpoints, Flight
 from webhooks.post import Poster, Result
 
@@ -41,22 +42,28 @@ class Posts:
         poster: Poster,
         endpoints: Endpoints,
         clock: Clock,
+        submits: Submits,
         *,
         retry_schedule: Sequence[float],
         timeout_seconds: float,
+        disable_after: float,
     ) -> None:
         self._store = store
         self._lease = lease
         self._poster = poster
         self._endpoints = endpoints
         self._clock = clock
+        self._submits = submits
         self._retry_schedule = retry_schedule
         # a lease ends with its worker; the due time only says that a row in hand is not waiting
         self._hold_seconds = timeout_seconds + 2 * lease.lease_seconds
-        self._settle = Settle(store)
+        self._settle = Settle(store, disable_after=disable_after)
         self._running: set[asyncio.Task[None]] = set()
         self._alarms: set[int] = set()
         self._after = _FIRST
+        self._suspect: Claimed | None = None
+        """Posted just now; it may still kill us."""
+        self._more_suspects = False
         self._draining = False
         self._round = asyncio.Lock()
         self.wake: Callable[[], None] = lambda: None
@@ -82,15 +89,31 @@ class Posts:
             waiting = await notify.sweep(self._store, self._lease)
             QUEUE_DEPTH.labels("webhooks").set(waiting.rows)
             QUEUE_AGE.labels("webhooks").set(waiting.age_seconds)
+            await notice.send(self._store, self._submits)
+        if keys is None or self._more_suspects:
+            await self._claim_suspect()
         found = await self._claim_slow()
         return await self._claim() or found
+
+    async def _claim_suspect(self) -> None:
+        """The next row whose worker died with it, when the one before is over or waits for its endpoint."""
+        if self._suspect is not None:
+            self._more_suspects = True
+            return
+        async with self._store.worker() as db:
+            row = await webhook_queue.claim_suspect(db, self._lease.id, hold_seconds=self._hold_seconds)
+        self._more_suspects = row is not None
+        if row is not None:
+            log.info("a suspect goes alone", event_id=str(row.event_id), webhook_id=str(row.webhook_id))
+            self._suspect = row
+            self._begin([row])
 
     async def _claim(self) -> bool:
         limit = self._endpoints.free
         if not limit:
             return False  # the end of a post wakes the runner
         async with self._store.worker() as db:
-            claimed = await webhooks.claim(
+            claimed = await webhook_queue.claim(
                 db,
                 self._lease.id,
                 after=self._after,
@@ -110,7 +133,7 @@ class Posts:
         if not limit or not rooms:
             return False
         async with self._store.worker() as db:
-            claimed = await webhooks.claim_of(
+            claimed = await webhook_queue.claim_of(
                 db, self._lease.id, limit=limit, rooms=rooms, hold_seconds=self._hold_seconds
             )
         self._begin(claimed)
@@ -125,7 +148,7 @@ class Posts:
 
     async def _deliver(self, row: Claimed, flight: Flight) -> None:
         loop = asyncio.get_running_loop()
-        slow = loop.call_later(SLOW_SECONDS, self._turned_slow, flight)
+        slow = loop.call_later(SLOW_SECONDS, self._turned_slow, row, flight)
         started = loop.time()
         answered = prompt = False
         try:
@@ -139,17 +162,23 @@ class Posts:
             await self._keep_settling(row, result)
         finally:
             slow.cancel()
+            self._innocent(row)
             self._endpoints.ended(flight, answered=answered, prompt=prompt)
             self.wake()
 
-    def _turned_slow(self, flight: Flight) -> None:
+    def _turned_slow(self, row: Claimed, flight: Flight) -> None:
+        self._innocent(row)
         self._endpoints.turned_slow(flight)
         self.wake()
 
+    def _innocent(self, row: Claimed) -> None:
+        if self._suspect is row:
+            self._suspect = None
+
     def _judge(self, row: Claimed, result: Result) -> Settled:
         retry = None
-        if not result.success and row.event is not None:
-            retry = delay(self._retry_schedule, row.attempt)
+        if not result.success and row.event is not None and result.wish is None:
+            retry = delay(self._retry_schedule, row.attempt - row.attempts_before)
         if not result.success:
             log.info(
                 "webhook post failed",
@@ -168,6 +197,7 @@ class Posts:
             http_status=result.http_status,
             response=result.response,
             retry_seconds=retry,
+            disable="It answered with webhook-delivery: disable." if result.wish == "disable" else None,
         )
 
     async def _keep_settling(self, row: Claimed, result: Result) -> None:

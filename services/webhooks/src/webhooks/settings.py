@@ -10,6 +10,8 @@ from mailcore.kit.settings import Base, Group, Seconds
 class Webhooks(Group):
     retry_schedule: Seconds = Field(default=[5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0], max_length=50)
     """Seconds from a failed attempt to the next; one attempt more than entries."""
+    disable_after_seconds: float = Field(432_000.0, gt=0)
+    """An endpoint none of whose posts has succeeded for this long (5 days) is disabled at its next failure."""
     processes: int = Field(1, ge=0)
     """How many `postroom up` starts; nothing here reads it."""
     timeout_seconds: float = Field(15.0, gt=0, le=120)

@@ -8,9 +8,9 @@ from mailcore.flow.group import GroupCommit
 from mailcore.flow.lease import WorkerLease
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
-from mailcore.store import webhooks, workers
+from mailcore.store import webhook_queue, workers
 from mailcore.store.session import Store
-from mailcore.store.webhooks import Settled, Waiting
+from mailcore.store.webhook_queue import Settled, Waiting
 
 log = logger(__name__)
 
@@ -20,8 +20,10 @@ FORGET_ROWS = 1000
 class Settle:
     """`join` returns after the commit that holds this post's result. Raises Unavailable: keep the result and ask again."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, disable_after: float) -> None:
+        """`disable_after`: seconds after which an endpoint that only fails is disabled."""
         self._store = store
+        self._disable_after = disable_after
         self._group: GroupCommit[Settled, None] = GroupCommit(self._commit)
 
     async def join(self, row: Settled) -> None:
@@ -32,9 +34,11 @@ class Settle:
 
     async def _commit(self, rows: Sequence[Settled]) -> Sequence[MailError | None]:
         async with self._store.worker() as db:
-            moved = await webhooks.settle(db, rows)
+            moved, disabled = await webhook_queue.settle(db, rows, disable_after=self._disable_after)
         if moved < len(rows):
             log.warning("leases were taken back before their posts were settled", rows=len(rows) - moved)
+        for one in disabled:
+            log.warning("webhook disabled", webhook_id=str(one.webhook_id), org_id=str(one.org_id), reason=one.reason)
         return [None] * len(rows)
 
 
@@ -42,10 +46,12 @@ async def sweep(store: Store, lease: WorkerLease) -> Waiting:
     """Buries dead workers and frees what they held; forgets what waits for endpoints that are no more; says what waits."""
     async with store.worker() as db:
         dead = await workers.bury(db, lease.service, lease.lease_seconds)
-        freed = await webhooks.take_back(db)
+        freed, lost = await webhook_queue.take_back(db)
     if dead or freed:
         log.warning("took back the posts of dead workers", workers=dead, rows=freed)
+    for event_id, webhook_id in lost:
+        log.error("event failed: its worker died with it each time", event_id=str(event_id), webhook_id=str(webhook_id))
     while True:
         async with store.worker() as db:
-            if await webhooks.forget(db, FORGET_ROWS) < FORGET_ROWS:
-                return await webhooks.waiting(db)
+            if await webhook_queue.forget(db, FORGET_ROWS) < FORGET_ROWS:
+                return await webhook_queue.waiting(db)

@@ -1,7 +1,6 @@
-"""Endpoints and what waits for them. The rows of webhook_queue are the work: one an event and endpoint, deleted when final.
+"""Endpoints as their owners see them: how they are set, which events they got, what each attempt came to. Role app.
 
-A claim walks the endpoints that have rows by a loose index scan (a probe of `webhook_queue_due` each, however many rows wait),
-gives each as many as it has room for, writes lease, attempt and a far due time, and reads what the post needs, in one statement.
+What the runners do with the queue: store.webhook_queue.
 """
 
 from __future__ import annotations
@@ -17,22 +16,58 @@ from mailcore.store import pages
 from mailcore.store.pages import Page, Slice
 from mailcore.store.session import Connection
 
-# ---- for the api, as the tenant --------------------------------------------------------------------------------------
+MAX_ATTEMPTS = 10_000
+"""Of one event at one endpoint, replays included; the column is a smallint."""
+MAX_OLD_SECRETS = 4
+"""Of several rotations within a day, so many old secrets sign beside the new one."""
 
-COLUMNS = "id, endpoint, events, status, secret_sealed, created_at"
+COLUMNS = (
+    "id, endpoint, events, status, secret_sealed, ordered, include_body, failing_since, disabled_at, disabled_reason, "
+    "created_at"
+)
+
+SUBJECT = """
+CASE
+  WHEN e.type = 'email.received' THEN
+    (SELECT jsonb_build_object('id', a.id, 'created_at', a.created_at, 'mail_from', a.mail_from, 'rcpt_to', a.rcpt_to,
+                               'summary', a.summary) FROM arrivals a WHERE a.id = e.object_id)
+  WHEN e.type LIKE 'email.%' THEN
+    (SELECT jsonb_build_object('id', m.id, 'created_at', m.created_at, 'message_id', m.message_id, 'from_', m.from_,
+                               'to_', m.to_, 'subject', m.subject, 'tags', m.tags) FROM emails m WHERE m.id = e.object_id)
+  WHEN e.type LIKE 'domain.%' THEN
+    (SELECT jsonb_build_object('id', d.id, 'created_at', d.created_at, 'name', d.name, 'status', d.status,
+                               'region', d.region) FROM domains d WHERE d.id = e.object_id)
+END"""
+"""The row that an event `e` is about, as events.payload wants it."""
+
+
+# ---- endpoints -------------------------------------------------------------------------------------------------------
 
 
 async def add(
-    db: Connection, *, webhook_id: UUID, org_id: UUID, endpoint: str, events: Sequence[str], secret_sealed: bytes
-) -> None:
-    await db.execute(
-        "INSERT INTO webhooks (id, org_id, endpoint, events, secret_sealed) VALUES ($1, $2, $3, $4, $5)",
+    db: Connection,
+    *,
+    webhook_id: UUID,
+    org_id: UUID,
+    endpoint: str,
+    events: Sequence[str],
+    secret_sealed: bytes,
+    ordered: bool = False,
+    include_body: bool = False,
+) -> datetime:
+    """When it was made."""
+    made: datetime = await db.fetchval(
+        "INSERT INTO webhooks (id, org_id, endpoint, events, secret_sealed, ordered, include_body) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING created_at",
         webhook_id,
         org_id,
         endpoint,
         list(events),
         secret_sealed,
+        ordered,
+        include_body,
     )
+    return made
 
 
 async def count(db: Connection, org_id: UUID) -> int:
@@ -55,19 +90,48 @@ async def change(
     endpoint: str | None = None,
     events: Sequence[str] | None = None,
     status: str | None = None,
-) -> bool:
-    """What is None stays as it is. False when there is no such endpoint."""
-    return bool(
-        await db.fetchval(
-            "UPDATE webhooks SET endpoint = coalesce($3, endpoint), events = coalesce($4, events), "
-            "status = coalesce($5, status) WHERE org_id = $1 AND id = $2 RETURNING true",
-            org_id,
-            webhook_id,
-            endpoint,
-            None if events is None else list(events),
-            status,
-        )
+    ordered: bool | None = None,
+    include_body: bool | None = None,
+) -> Any | None:
+    """What is None stays as it is; a status that is given starts the account of failures afresh. None: no such endpoint."""
+    return await db.fetchrow(
+        _CHANGE, org_id, webhook_id, endpoint, None if events is None else list(events), status, ordered, include_body
     )
+
+
+_CHANGE = f"""
+UPDATE webhooks SET
+  endpoint = coalesce($3, endpoint), events = coalesce($4, events), status = coalesce($5, status),
+  ordered = coalesce($6, ordered), include_body = coalesce($7, include_body),
+  failing_since = CASE WHEN $5::text IS NULL AND $3 IS NULL THEN failing_since END,
+  disabled_at = CASE $5 WHEN 'enabled' THEN NULL WHEN 'disabled' THEN coalesce(disabled_at, now()) ELSE disabled_at END,
+  disabled_reason = CASE WHEN $5 = 'enabled' THEN NULL ELSE disabled_reason END,
+  notice_due = CASE WHEN $5 = 'enabled' THEN false ELSE notice_due END
+WHERE org_id = $1 AND id = $2 RETURNING {COLUMNS}
+"""
+
+
+async def rotate(
+    db: Connection, org_id: UUID, webhook_id: UUID, *, secret_sealed: bytes, overlap_seconds: float
+) -> bool:
+    """The secret it had signs for `overlap_seconds` more. False when there is no such endpoint."""
+    return bool(await db.fetchval(_ROTATE, org_id, webhook_id, secret_sealed, float(overlap_seconds), MAX_OLD_SECRETS))
+
+
+_ROTATE = """
+WITH old AS (
+  SELECT w.id, array_agg(o.secret ORDER BY o.until DESC) AS secrets, array_agg(o.until ORDER BY o.until DESC) AS untils
+  FROM webhooks w CROSS JOIN LATERAL (
+    SELECT w.secret_sealed AS secret, clock_timestamp() + make_interval(secs => $4) AS until
+    UNION ALL
+    SELECT t.secret, t.until FROM unnest(w.old_secrets_sealed, w.old_secrets_until) AS t (secret, until) WHERE t.until > now()
+    ORDER BY until DESC LIMIT $5
+  ) o
+  WHERE w.org_id = $1 AND w.id = $2 GROUP BY w.id
+)
+UPDATE webhooks w SET secret_sealed = $3, old_secrets_sealed = old.secrets, old_secrets_until = old.untils
+FROM old WHERE w.id = old.id RETURNING true
+"""
 
 
 async def remove(db: Connection, org_id: UUID, webhook_id: UUID) -> bool:
@@ -77,250 +141,124 @@ async def remove(db: Connection, org_id: UUID, webhook_id: UUID) -> bool:
     )
 
 
-# ---- for webhooks, as the worker -------------------------------------------------------------------------------------
+async def audience(db: Connection, org_id: UUID) -> tuple[str | None, list[str]]:
+    """For a notice to the owners: a domain of the organization to send it from (None: there is none), and their addresses."""
+    domain = await db.fetchval(
+        "SELECT name FROM domains WHERE org_id = $1 AND sending AND status = 'verified' ORDER BY id LIMIT 1", org_id
+    )
+    rows = await db.fetch(
+        "SELECT u.email FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.org_id = $1 AND m.role = 'owner' "
+        "ORDER BY m.created_at LIMIT 50",
+        org_id,
+    )
+    return domain, [row["email"] for row in rows]
+
+
+# ---- what they got ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A row leased to `worker`, with all that its post needs."""
+class Posted:
+    """An event at one endpoint."""
 
-    event_id: UUID
-    webhook_id: UUID
-    org_id: UUID
-    worker: int
-    attempt: int
-    """This one's number, from 1."""
-    endpoint: str
-    secret_sealed: bytes
-    event: Event | None
-    """None when history no longer has it."""
+    event: Event
+    object_id: UUID
+    state: str
+    """`pending`, `attempting`, `success`, `failed`."""
+    next_attempt_at: datetime | None
+    """None: there will be none, or it is being made."""
     subject: Mapping[str, Any] | None
-    """The row the event is about, as events.payload wants it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """How the post of a claimed row ended. `retry_seconds` None: this was the last word."""
+async def events_page(db: Connection, webhook_id: UUID, page: Page) -> Slice:
+    """Rows `event_id, type, created_at, state`, newest first; history that is gone is left out."""
+    return await pages.fetch(
+        db,
+        "SELECT d.event_id, e.type, e.created_at, d.state FROM webhook_deliveries d JOIN events e ON e.id = d.event_id "
+        "WHERE d.webhook_id = $1",
+        [webhook_id],
+        page,
+        column="d.event_id",
+    )
 
-    claimed: Claimed
-    id: UUID
-    at: datetime
-    success: bool
-    http_status: int | None
-    response: str
-    retry_seconds: float | None
+
+async def posted(db: Connection, webhook_id: UUID, event_id: UUID) -> Posted | None:
+    row = await db.fetchrow(_POSTED, event_id, webhook_id)
+    if row is None:
+        return None
+    event = Event(event_id, row["type"], row["created_at"], row["recipients"], row["detail"])
+    return Posted(event, row["object_id"], row["state"], row["next_attempt_at"], row["subject"])
 
 
-async def claim(
-    db: Connection,
-    worker: int,
-    *,
-    after: UUID,
-    limit: int,
-    room: int,
-    rooms: Mapping[UUID, int],
-    hold_seconds: float,
-) -> list[Claimed]:
-    """Up to `limit` due rows of the endpoints behind `after` in the order of their ids: `rooms[endpoint]` each, else `room`.
+_POSTED = f"""
+SELECT e.type, e.created_at, e.recipients, e.detail, e.object_id, d.state, {SUBJECT} AS subject,
+       (SELECT q.due_at FROM webhook_queue q
+        WHERE q.event_id = $1 AND q.webhook_id = $2 AND q.worker IS NULL) AS next_attempt_at
+FROM webhook_deliveries d JOIN events e ON e.id = d.event_id
+WHERE d.event_id = $1 AND d.webhook_id = $2
+"""
 
-    They are leased to `worker`, and not due before `hold_seconds` have gone by: longer than any post takes.
-    """
+
+async def attempts_page(db: Connection, webhook_id: UUID, event_id: UUID, *, limit: int, after: UUID | None) -> Slice:
+    """Rows `id, at, http_status, response`, newest first, behind the attempt `after`."""
     rows = await db.fetch(
-        _CLAIM_WALK, worker, hold_seconds, limit, after, {str(id_): n for id_, n in rooms.items()}, room
+        "SELECT id, at, http_status, response FROM webhook_attempts a WHERE event_id = $1 AND webhook_id = $2 "
+        "AND ($3::uuid IS NULL OR attempt < (SELECT attempt FROM webhook_attempts "
+        "WHERE event_id = $1 AND webhook_id = $2 AND id = $3)) ORDER BY attempt DESC LIMIT $4",
+        event_id,
+        webhook_id,
+        after,
+        limit + 1,
     )
-    return [_claimed(row, worker) for row in rows]
+    return Slice(rows[:limit], len(rows) > limit)
 
 
-async def claim_of(
-    db: Connection, worker: int, *, limit: int, rooms: Mapping[UUID, int], hold_seconds: float
-) -> list[Claimed]:
-    """As claim, of these endpoints only."""
-    rows = await db.fetch(_CLAIM_OF, worker, hold_seconds, limit, list(rooms), list(rooms.values()))
-    return [_claimed(row, worker) for row in rows]
+async def replay(db: Connection, org_id: UUID, webhook_id: UUID, event_id: UUID) -> str:
+    """The event is due now, with the whole schedule before it; one that waits is due now. What came of asking:
 
-
-def _claimed(row: Mapping[str, Any], worker: int) -> Claimed:
-    event = None
-    if row["type"] is not None:
-        event = Event(row["event_id"], row["type"], row["created_at"], row["recipients"], row["detail"])
-    return Claimed(
-        row["event_id"],
-        row["webhook_id"],
-        row["org_id"],
-        worker,
-        row["attempt"],
-        row["endpoint"],
-        row["secret_sealed"],
-        event,
-        row["subject"],
-    )
-
-
-_WALK = """
-walk (webhook_id) AS (
-  (SELECT webhook_id FROM webhook_queue WHERE webhook_id > {after} ORDER BY webhook_id LIMIT 1)
-  UNION ALL
-  SELECT (SELECT q.webhook_id FROM webhook_queue q WHERE q.webhook_id > walk.webhook_id ORDER BY q.webhook_id LIMIT 1)
-  FROM walk WHERE walk.webhook_id IS NOT NULL
-)"""
-
-# $1 worker, $2 hold seconds, $3 limit. The sub-selects keep Postgres from joining whole tables: a probe a claimed row.
-_TAKE = """
-picked AS MATERIALIZED (
-  SELECT due.event_id, due.webhook_id
-  FROM {endpoints} CROSS JOIN LATERAL (
-    SELECT q.event_id, q.webhook_id FROM webhook_queue q
-    WHERE q.webhook_id = {endpoints}.webhook_id AND q.due_at <= clock_timestamp() AND q.worker IS NULL
-      AND EXISTS (SELECT FROM webhooks w WHERE w.id = {endpoints}.webhook_id AND w.status = 'enabled')
-    ORDER BY q.due_at LIMIT {room} FOR UPDATE OF q SKIP LOCKED
-  ) due
-  LIMIT $3
-), taken AS (
-  UPDATE webhook_queue q SET worker = $1, attempt = q.attempt + 1, leased_at = clock_timestamp(),
-         due_at = clock_timestamp() + make_interval(secs => $2)
-  FROM picked WHERE q.event_id = picked.event_id AND q.webhook_id = picked.webhook_id
-  RETURNING q.event_id, q.webhook_id, q.org_id, q.attempt
-)
-SELECT taken.event_id, taken.webhook_id, taken.org_id, taken.attempt, w.endpoint, w.secret_sealed,
-       e.type, e.created_at, e.recipients, e.detail,
-       CASE
-         WHEN e.type = 'email.received' THEN
-           (SELECT jsonb_build_object('id', a.id, 'created_at', a.created_at, 'mail_from', a.mail_from, 'rcpt_to', a.rcpt_to,
-                                      'summary', a.summary) FROM arrivals a WHERE a.id = e.object_id)
-         WHEN e.type LIKE 'email.%' THEN
-           (SELECT jsonb_build_object('id', m.id, 'created_at', m.created_at, 'message_id', m.message_id, 'from_', m.from_,
-                                      'to_', m.to_, 'subject', m.subject, 'tags', m.tags) FROM emails m WHERE m.id = e.object_id)
-         WHEN e.type LIKE 'domain.%' THEN
-           (SELECT jsonb_build_object('id', d.id, 'created_at', d.created_at, 'name', d.name, 'status', d.status,
-                                      'region', d.region) FROM domains d WHERE d.id = e.object_id)
-       END AS subject
-FROM taken
-CROSS JOIN LATERAL (SELECT endpoint, secret_sealed FROM webhooks WHERE id = taken.webhook_id OFFSET 0) w
-LEFT JOIN LATERAL (
-  SELECT type, object_id, created_at, recipients, detail FROM events WHERE id = taken.event_id OFFSET 0) e ON true
-"""
-
-_CLAIM_WALK = f"""
-WITH RECURSIVE {_WALK.format(after="$4")},
-{_TAKE.format(endpoints="walk", room="coalesce(($5::jsonb -> walk.webhook_id::text)::int, $6::int)")}
-"""
-_CLAIM_OF = f"""
-WITH known AS (SELECT * FROM unnest($4::uuid[], $5::int[]) AS t (webhook_id, room)),
-{_TAKE.format(endpoints="known", room="known.room")}
-"""
-
-
-async def settle(db: Connection, rows: Sequence[Settled]) -> int:
-    """Writes the attempts and moves the rows on, each only where its lease and attempt are still the ones of the post.
-
-    Returns how many were: the others' leases were taken back, and their posts will be made again with the same message id.
+    `queued`; `disabled`, the endpoint is; `unknown`, there is no such endpoint, or the event never went to it or is no longer
+    kept; `used up`, after MAX_ATTEMPTS.
     """
-    rows = sorted(rows, key=lambda row: (row.claimed.event_id, row.claimed.webhook_id))
-    moved: int = await db.fetchval(
-        _SETTLE,
-        [row.claimed.event_id for row in rows],
-        [row.claimed.webhook_id for row in rows],
-        [row.claimed.worker for row in rows],
-        [row.claimed.attempt for row in rows],
-        [row.id for row in rows],
-        [row.at for row in rows],
-        ["success" if row.success else "failed" if row.retry_seconds is None else "attempting" for row in rows],
-        [row.http_status for row in rows],
-        [row.response for row in rows],
-        [row.retry_seconds for row in rows],
+    # the lock keeps two replays apart: the second sees what the first has queued
+    status = await db.fetchval(
+        "SELECT status FROM webhooks WHERE org_id = $1 AND id = $2 FOR NO KEY UPDATE", org_id, webhook_id
     )
-    return moved
-
-
-_SETTLE = """
-WITH posted AS (
-  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[], $5::uuid[], $6::timestamptz[], $7::text[], $8::int[],
-                       $9::text[], $10::float8[])
-    AS t (event_id, webhook_id, worker, attempt, id, at, state, http_status, response, retry_seconds)
-), again AS (
-  UPDATE webhook_queue q SET worker = NULL, leased_at = NULL, due_at = clock_timestamp() + make_interval(secs => p.retry_seconds)
-  FROM posted p
-  WHERE p.state = 'attempting' AND q.event_id = p.event_id AND q.webhook_id = p.webhook_id AND q.worker = p.worker
-    AND q.attempt = p.attempt
-  RETURNING q.event_id, q.webhook_id, q.org_id
-), done AS (
-  DELETE FROM webhook_queue q USING posted p
-  WHERE p.state <> 'attempting' AND q.event_id = p.event_id AND q.webhook_id = p.webhook_id AND q.worker = p.worker
-    AND q.attempt = p.attempt
-  RETURNING q.event_id, q.webhook_id, q.org_id
-), mine AS (
-  SELECT * FROM again UNION ALL SELECT * FROM done
-), attempts AS (
-  INSERT INTO webhook_attempts (event_id, webhook_id, attempt, org_id, id, at, http_status, response)
-  SELECT p.event_id, p.webhook_id, p.attempt, mine.org_id, p.id, p.at, p.http_status, p.response
-  FROM mine JOIN posted p USING (event_id, webhook_id)
-  ON CONFLICT (event_id, webhook_id, attempt) DO NOTHING
-), states AS (
-  UPDATE webhook_deliveries d SET state = p.state, updated_at = p.at
-  FROM mine JOIN posted p USING (event_id, webhook_id)
-  WHERE d.event_id = mine.event_id AND d.webhook_id = mine.webhook_id
-)
-SELECT count(*) FROM mine
-"""
-
-
-async def take_back(db: Connection) -> int:
-    """Frees what is leased to workers that are no more; after workers.bury, in the same transaction.
-
-    Also what a living worker does not know it has (the answer to its claim was lost): there the hold is over. An attempt that was
-    cut off does not count: whether it was made is not known, and killing workers must not use up an event's attempts.
-    """
-    rows = await db.fetch(
-        "UPDATE webhook_queue q SET worker = NULL, leased_at = NULL, attempt = q.attempt - 1, due_at = clock_timestamp() "
-        "WHERE q.worker IS NOT NULL "
-        "AND (q.due_at <= clock_timestamp() OR NOT EXISTS (SELECT FROM workers w WHERE w.id = q.worker)) RETURNING true"
+    if status is None:
+        return "unknown"
+    # waits for a result that is being settled, so that the count of attempts below is the true one
+    waiting = await db.fetchrow(
+        "SELECT worker FROM webhook_queue WHERE event_id = $1 AND webhook_id = $2 FOR UPDATE", event_id, webhook_id
     )
-    return len(rows)
+    made = await db.fetchval(
+        "SELECT (SELECT coalesce(max(a.attempt), 0) FROM webhook_attempts a "
+        "WHERE a.event_id = d.event_id AND a.webhook_id = d.webhook_id) FROM webhook_deliveries d "
+        "JOIN events e ON e.id = d.event_id WHERE d.event_id = $1 AND d.webhook_id = $2",
+        event_id,
+        webhook_id,
+    )
+    if made is None:
+        return "unknown"
+    if status != "enabled":
+        return "disabled"
+    if made >= MAX_ATTEMPTS:
+        return "used up"
+    if waiting is None:
+        await db.execute(_QUEUE_AGAIN, event_id, webhook_id, org_id, made)
+    elif waiting["worker"] is None:
+        await db.execute(
+            "UPDATE webhook_queue SET due_at = now(), attempts_before = attempt, object_id = NULL "
+            "WHERE event_id = $1 AND webhook_id = $2 AND worker IS NULL",
+            event_id,
+            webhook_id,
+        )
+    return "queued"
 
 
-async def forget(db: Connection, limit: int) -> int:
-    """Takes away up to `limit` rows whose endpoint was removed or switched off; returns how many."""
-    forgotten: int = await db.fetchval(_FORGET, limit)
-    return forgotten
-
-
-_FORGET = f"""
-WITH RECURSIVE {_WALK.format(after="'00000000-0000-0000-0000-000000000000'")}, gone AS (
-  SELECT due.event_id, due.webhook_id
-  FROM walk CROSS JOIN LATERAL (
-    SELECT q.event_id, q.webhook_id FROM webhook_queue q
-    WHERE q.webhook_id = walk.webhook_id AND q.worker IS NULL
-      AND NOT EXISTS (SELECT FROM webhooks w WHERE w.id = walk.webhook_id AND w.status = 'enabled')
-    LIMIT $1 FOR UPDATE OF q SKIP LOCKED
-  ) due
-  LIMIT $1
-), removed AS (
-  DELETE FROM webhook_queue q USING gone WHERE q.event_id = gone.event_id AND q.webhook_id = gone.webhook_id
-  RETURNING q.event_id, q.webhook_id
-), states AS (
-  UPDATE webhook_deliveries d SET state = 'failed', updated_at = clock_timestamp()
-  FROM removed WHERE d.event_id = removed.event_id AND d.webhook_id = removed.webhook_id
+# out of line (no object_id): what is replayed waits for nobody and holds up nobody
+_QUEUE_AGAIN = """
+WITH waiting AS (
+  INSERT INTO webhook_queue (event_id, webhook_id, org_id, due_at, attempt, attempts_before)
+  VALUES ($1, $2, $3, now(), $4, $4)
 )
-SELECT count(*) FROM removed
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    rows: int
-    """About: by the statistics' counter, not by counting."""
-    age_seconds: float
-    """Since the longest-due row was due."""
-
-
-async def waiting(db: Connection) -> Waiting:
-    row = await db.fetchrow(_WAITING)
-    return Waiting(int(row["rows"] or 0), float(row["age"] or 0.0))
-
-
-_WAITING = f"""
-WITH RECURSIVE {_WALK.format(after="'00000000-0000-0000-0000-000000000000'")}
-SELECT (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'webhook_queue'::regclass) AS rows,
-       greatest(0, extract(epoch FROM clock_timestamp() - min(due.at))) AS age
-FROM walk CROSS JOIN LATERAL (SELECT min(q.due_at) AS at FROM webhook_queue q WHERE q.webhook_id = walk.webhook_id) due
+UPDATE webhook_deliveries SET state = 'pending', updated_at = now() WHERE event_id = $1 AND webhook_id = $2
 """
