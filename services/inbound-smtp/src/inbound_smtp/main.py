@@ -12,8 +12,9 @@ from chassis.process import Running, bind, run
 from chassis.runner import Runner
 from inbound_smtp.connections import Connections
 from inbound_smtp.domains import Domains
+from inbound_smtp.listener import Limits
+from inbound_smtp.mx import Mx, MxSession
 from inbound_smtp.router import Router
-from inbound_smtp.session import Limits, Mx, Session
 from inbound_smtp.settings import Settings, Smtp
 from inbound_smtp.wire import Memory
 from mailcore import blob
@@ -52,7 +53,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     mx = make_mx(settings.smtp, Domains(store), receives)
     loop = asyncio.get_running_loop()
     sock = bind(settings.smtp.host, settings.smtp.mx_port)
-    server = await loop.create_server(lambda: Session(mx), sock=sock, backlog=1024)
+    server = await loop.create_server(lambda: MxSession(mx), sock=sock, backlog=1024)
     routing = asyncio.create_task(runner.run())
     log.info("listening", smtp=f"{settings.smtp.host}:{sock.getsockname()[1]}", tls=mx.tls is not None)
 

@@ -17,25 +17,24 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 from aiosmtpd.smtp import SMTP
 
 from inbound_smtp import replies
-from inbound_smtp.connections import Connections
-from inbound_smtp.domains import Domains
+from inbound_smtp.listener import Listener
 from inbound_smtp.transaction import Transaction
-from inbound_smtp.verbs import HTTP, JUNK, VERBS
-from inbound_smtp.wire import BadLine, Closed, Content, Flood, Memory, TooSlow, Wire
-from mailcore.flow.receive import Receives
+from inbound_smtp.verbs import HTTP, JUNK
+from inbound_smtp.wire import BadLine, Closed, Content, Flood, TooSlow, Wire
 from mailcore.kit import failpoint
 from mailcore.kit.log import logger
 from mailcore.smtp.reply import Reply
 
 log = logger(__name__)
+
+L = TypeVar("L", bound=Listener)
 
 PROXY_SECONDS = 10.0
 HANDSHAKE_SECONDS = 60.0
@@ -43,63 +42,18 @@ LINGER_SECONDS = 5.0
 """How long a client that is being told to go may take to read it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    message_bytes: int
-    line_bytes: int
-    recipients: int
-    errors: int
-    junk_commands: int
-    command_seconds: float
-    data_seconds: float
-    data_grace_seconds: float
-    data_bytes_per_second: int
+class Session(SMTP, Generic[L]):
+    """The conversation itself; what a listener is for stands in its own kind of session (mx.py, submission/session.py)."""
 
-
-@dataclass(slots=True)
-class Mx:
-    """What the connections of a process share."""
-
-    hostname: str
-    limits: Limits
-    connections: Connections
-    memory: Memory
-    domains: Domains
-    receives: Receives
-    tls: ssl.SSLContext | None = None
-    proxy_version: int | None = None
-    """1 or 2: each connection begins with a PROXY header of that version."""
-    draining: bool = False
-    _sessions: set[Session] = field(default_factory=set)
-    _gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def begin(self, session: Session) -> None:
-        self._sessions.add(session)
-
-    def end(self, session: Session) -> None:
-        self._sessions.discard(session)
-        if self.draining and not self._sessions:
-            self._gone.set()
-
-    async def drain(self) -> None:
-        """Connections between two mails are told to come back, the others when theirs is done. Returns when all are gone."""
-        self.draining = True
-        for session in list(self._sessions):
-            session.hurry()
-        if self._sessions:
-            await self._gone.wait()
-
-
-class Session(SMTP):
     line_length_limit = 65_536
     """Of the stream: how much is buffered before the client has to wait."""
 
-    def __init__(self, mx: Mx) -> None:
-        self.mx = mx
+    def __init__(self, listener: L) -> None:
+        self.listener = listener
         self.helo: str | None = None
         self.extended = False
         self.tls: str | None = None
-        self.transaction: Transaction | None = None
+        self.transaction: Transaction[Any] | None = None
         self.leaving = False
         self.upgrade = False
         self.junk = 0
@@ -108,7 +62,7 @@ class Session(SMTP):
         self._replies: list[bytes] = []
         self._between = True
         self._deadline = 0.0
-        self._connected_at = datetime.now(UTC)
+        self.connected_at = datetime.now(UTC)
         self._set_up_protocol()
 
     def _set_up_protocol(self) -> None:
@@ -124,6 +78,20 @@ class Session(SMTP):
         stream = asyncio.StreamReader(limit=self.line_length_limit, loop=self.loop)
         asyncio.StreamReaderProtocol.__init__(self, stream, self._cb_client_connected, self.loop)
 
+    # ---- what a kind of session says --------------------------------------------------------------------------------
+
+    def extensions(self) -> list[str]:
+        """What EHLO offers beside PIPELINING, SIZE and STARTTLS."""
+        raise NotImplementedError
+
+    async def take(self, transaction: Transaction[Any], raw: bytes) -> Reply:
+        """What the message comes to: 250 only when it is on disk. Its octets have been checked (checks.content)."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """RFC 3207 §4.2: what the client said before TLS counts for nothing."""
+        self.helo = self.transaction = None
+
     # ---- what the verbs use -----------------------------------------------------------------------------------------
 
     def hello(self, name: str, *, extended: bool) -> None:
@@ -134,8 +102,13 @@ class Session(SMTP):
         """Sent with others of its group, before the client is waited for (RFC 2920 §3.2)."""
         self._replies.append(replies.octets(reply))
 
+    async def ask(self, reply: Reply) -> bytes | BadLine:
+        """The client's answer to `reply`: one line."""
+        self.reply(reply)
+        return await self._next_line()
+
     async def read_message(self) -> Content:
-        limits = self.mx.limits
+        limits = self.listener.limits
         began = self.loop.time()
 
         def progress(came: int) -> None:
@@ -148,22 +121,9 @@ class Session(SMTP):
         self._reset_timeout(limits.data_seconds)
         await self._flush()
         try:
-            return await self.wire.data(limits.message_bytes, self.mx.memory, progress)
+            return await self.wire.data(limits.message_bytes, self.listener.memory, progress)
         finally:
             self._reset_timeout()
-
-    def facts(self, transaction: Transaction) -> dict[str, Any]:
-        """What a Received line would say (RFC 5321 §4.4)."""
-        protocol = "SMTP" if not self.extended else "UTF8SMTP" if transaction.smtputf8 else "ESMTP"
-        return {
-            "peer_ip": self.peer_ip,
-            "helo": self.helo,
-            "protocol": protocol + ("S" if self.tls and self.extended else ""),
-            "tls": self.tls,
-            "by": self.mx.hostname,
-            "body": "8BITMIME" if transaction.body_8bit else "7BIT",
-            "connected_at": self._connected_at.isoformat(),
-        }
 
     def hurry(self) -> None:
         """The process is ending: now, when nothing is under way."""
@@ -175,16 +135,17 @@ class Session(SMTP):
     async def _handle_client(self) -> None:
         self.wire = Wire(self._reader)
         entered = False
-        self.mx.begin(self)
+        self.listener.begin(self)
         try:
             if not await self._learn_peer():
                 return
-            entered = self.mx.connections.enter(self.peer_ip)
+            entered = self.listener.connections.enter(self.peer_ip)
             if not entered:
                 self._goodbye(replies.TOO_MANY_CONNECTIONS)
                 return
             self._reset_timeout()
-            self.reply(Reply(220, f"{self.mx.hostname} ESMTP Postroom"))
+            self._note_tls()
+            self.reply(Reply(220, f"{self.listener.hostname} ESMTP Postroom"))
             await self._converse()
         except TooSlow:
             self._goodbye(replies.TOO_SLOW)
@@ -195,20 +156,20 @@ class Session(SMTP):
         except Exception as error:
             self._goodbye(Reply(421, replies.from_error(error).text, "4.3.0"))
         finally:
-            self.mx.end(self)
+            self.listener.end(self)
             if entered:
-                self.mx.connections.leave(self.peer_ip)
+                self.listener.connections.leave(self.peer_ip)
             self._close()
 
     async def _learn_peer(self) -> bool:
         """The client's address, or what the load balancer says it is. False: it said nothing we can believe."""
         assert self.session is not None  # set in connection_made
         self.peer_ip = str((self.session.peer or ("",))[0])
-        if self.mx.proxy_version is None:
+        if self.listener.proxy_version is None:
             return True
         self._reset_timeout(PROXY_SECONDS)
         proxy: ProxyData = await get_proxy(self._reader)
-        if not proxy or proxy.version != self.mx.proxy_version:
+        if not proxy or proxy.version != self.listener.proxy_version:
             log.warning("no valid PROXY header", peer=self.peer_ip)
             return False
         if proxy.src_addr is not None:  # a health check of the balancer itself names nobody
@@ -216,9 +177,9 @@ class Session(SMTP):
         return True
 
     async def _converse(self) -> None:
-        limits = self.mx.limits
+        limits = self.listener.limits
         while not self.leaving and self.transport is not None:
-            if self.mx.draining and self.transaction is None:
+            if self.listener.draining and self.transaction is None:
                 self._goodbye(replies.SHUTTING_DOWN)
                 return
             line = await self._next_line()
@@ -264,10 +225,10 @@ class Session(SMTP):
         verb = verb.upper()
         if verb in HTTP:
             return Reply(421, "This is SMTP, not HTTP", "4.7.0")
-        run = VERBS.get(verb)
+        run = self.listener.verbs.get(verb)
         if run is None or verb in JUNK:
             self.junk += 1
-            if self.junk > self.mx.limits.junk_commands:
+            if self.junk > self.listener.limits.junk_commands:
                 return Reply(421, "Too many commands that bring no mail, closing the connection", "4.7.0")
         if run is None:
             return replies.NOT_A_COMMAND
@@ -280,7 +241,7 @@ class Session(SMTP):
 
     async def _start_tls(self) -> None:
         self.upgrade = False
-        assert self.mx.tls is not None and self.transport is not None
+        assert self.listener.tls is not None and self.transport is not None
         self._writer.write(b"".join(self._replies))
         self._replies.clear()
         # between this and start_tls nothing is awaited: nothing said in clear can slip in
@@ -288,7 +249,7 @@ class Session(SMTP):
         transport = await self.loop.start_tls(
             cast(asyncio.WriteTransport, self.transport),
             self,
-            self.mx.tls,
+            self.listener.tls,
             server_side=True,
             ssl_handshake_timeout=HANDSHAKE_SECONDS,
         )
@@ -298,10 +259,13 @@ class Session(SMTP):
         self._reader._transport = transport  # type: ignore[attr-defined]
         self._writer._transport = transport  # type: ignore[attr-defined]
         self._over_ssl = True
-        tls = transport.get_extra_info("ssl_object")
-        self.tls = f"{tls.version()} {tls.cipher()[0]}"
-        # RFC 3207 §4.2: what the client said before counts for nothing
-        self.helo = self.transaction = None
+        self._note_tls()
+        self.forget()
+
+    def _note_tls(self) -> None:
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.tls = f"{tls.version()} {tls.cipher()[0]}"
 
     async def _flush(self) -> None:
         if self._replies:
@@ -333,7 +297,7 @@ class Session(SMTP):
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """The timer is moved, not made anew: it looks at the deadline when it goes off."""
-        self._deadline = self.loop.time() + (duration or self.mx.limits.command_seconds)
+        self._deadline = self.loop.time() + (duration or self.listener.limits.command_seconds)
         if self._timeout_handle is None or self._timeout_handle.when() > self._deadline:
             if self._timeout_handle is not None:
                 self._timeout_handle.cancel()

@@ -1,4 +1,4 @@
-"""What each command does: `async def verb(session, argument) -> Reply`, one line each in VERBS.
+"""What each command does: `async def verb(session, argument) -> Reply`, one line each in COMMON or in a listener's `verbs`.
 
 A reply of 421 ends the connection. QUIT, DATA and STARTTLS, which do more than answer, do it through the session.
 """
@@ -6,26 +6,19 @@ A reply of 421 ends the connection. QUIT, DATA and STARTTLS, which do more than 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from inbound_smtp.verbs.data import data
 from inbound_smtp.verbs.hello import ehlo, helo, starttls
-from inbound_smtp.verbs.mail import mail
 from inbound_smtp.verbs.other import bdat, expn, help_, noop, quit_, rset, vrfy
-from inbound_smtp.verbs.rcpt import rcpt
 from mailcore.smtp.reply import Reply
 
-if TYPE_CHECKING:
-    from inbound_smtp.session import Session
+Verb = Callable[[Any, str], Awaitable[Reply]]
 
-Verb = Callable[["Session", str], Awaitable[Reply]]
-
-VERBS: dict[str, Verb] = {
+COMMON: dict[str, Verb] = {
     "EHLO": ehlo,
     "HELO": helo,
     "STARTTLS": starttls,
-    "MAIL": mail,
-    "RCPT": rcpt,
     "DATA": data,
     "RSET": rset,
     "NOOP": noop,

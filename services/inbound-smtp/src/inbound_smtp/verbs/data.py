@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inbound_smtp.checks import content
-from inbound_smtp.replies import BAD_SEQUENCE, NO_MEMORY, TOO_BIG, from_error, syntax
-from mailcore.flow.receive import Arrival
-from mailcore.smtp.envelope import Envelope
+from inbound_smtp.replies import BAD_SEQUENCE, NO_MEMORY, TOO_BIG, syntax
 from mailcore.smtp.reply import Reply
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ OFF_LOOP_BYTES = 1024 * 1024
 """Looking at more than this would hold up everybody else."""
 
 
-async def data(session: Session, argument: str) -> Reply:
+async def data(session: Session[Any], argument: str) -> Reply:
     """Raises what ends the connection: Closed, TooSlow, Flood."""
     transaction = session.transaction
     if transaction is None:
@@ -40,37 +38,19 @@ async def data(session: Session, argument: str) -> Reply:
         return await _take(session, transaction, read)
     finally:
         # not before: while a store hangs, the mail is still here
-        session.mx.memory.give_back(read.held)
+        session.listener.memory.give_back(read.held)
 
 
-async def _take(session: Session, transaction: Transaction, read: Content) -> Reply:
+async def _take(session: Session[Any], transaction: Transaction[Any], read: Content) -> Reply:
     if read.raw is None:
         return NO_MEMORY if read.starved else TOO_BIG
-    refused = await _check(read.raw, session.mx.limits.line_bytes)
+    refused = await _check(read.raw, session.listener.limits.line_bytes)
     if refused is not None:
         return refused
-    tenants = transaction.tenants()
-    arrival = Arrival(
-        raw=read.raw,
-        envelope=Envelope(
-            transaction.mail_from,
-            tuple(address for addresses in tenants.values() for address in addresses),
-            transaction.smtputf8,
-            transaction.body_8bit,
-        ),
-        facts=session.facts(transaction),
-        source=session.peer_ip,
-        source_id=None,
-        door="smtp",
-        tenants=tenants,
-    )
-    try:
-        done = await session.mx.receives.receive(arrival)
-    except Exception as error:
-        return from_error(error)
-    session.junk = 0
-    first = next(iter(tenants))
-    return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")
+    reply = await session.take(transaction, read.raw)
+    if reply.code == 250:
+        session.junk = 0
+    return reply
 
 
 async def _check(raw: bytes, max_line: int) -> Reply | None:

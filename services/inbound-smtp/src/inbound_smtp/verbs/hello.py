@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inbound_smtp.replies import BAD_SEQUENCE, syntax
 from mailcore.smtp.reply import Reply
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[!-~]{1,255}\Z")
 
 
-async def ehlo(session: Session, argument: str) -> Reply:
+async def ehlo(session: Session[Any], argument: str) -> Reply:
     if not _NAME.match(argument):
         return syntax("EHLO hostname")
     session.hello(argument, extended=True)
-    mx = session.mx
+    listener = session.listener
     offers = [
-        mx.hostname,
+        listener.hostname,
         "PIPELINING",  # RFC 2920
-        f"SIZE {mx.limits.message_bytes}",  # RFC 1870
-        *(["STARTTLS"] if mx.tls is not None and session.tls is None else []),  # RFC 3207 §4.2: not again within TLS
-        "ENHANCEDSTATUSCODES",  # RFC 2034
-        "8BITMIME",  # RFC 6152
-        "SMTPUTF8",  # RFC 6531
+        f"SIZE {listener.limits.message_bytes}",  # RFC 1870
+        *(
+            ["STARTTLS"] if listener.tls is not None and session.tls is None else []
+        ),  # RFC 3207 §4.2: not again within TLS
+        *session.extensions(),
     ]
     return Reply(250, "\n".join(offers))
 
 
-async def helo(session: Session, argument: str) -> Reply:
+async def helo(session: Session[Any], argument: str) -> Reply:
     if not _NAME.match(argument):
         return syntax("HELO hostname")
     session.hello(argument, extended=False)
-    return Reply(250, session.mx.hostname)
+    return Reply(250, session.listener.hostname)
 
 
-async def starttls(session: Session, argument: str) -> Reply:
+async def starttls(session: Session[Any], argument: str) -> Reply:
     if argument:
         return syntax("STARTTLS")
-    if session.mx.tls is None:
+    if session.listener.tls is None:
         return Reply(502, "TLS is not offered", "5.5.1")
     if session.tls is not None:
         return BAD_SEQUENCE

@@ -10,10 +10,10 @@ from inbound_smtp.transaction import Transaction
 from mailcore.smtp.reply import Reply
 
 if TYPE_CHECKING:
-    from inbound_smtp.session import Session
+    from inbound_smtp.mx import MxSession
 
 
-async def mail(session: Session, argument: str) -> Reply:
+async def mail(session: MxSession, argument: str) -> Reply:
     if session.helo is None:
         return Reply(503, "Send EHLO or HELO first", "5.5.1")
     if session.transaction is not None:
@@ -23,7 +23,7 @@ async def mail(session: Session, argument: str) -> Reply:
     except paths.Refusal as refusal:
         return refusal.reply
     # RFC 1870 §6.1: known to be too big before it is sent
-    if asked.size is not None and asked.size > session.mx.limits.message_bytes:
+    if asked.size is not None and asked.size > session.listener.limits.message_bytes:
         return TOO_BIG
     session.transaction = Transaction(asked.sender, smtputf8=asked.smtputf8, body_8bit=asked.body_8bit)
     return OK

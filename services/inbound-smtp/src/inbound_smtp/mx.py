@@ -1,0 +1,83 @@
+"""The MX: mail from the world for the domains that receive here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+from uuid import UUID
+
+from inbound_smtp.domains import Domains
+from inbound_smtp.listener import Listener
+from inbound_smtp.replies import from_error
+from inbound_smtp.session import Session
+from inbound_smtp.transaction import Transaction
+from inbound_smtp.verbs import COMMON, Verb
+from inbound_smtp.verbs.mail import mail
+from inbound_smtp.verbs.rcpt import rcpt
+from mailcore.flow.receive import Arrival, Receives
+from mailcore.smtp.envelope import Envelope
+from mailcore.smtp.reply import Reply
+
+Recipient: TypeAlias = tuple[str, UUID]
+"""Address, and the organization it belongs to."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Mx(Listener):
+    verbs: ClassVar[Mapping[str, Verb]] = {**COMMON, "MAIL": mail, "RCPT": rcpt}
+
+    domains: Domains
+    receives: Receives
+
+
+class MxSession(Session[Mx]):
+    transaction: Transaction[Recipient] | None
+
+    def extensions(self) -> list[str]:
+        # RFC 2034, RFC 6152, RFC 6531
+        return ["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"]
+
+    async def take(self, transaction: Transaction[Recipient], raw: bytes) -> Reply:
+        tenants = _tenants(transaction)
+        arrival = Arrival(
+            raw=raw,
+            envelope=Envelope(
+                transaction.mail_from,
+                tuple(address for addresses in tenants.values() for address in addresses),
+                transaction.smtputf8,
+                transaction.body_8bit,
+            ),
+            facts=self._facts(transaction),
+            source=self.peer_ip,
+            source_id=None,
+            door="smtp",
+            tenants=tenants,
+        )
+        try:
+            done = await self.listener.receives.receive(arrival)
+        except Exception as error:
+            return from_error(error)
+        first = next(iter(tenants))
+        return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")
+
+    def _facts(self, transaction: Transaction[Recipient]) -> dict[str, Any]:
+        """What a Received line would say (RFC 5321 §4.4)."""
+        protocol = "SMTP" if not self.extended else "UTF8SMTP" if transaction.smtputf8 else "ESMTP"
+        return {
+            "peer_ip": self.peer_ip,
+            "helo": self.helo,
+            "protocol": protocol + ("S" if self.tls and self.extended else ""),
+            "tls": self.tls,
+            "by": self.listener.hostname,
+            "body": "8BITMIME" if transaction.body_8bit else "7BIT",
+            "connected_at": self.connected_at.isoformat(),
+        }
+
+
+def _tenants(transaction: Transaction[Recipient]) -> dict[UUID, list[str]]:
+    """Organization → its recipients, each once."""
+    found: dict[UUID, dict[str, None]] = {}
+    for address, org_id in transaction.recipients:
+        found.setdefault(org_id, {})[address] = None
+    return {org_id: list(addresses) for org_id, addresses in found.items()}
