@@ -67,8 +67,14 @@ def make_key(admin: asyncpg.Connection) -> MakeKey:
     async def make(org_id: UUID, *, permission: str = "full_access", domain_id: UUID | None = None) -> str:
         token = new_token()
         await admin.execute(
-            "INSERT INTO api_keys (id, org_id, name, token_hash, permission, domain_id) VALUES ($1, $2, 'test', $3, $4, $5)",
-            *(uuid7(), org_id, hashlib.sha256(token.encode()).digest(), permission, domain_id),
+            "INSERT INTO api_keys (id, org_id, name, token_hash, permission, domain_ids) VALUES ($1, $2, 'test', $3, $4, $5)",
+            *(
+                uuid7(),
+                org_id,
+                hashlib.sha256(token.encode()).digest(),
+                permission,
+                None if domain_id is None else [domain_id],
+            ),
         )
         return token
 

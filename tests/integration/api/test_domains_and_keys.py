@@ -125,7 +125,7 @@ async def test_api_keys(api: httpx.AsyncClient, admin: asyncpg.Connection, domai
     assert set(made) == {"id", "token"}
     assert re.fullmatch(r"re_[0-9A-Za-z]{8}_[0-9A-Za-z]{24}", made["token"])
     row = await admin.fetchrow("SELECT * FROM api_keys WHERE id = $1", UUID(made["id"]))
-    assert (row["org_id"], row["permission"], row["domain_id"]) == (org, "sending_access", domain)
+    assert (row["org_id"], row["permission"], row["domain_ids"]) == (org, "sending_access", [domain])
     assert row["token_hash"] == hashlib.sha256(made["token"].encode()).digest()
     listed = (await api.get("/api-keys")).json()
     assert made["token"] not in str(listed)

@@ -86,7 +86,7 @@ async def test_the_list_of_lookups_is_short_and_fixed(admin: asyncpg.Connection)
         "SELECT p.proname, p.prosecdef, p.proconfig, r.rolname AS owner FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner "
         "WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
-    assert {row["proname"] for row in rows} == LOOKUPS | {"make_partitions"}
+    assert {row["proname"] for row in rows} == LOOKUPS | {"make_partitions", "drop_logs"}
     for row in rows:
         assert row["proconfig"] == ["search_path=public, pg_temp"], row["proname"]
         assert (row["owner"] == "postroom_lookup") == (row["proname"] in LOOKUPS)

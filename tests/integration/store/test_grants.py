@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 DOOR = {
-    "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes queue "
+    "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes logs queue "
     "recipient_domains sites usage_deltas webhook_deliveries webhook_queue",
     "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites suppressions",
     "UPDATE": "arrival_keys idempotency_keys",

@@ -26,6 +26,10 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
 """What a member of an organization may not do, its owner and admins may: paths and all below them; True: reading is for all."""
 
 
+WHO = "postroom.who"
+"""Where the request's scope keeps its Principal, for edge."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     org_id: UUID
@@ -60,9 +64,8 @@ async def authenticate(request: HTTPConnection) -> Principal:
     key = await ctx.keys.find(token)
     if key is None:
         raise ApiError(400, "validation_error", "API key is invalid")
-    await _count(request, ctx, key.org_id)
-    domains = None if key.domain_id is None else frozenset((key.domain_id,))
-    return Principal(key.org_id, key.permission, domains, key_id=key.id)
+    who = Principal(key.org_id, key.permission, key.domain_ids, key_id=key.id)
+    return await _count(request, ctx, who, key.rate_limit)
 
 
 async def authenticate_fully(request: HTTPConnection) -> Principal:
@@ -83,24 +86,20 @@ async def authenticate_person(request: HTTPConnection) -> Principal:
     return principal
 
 
-async def _count(request: HTTPConnection, ctx: Context, org_id: UUID) -> None:
-    if ctx.rate.limit:
-        request.scope["postroom.rate"] = rate = await ctx.rate.take(org_id)
-        if rate.exceeded:
-            raise ApiError(
-                429,
-                "rate_limit_exceeded",
-                f"Too many requests. You can only make {rate.limit} requests per second. See rate limit response headers "
-                "for more information.",
-                {"retry-after": str(rate.reset)},
-            )
+async def _count(
+    request: HTTPConnection, ctx: Context, principal: Principal, own_limit: int | None = None
+) -> Principal:
+    """From here on the request is the organization's, for the log of calls too, whether it is answered or refused for its rate."""
+    request.scope[WHO] = principal
+    await ctx.limits.count(request.scope, principal.org_id, own_limit)
+    return principal
 
 
 async def _person(request: HTTPConnection, ctx: Context, session: Session | None) -> Principal:
     if session is None:
         raise ApiError(401, "invalid_session", "You are not signed in, or no longer. Sign in again.")
-    await _count(request, ctx, session.org_id)
-    return Principal(session.org_id, "full_access", user_id=session.user_id, role=session.role, session=session)
+    who = Principal(session.org_id, "full_access", user_id=session.user_id, role=session.role, session=session)
+    return await _count(request, ctx, who)
 
 
 async def _by_cookie(request: HTTPConnection, ctx: Context, secret: str) -> Session | None:

@@ -8,10 +8,12 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from api.limits import Limits
 from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
+from mailcore.flow.domains import Domains
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
@@ -20,7 +22,6 @@ from mailcore.flow.submit import Submits
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
-from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
 
 
@@ -35,8 +36,9 @@ class Context:
     attachments: GuardedClient
     """For URLs that callers name as attachments."""
     keys: Keys
-    rate: RateLimiter
+    limits: Limits
     imap: ImapDoor
+    domains: Domains
     people: People
     tokens: Tokens
     attempts: Attempts

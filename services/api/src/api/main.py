@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 
 from api.app import build
 from api.context import Context
+from api.limits import Limits
 from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
+from mailcore.flow.domains import Domains, published
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
@@ -47,12 +49,24 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         submits=Submits(store, ringer, blobs),
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),
-        rate=RateLimiter(ringer, settings.rate_limit.requests_per_second),
+        limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
         imap=ImapDoor(
             Guard("imap", settings.network.allow.imap),
             ports=settings.imap.ports,
             ca_file=settings.imap.ca_file,
             timeout=settings.imap.timeout_seconds,
+        ),
+        domains=Domains(
+            store,
+            ringer,
+            settings.keyring(),
+            published(
+                settings.domains,
+                route=settings.outbound.route,
+                source_ip=settings.outbound.source_ip,
+                tracking_url=settings.tracking.url or settings.http.public_url,
+            ),
+            most=settings.domains.max_per_organization,
         ),
         people=People(
             store,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from datetime import UTC, datetime
 from uuid import UUID
 
-from mailcore.kit.errors import Unavailable
+from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.remember import Remembered
 from mailcore.store import api_keys
@@ -27,10 +28,13 @@ class Keys:
         self._used: dict[UUID, UUID] = {}
 
     async def find(self, token: str) -> Key | None:
-        """None: no such key. Raises Unavailable."""
+        """None: no such key. Raises Refused (`restricted_api_key`, `suspended_api_key`) for one that is not active; Unavailable."""
         if len(token) > MAX_TOKEN:
             return None
-        return await self._known.get(hashlib.sha256(token.encode("utf-8", "replace")).digest())
+        key = await self._known.get(hashlib.sha256(token.encode("utf-8", "replace")).digest())
+        if key is not None and (key.status != "active" or key.expires_at is not None):
+            _check_active(key)
+        return key
 
     def forget(self, key_id: UUID) -> None:
         """At once in this process; the others follow within TTL_SECONDS."""
@@ -61,3 +65,11 @@ class Keys:
         if key is not None:
             self._used[key.id] = key.org_id
         return key
+
+
+def _check_active(key: Key) -> None:
+    """Raises Refused (resend.md §1.2)."""
+    if key.status == "suspended":
+        raise Refused("This API key is suspended", name="suspended_api_key")
+    if key.status != "active" or (key.expires_at is not None and key.expires_at <= datetime.now(UTC)):
+        raise Refused("API key is not active", name="restricted_api_key")
