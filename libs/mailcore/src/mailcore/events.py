@@ -8,6 +8,8 @@ posted, so that nothing is stored twice. What `detail` holds goes into the paylo
     email.failed      {"failed": {"reason"}}
     email.suppressed  {"suppressed": {"type", "message", "reason", "diagnosticCode": [...]}}  see `suppressed`
     any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
+    email.opened      {"open": {"ipAddress", "timestamp", "userAgent"}}, like click with `proxy` and `scanner` where they hold;
+                      both {"first": true} for the first by a person, which metrics read and webhooks do not carry
     domain.*          the whole domain object as it was (`id, name, status, created_at, region, records, …`): of a deleted one
                       there is no row left to read, and an update must not show a later one
     suppression.*     {"id", "email", "origin", "source_id", "created_at"}
@@ -84,6 +86,9 @@ TYPES = frozenset(
 EVERY_TYPE = "*"
 """All of them, also those that come later."""
 
+_NOT_TOLD = ("first",)
+"""Of `detail`, what payloads leave out."""
+
 BOUNCE_TYPES = ("Permanent", "Transient", "Undetermined")
 TOLERANCE_SECONDS = 300
 _PREFIX = "whsec_"
@@ -159,7 +164,7 @@ def payload(event: Event, subject: Mapping[str, Any] | None) -> dict[str, Any]:
     else:
         data = {}
     if event.detail:
-        data.update(event.detail)
+        data.update({name: value for name, value in event.detail.items() if name not in _NOT_TOLD})
     return {"type": event.type, "created_at": timestamp(event.created_at), "data": data}
 
 

@@ -16,6 +16,7 @@ QUEUE_AGE = Gauge("postroom_queue_age_seconds", "Seconds since the longest-due r
 ARRIVALS = Counter("postroom_arrivals", "Mails taken in", ["door"])
 ARRIVAL_REPEATS = Counter("postroom_arrival_repeats", "Mails handed over again and not stored twice", ["door"])
 WEBHOOK_POSTS = Counter("postroom_webhook_posts", "Webhook attempts by outcome", ["outcome"])
+TRACKING_HITS = Counter("postroom_tracking_hits", "Opens and clicks by what became of them", ["kind", "outcome"])
 SYNC_LAG = Gauge("postroom_sync_lag_seconds", "Seconds since the account synchronised longest ago was in step")
 DB_POOL_IN_USE = Gauge("postroom_db_pool_in_use", "Database connections in use by this process")
 LOOP_LAG = Gauge("postroom_loop_lag_seconds", "By how much the event loop was late at its last tick")

@@ -391,7 +391,9 @@ WITH o AS MATERIALIZED (
 ), moved AS (
   UPDATE deliveries d
   SET state = known.state,
-      last_event = coalesce(known.last_event, d.last_event),
+      -- who reads fast is known before the reply to the final dot is
+      last_event = CASE WHEN d.last_event IN ('opened', 'clicked') AND known.last_event IN ('delivered', 'delivery_delayed')
+                        THEN d.last_event ELSE coalesce(known.last_event, d.last_event) END,
       last_event_at = CASE WHEN known.last_event IS NULL THEN d.last_event_at ELSE now() END,
       possible_duplicate = d.possible_duplicate OR known.possible_duplicate OR known.unsure
   FROM known
