@@ -108,7 +108,7 @@ class DnsServer:
             records = self.zones.get(name)
             if records is None and not any(other.endswith(f".{name}") for other in self.zones):
                 response.set_rcode(dns.rcode.NXDOMAIN)
-            elif records is not None and "CNAME" in records:
+            elif records is not None and "CNAME" in records and rdtype != "CNAME":
                 response.answer.append(self._rrset(name, "CNAME", records["CNAME"]))
                 name = records["CNAME"][0].lower().removesuffix(".")
                 continue

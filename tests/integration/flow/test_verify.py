@@ -10,11 +10,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from mailcore.dns.required import Published
 from mailcore.dns.resolver import StaticResolver
-from mailcore.flow.verify import Published, pending, verify
+from mailcore.flow.verify import claim_due, verify
+from mailcore.store import domains
 from mailcore.store.session import Store
 
-PUBLISHED = Published("mail.us.test", "include:spf.us.test")
+PUBLISHED = Published("mail.us.test", "include:spf.us.test", tracking_host="track.us.test", tracking_caa="ca.test")
 NOW = datetime.now(UTC)
 Zones = dict[str, dict[str, list[str]]]
 
@@ -55,7 +57,10 @@ async def test_a_domain_with_all_its_records_is_verified(look: Look, admin: asyn
     assert row["status"] == "verified"
     assert row["verified_at"] == NOW
     assert set(row["record_status"].values()) == {"verified"}
-    assert row["record_status"]["dmarc"] == "verified"
+    assert row["seen"] == {"dmarc": "v=DMARC1; p=none", "mta_sts": "", "tls_rpt": "", "spf": None}
+    assert timedelta(hours=21) < row["check_due_at"] - datetime.now(UTC) < timedelta(hours=27), (
+        "looked at again in a day"
+    )
     (event,) = await _events(admin)
     assert (event["name"], event["status"]) == ("postroom.test", "verified")
     assert {record["record"] for record in event["records"]} == {"SPF", "DKIM"}
@@ -90,37 +95,117 @@ async def test_blanks_and_order_of_tags_do_not_matter(look: Look, zones: Zones) 
 
 async def test_after_three_days_without_records_it_has_failed(look: Look, zones: Zones) -> None:
     zones["send.postroom.test"] = {}
+    row = await look()
+    assert (row["status"], row["waiting_since"]) == ("pending", NOW)
     assert (await look(NOW + timedelta(hours=71)))["status"] == "pending"
-    assert (await look(NOW + timedelta(hours=73)))["status"] == "failed"
+    row = await look(NOW + timedelta(hours=73))
+    assert (row["status"], row["check_due_at"]) == ("failed", None), "nobody looks again until somebody asks"
+
+
+async def test_what_failed_begins_anew_when_somebody_asks(look: Look, zones: Zones, store: Store, org: UUID) -> None:
+    zones["send.postroom.test"] = {}
+    await look()
+    row = await look(NOW + timedelta(hours=73))
+    async with store.tenant(org) as db:
+        assert await domains.begin_verification(db, row["id"])
+    row = await look(datetime.now(UTC) + timedelta(hours=71))
+    assert (row["status"], row["record_status"]["spf_mx"]) == ("pending", "pending")
 
 
 async def test_a_verified_domain_outlives_a_dns_that_is_away(look: Look, admin: asyncpg.Connection) -> None:
     await look()
-    row = await look(NOW + timedelta(days=30), failing=frozenset({"send.postroom.test"}))
-    assert row["status"] == "verified"
-    assert row["record_status"]["spf_mx"] == "temporary_failure"
+    failing = frozenset({"send.postroom.test"})
+    for days in (1, 5, 30):
+        row = await look(NOW + timedelta(days=days), failing=failing)
+        assert (row["status"], row["record_status"]["spf_mx"]) == ("verified", "temporary_failure")
+        assert row["check_due_at"] - datetime.now(UTC) < timedelta(hours=2), "looked at again before long"
+    # and silence does not count as time without records
+    assert (await look(NOW + timedelta(days=31)))["record_status"]["spf_mx"] == "verified"
 
 
-async def test_a_verified_domain_that_loses_a_record_has_three_days(look: Look, zones: Zones) -> None:
+async def test_a_verified_domain_that_loses_a_record_has_three_days(
+    look: Look, zones: Zones, admin: asyncpg.Connection, store: Store, org: UUID
+) -> None:
     await look()
-    zones["send.postroom.test"] = {}
-    row = await look(NOW + timedelta(hours=1))
-    assert (row["status"], row["record_status"]["spf_mx"]) == ("verified", "temporary_failure")
-    assert (await look(NOW + timedelta(hours=73)))["status"] == "failed"
+    there = zones.pop("send.postroom.test")
+    lost = NOW + timedelta(days=9)  # however long ago it was seen last
+    row = await look(lost)
+    assert (row["status"], row["record_status"]["spf_mx"], row["waiting_since"]) == (
+        "verified",
+        "temporary_failure",
+        lost,
+    )
+    async with store.tenant(org) as db:
+        assert await domains.sending_id(db, "postroom.test") == row["id"], "it goes on sending meanwhile"
+        # who asks again and again wins no time
+        await domains.begin_verification(db, row["id"])
+    assert (await look(lost + timedelta(hours=71)))["status"] == "verified"
+    assert (await look(lost + timedelta(hours=73)))["status"] == "failed"
+    async with store.tenant(org) as db:
+        assert await domains.sending_id(db, "postroom.test") is None
+    said = [(event["status"], event["records"][0]["status"]) for event in await _events(admin)]
+    assert said == [("verified", "verified"), ("verified", "temporary_failure"), ("failed", "failed")]
+    zones["send.postroom.test"] = there
 
 
-async def test_receiving_is_judged_by_itself(look: Look, zones: Zones, admin: asyncpg.Connection) -> None:
+async def test_a_record_that_comes_back_in_time_is_as_if_it_had_stayed(look: Look, zones: Zones) -> None:
+    await look()
+    there = zones.pop("send.postroom.test")
+    await look(NOW + timedelta(hours=1))
+    zones["send.postroom.test"] = there
+    row = await look(NOW + timedelta(hours=2))
+    assert (row["status"], row["waiting_since"]) == ("verified", None)
+    zones.pop("send.postroom.test")
+    assert (await look(NOW + timedelta(hours=80)))["status"] == "verified", "its three days begin anew"
+
+
+async def test_receiving_is_judged_by_itself(look: Look, zones: Zones, admin: asyncpg.Connection, store: Store) -> None:
     await admin.execute("UPDATE domains SET receiving = true")
-    assert (await look())["status"] == "partially_verified"
+    row = await look()
+    assert (row["status"], row["lacking"]) == ("partially_verified", "receiving")
+    assert await store.lookup("SELECT * FROM lookup_receiving_domain('postroom.test')") == []
+    row = await look(NOW + timedelta(hours=80))
+    assert (row["status"], row["lacking"]) == ("partially_failed", "receiving")
+    async with store.tenant(row["org_id"]) as db:
+        assert await domains.sending_id(db, "postroom.test") == row["id"], "sending does not suffer"
     zones["postroom.test"] = {"MX": ["10 mail.us.test."]}
-    assert (await look())["status"] == "verified"
+    row = await look(NOW + timedelta(hours=81))
+    assert (row["status"], row["lacking"]) == ("verified", None)
+    assert len(await store.lookup("SELECT * FROM lookup_receiving_domain('postroom.test')")) == 1
+
+
+async def test_it_receives_though_it_may_not_send(
+    look: Look, zones: Zones, admin: asyncpg.Connection, store: Store
+) -> None:
+    await admin.execute("UPDATE domains SET receiving = true")
+    zones["postroom.test"] = {"MX": ["10 mail.us.test."]}
+    del zones["send.postroom.test"]
+    row = await look()
+    assert (row["status"], row["lacking"]) == ("partially_verified", "sending")
+    assert len(await store.lookup("SELECT * FROM lookup_receiving_domain('postroom.test')")) == 1
+    async with store.tenant(row["org_id"]) as db:
+        assert await domains.sending_id(db, "postroom.test") is None
+
+
+@pytest.mark.parametrize("sending", [True, False])
+async def test_nobody_receives_by_an_mx_alone(
+    look: Look, zones: Zones, admin: asyncpg.Connection, store: Store, sending: bool
+) -> None:
+    """Its MX is the same for every organization: it does not say whose the domain is."""
+    await admin.execute("UPDATE domains SET receiving = true, sending = $1", sending)
+    zones["postroom.test"] = {"MX": ["10 mail.us.test."]}
+    for name in [name for name in zones if "_domainkey" in name]:
+        zones[name] = {"TXT": ["v=DKIM1; k=rsa; p=AAAA"]}  # somebody else's
+    assert (await look())["status"] == "pending"
+    assert await store.lookup("SELECT * FROM lookup_receiving_domain('postroom.test')") == []
 
 
 async def test_a_name_that_another_has_verified_fails(
     look: Look, admin: asyncpg.Connection, make_org: Any, make_domain: Any
 ) -> None:
     await make_domain(await make_org(), "postroom.test")
-    assert (await look())["status"] == "failed"
+    row = await look()
+    assert (row["status"], row["seen"]["taken"], row["check_due_at"]) == ("failed", True, None)
 
 
 async def test_an_exempt_name_stays_as_it_is(look: Look, zones: Zones) -> None:
@@ -129,12 +214,77 @@ async def test_an_exempt_name_stays_as_it_is(look: Look, zones: Zones) -> None:
     assert (row["status"], row["checked_at"]) == ("pending", None)
 
 
-async def test_pending_domains_are_looked_at_again(
-    store: Store, domain: UUID, zones: Zones, look: Look, admin: Any
+async def test_a_look_that_began_before_a_change_is_not_written(
+    store: Store, org: UUID, domain: UUID, zones: Zones, admin: asyncpg.Connection
 ) -> None:
-    assert await pending(store) == [domain]
+    class Slow(StaticResolver):
+        async def mx(self, name: str) -> Any:
+            async with store.tenant(org) as db:
+                await domains.update(db, domain, {"receiving": True})
+            return await super().mx(name)
+
+    await verify(store, Slow(zones), domain, PUBLISHED, now=NOW)
+    row = await admin.fetchrow("SELECT * FROM domains")
+    assert row is not None
+    assert (row["status"], row["checked_at"]) == ("pending", None)
+    assert await claim_due(store) == [domain], "the change asked for a look of its own"
+
+
+async def test_domains_are_looked_at_when_they_are_due(
+    store: Store, domain: UUID, zones: Zones, look: Look, admin: asyncpg.Connection
+) -> None:
+    assert await claim_due(store) == [], "nobody has asked"
+    await admin.execute("UPDATE domains SET check_due_at = now()")
+    assert await claim_due(store) == [domain]
+    assert await claim_due(store) == [], "another process does not look at the same time"
     zones["send.postroom.test"] = {}
-    await look(datetime.now(UTC))
-    assert await pending(store) == []
-    await admin.execute("UPDATE domains SET checked_at = checked_at - interval '2 minutes', created_at = checked_at")
-    assert await pending(store) == [domain]
+    waits = []
+    for hours in (0, 2, 5, 30):
+        row = await look(NOW + timedelta(hours=hours))
+        waits.append((row["check_due_at"] - datetime.now(UTC)).total_seconds() / 60)
+    assert [round(wait, -1) for wait in waits[:3]] in ([0, 10, 30], [0, 10, 20], [0, 10, 40])
+    assert 50 < waits[3] < 70, "at last every hour"
+
+
+# ---- tracking ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def tracked(admin: asyncpg.Connection, zones: Zones, domain: UUID) -> None:
+    await admin.execute(
+        "UPDATE domains SET tracking_subdomain = 'links', old_tracking = '{old}', tracking_changed_at = $1", NOW
+    )
+
+
+async def test_tracking_is_verified_by_its_cname(look: Look, zones: Zones, tracked: None) -> None:
+    row = await look()
+    assert (row["status"], row["tracking_verified"]) == ("verified", False), "mail does not wait for it"
+    assert (row["record_status"]["tracking:links"], row["record_status"]["tracking:old"]) == ("pending", "pending")
+    assert row["check_due_at"] - datetime.now(UTC) < timedelta(minutes=2), "and it is looked for again"
+    zones["links.postroom.test"] = {"CNAME": ["Track.us.test."]}
+    row = await look()
+    assert (row["tracking_verified"], row["record_status"]["tracking:links"]) == (True, "verified")
+    # no answer changes nothing; a record that is gone ends it at once: links that lead nowhere break mail
+    row = await look(failing=frozenset({"links.postroom.test"}))
+    assert (row["tracking_verified"], row["record_status"]["tracking:links"]) == (True, "temporary_failure")
+    del zones["links.postroom.test"]
+    row = await look()
+    assert (row["tracking_verified"], row["record_status"]["tracking:links"]) == (False, "failed")
+    assert row["status"] == "verified"
+
+
+async def test_tracking_by_addresses_of_our_host_counts_too(look: Look, zones: Zones, tracked: None) -> None:
+    zones |= {"track.us.test": {"A": ["192.0.2.7"]}, "links.postroom.test": {"A": ["192.0.2.7"]}}
+    assert (await look())["tracking_verified"] is True
+    zones["links.postroom.test"] = {"A": ["192.0.2.8"]}
+    assert (await look())["tracking_verified"] is False
+
+
+async def test_a_caa_record_is_asked_for_where_another_forbids_our_authority(
+    look: Look, zones: Zones, tracked: None
+) -> None:
+    assert "tracking_caa:links" not in (await look())["record_status"]
+    zones["postroom.test"] = {"CAA": ['0 issue "other.test"']}
+    assert (await look())["record_status"]["tracking_caa:links"] == "pending"
+    zones["links.postroom.test"] = {"CAA": ['0 issue "ca.test; x=y"']}
+    assert (await look())["record_status"]["tracking_caa:links"] == "verified"

@@ -11,8 +11,8 @@ import asyncpg
 
 from integration.outbound.harness import until
 from mailcore.blob.memory import MemoryBlobs
+from mailcore.dns.required import Published
 from mailcore.dns.resolver import Records, StaticResolver
-from mailcore.flow.verify import Published
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
@@ -45,7 +45,8 @@ async def test_a_chore_that_fails_holds_up_no_other(
 ) -> None:
     for name in ("bad.test", "new.test"):
         await admin.execute(
-            "INSERT INTO domains (id, org_id, name, status) VALUES ($1, $2, $3, 'pending')", uuid7(), org, name
+            "INSERT INTO domains (id, org_id, name, status, check_due_at) VALUES ($1, $2, $3, 'pending', now())",
+            *(uuid7(), org, name),
         )
     blobs = Unlisted()
     chores = Chores(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from mailcore.kit.settings import Base, Group, Networks, Strings
+from mailcore.kit.settings import Base, Group, HowMailLeaves, Networks, Strings
 
 
 class Http(Group):
@@ -88,5 +88,6 @@ class Settings(Base):
     rate_limit: RateLimit = RateLimit()
     auth: Auth = Auth()
     logs: Logs = Logs()
+    outbound: HowMailLeaves = HowMailLeaves()
     metrics_auth_token: SecretStr | None = None
     """Opens /api/metrics; hidden while unset."""

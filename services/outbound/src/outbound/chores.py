@@ -9,9 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from mailcore.blob.base import BlobStore
+from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
+from mailcore.flow import quota
 from mailcore.flow.upkeep import upkeep
-from mailcore.flow.verify import Published, pending, verify
+from mailcore.flow.verify import claim_due, verify
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.queue.bell import Ringer
@@ -21,6 +23,8 @@ from mailcore.store.session import Store
 log = logger(__name__)
 
 WATCH_SECONDS = 20.0
+AT_ONCE = 10
+"""Domains that are looked at at the same time."""
 UPKEEP_SECONDS = 3600.0
 UPKEEP_AGAIN_SECONDS = 120.0
 """After one that failed."""
@@ -59,19 +63,30 @@ class Chores:
         await self.upkeep()
 
     async def watch(self) -> None:
-        """Until cancelled: domains that wait for a look, and upkeep at the start and hourly: for when nobody rings."""
+        """Until cancelled: domains that wait for a look, sums of usage, and upkeep at the start and hourly: for when nobody rings."""
         upkeep_at = 0.0
         while True:
             now = asyncio.get_running_loop().time()
             if now >= upkeep_at:
                 done = await self._try("upkeep", self.upkeep())
                 upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
-            await self._try("verify", self._verify_pending())
+            await self._try("usage", self._roll_up())
+            await self._try("verify", self._verify_due())
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def _verify_pending(self) -> None:
-        for domain_id in await pending(self._store):
-            await self._try("verify", self._verify(domain_id))
+    async def _roll_up(self) -> None:
+        await quota.roll_up(self._store)
+
+    async def _verify_due(self) -> None:
+        """A name server that does not answer holds up its own domain only."""
+        at_once = asyncio.Semaphore(AT_ONCE)
+
+        async def one(domain_id: UUID) -> None:
+            async with at_once:
+                await self._try("verify", self._verify(domain_id))
+
+        while due := await claim_due(self._store):
+            await asyncio.gather(*map(one, due))
 
     @staticmethod
     async def _try(name: str, work: Awaitable[None]) -> bool:

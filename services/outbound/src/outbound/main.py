@@ -14,8 +14,8 @@ from chassis.bells import Bells
 from chassis.process import Running, run
 from mailcore import blob
 from mailcore.dns.resolver import DnsResolver
+from mailcore.flow.domains import published
 from mailcore.flow.lease import WorkerLease
-from mailcore.flow.verify import Published
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
@@ -33,6 +33,7 @@ from outbound.runner import SERVICE, Outbound
 from outbound.settings import Settings
 from outbound.settler import Settler
 from outbound.signer import Signer
+from outbound.simulator import TestAddresses
 from outbound.verp import Verp
 
 log = logger(__name__)
@@ -88,7 +89,9 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         resolver=DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=0),
         blobs=blobs,
         lifetime_seconds=sum(own.retry_schedule),
-        published=Published(settings.domains.mx_host, settings.domains.spf_mechanism),
+        published=published(
+            settings.domains, route=own.route, source_ip=own.source_ip, tracking_url=settings.tracking_url
+        ),
         # in catch mode the lab's own domain stays verified, whatever the name server says
         exempt=frozenset(("postroom.test",)) if settings.catch.dir else frozenset(),
     )
@@ -151,7 +154,7 @@ def routes(settings: Settings, store: Store, resolver: DnsResolver) -> Routes:
         )
     return Routes(
         store,
-        finder,
+        TestAddresses(finder, own.test_domains),
         tls=tls,
         bind_tls=own.route != "mx",
         credentials=credentials,

@@ -1,22 +1,42 @@
 """The DNS records that a customer's domain needs: what the API tells to publish and what verification looks for.
 
-SPF         at the return path's name: MX, so that bounces come back, and TXT with `v=spf1` (RFC 7208)
-DKIM        a TXT a key (RFC 6376 §3.6.2)
-Receiving   MX of the domain itself, where it receives
+SPF          at the return path's name: MX, so that bounces come back, and TXT with `v=spf1` (RFC 7208)
+DKIM         a TXT a key (RFC 6376 §3.6.2); of a domain that only receives the first one, as the proof of whose it is: its MX
+             is the same for everybody
+Receiving    MX of the domain itself, where it receives
+Tracking     CNAME of the tracking subdomain, and of those before it, which mail that was sent links to
+TrackingCAA  CAA at the tracking subdomain, where the domain's CAA keep our authority from making its certificate (RFC 8659)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from mailcore.dns.suffixes import registered_domain
 
 SPF_MX = "spf_mx"
 SPF_TXT = "spf_txt"
 RECEIVING = "receiving_mx"
 PRIORITY = 10
 
-# second levels under which names are registered in countries that have them: example.co.uk is one zone, not a part of co.uk
-_SECOND_LEVELS = frozenset(("ac", "co", "com", "edu", "gov", "net", "or", "org"))
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What we tell customers to publish."""
+
+    mx_host: str
+    spf: str
+    """The mechanism that covers us."""
+    tracking_host: str = ""
+    """Where tracking subdomains point. Empty: no tracking records."""
+    tracking_caa: str = ""
+    """The authority of their certificates, `letsencrypt.org`. Empty: no CAA records."""
+    route: str = "mx"
+    """How mail leaves: mx, smarthost, provider, catch."""
+    source_ip: str | None = None
+    """The address it leaves from, where it is known."""
 
 
 def dkim_key(selector: str) -> str:
@@ -24,49 +44,80 @@ def dkim_key(selector: str) -> str:
     return f"dkim:{selector}"
 
 
+def tracking_key(subdomain: str) -> str:
+    # the column domains.tracking_verified is generated from this name
+    return f"tracking:{subdomain}"
+
+
+def caa_key(subdomain: str) -> str:
+    return f"tracking_caa:{subdomain}"
+
+
 @dataclass(frozen=True, slots=True)
 class Required:
     key: str
     """Under which `domains.record_status` keeps its status."""
     record: str
-    """SPF, DKIM, Receiving."""
+    """SPF, DKIM, Receiving, Tracking, TrackingCAA."""
     fqdn: str
     type: str
-    """MX or TXT."""
+    """MX, TXT, CNAME or CAA."""
     value: str
     """Of an MX the host without priority; of a TXT the text without quotes."""
     priority: int | None = None
 
+    def shown(self, status: str, *, webhook: bool = False) -> dict[str, Any]:
+        """As the API shows it, or a webhook, which calls one record by another name (resend.md §6)."""
+        shown: dict[str, Any] = {
+            "record": "Receiving MX" if webhook and self.record == "Receiving" else self.record,
+            # Tracking records carry their name in full
+            "name": self.fqdn if self.record.startswith("Tracking") else relative_name(self.fqdn),
+            "type": self.type,
+            "ttl": "Auto",
+            "status": status,
+            # the SPF text carries its own quotes, as on the live service
+            "value": f'"{self.value}"' if self.record == "SPF" and self.type == "TXT" else self.value,
+        }
+        if self.priority is not None:
+            shown["priority"] = self.priority
+        return shown
 
-def required_records(
-    domain: str,
-    *,
-    dkim: Sequence[tuple[str, str]],
-    mx_host: str,
-    spf: str,
-    return_path: str,
-    sending: bool,
-    receiving: bool,
-) -> list[Required]:
-    """`dkim`: selector and TXT value of each active key. `spf`: the mechanism that covers us."""
+
+def required_records(domain: Mapping[str, Any], published: Published) -> list[Required]:
+    """`domain`: columns of `domains`, and `dkim`: `[{selector, public_txt}]`, the RSA key first."""
+    name = domain["name"]
+    keys = [
+        Required(dkim_key(key["selector"]), "DKIM", f"{key['selector']}._domainkey.{name}", "TXT", key["public_txt"])
+        for key in domain["dkim"]
+    ]
     records: list[Required] = []
-    if sending:
-        name = f"{return_path}.{domain}"
+    if domain["sending"]:
+        path = f"{domain['custom_return_path']}.{name}"
         records += [
-            Required(SPF_MX, "SPF", name, "MX", mx_host, PRIORITY),
-            Required(SPF_TXT, "SPF", name, "TXT", f"v=spf1 {spf} ~all"),
-            *(
-                Required(dkim_key(selector), "DKIM", f"{selector}._domainkey.{domain}", "TXT", value)
-                for selector, value in dkim
-            ),
+            Required(SPF_MX, "SPF", path, "MX", published.mx_host, PRIORITY),
+            Required(SPF_TXT, "SPF", path, "TXT", f"v=spf1 {published.spf} ~all"),
+            *keys,
         ]
-    if receiving:
-        records.append(Required(RECEIVING, "Receiving", domain, "MX", mx_host, PRIORITY))
+    if domain["receiving"]:
+        records += [] if domain["sending"] else keys[:1]
+        records.append(Required(RECEIVING, "Receiving", name, "MX", published.mx_host, PRIORITY))
+    return records + _tracking(domain, published)
+
+
+def _tracking(domain: Mapping[str, Any], published: Published) -> list[Required]:
+    records: list[Required] = []
+    if not published.tracking_host or domain["tracking_subdomain"] is None:
+        return records
+    for subdomain in (domain["tracking_subdomain"], *domain["old_tracking"]):
+        name = f"{subdomain}.{domain['name']}"
+        records.append(Required(tracking_key(subdomain), "Tracking", name, "CNAME", published.tracking_host))
+        if published.tracking_caa and caa_key(subdomain) in domain["record_status"]:
+            value = f'0 issue "{published.tracking_caa}"'
+            records.append(Required(caa_key(subdomain), "TrackingCAA", name, "CAA", value))
     return records
 
 
 def relative_name(fqdn: str) -> str:
     """The name as a DNS panel wants it, relative to the registered domain: `send`, `send.updates`, `@`."""
-    labels = fqdn.split(".")
-    zone = 3 if len(labels) > 2 and labels[-2] in _SECOND_LEVELS and len(labels[-1]) == 2 else 2
-    return ".".join(labels[:-zone]) or "@"
+    zone = registered_domain(fqdn)
+    return "@" if zone is None or zone == fqdn else fqdn.removesuffix(f".{zone}")

@@ -64,6 +64,15 @@ class MX:
     """Without the trailing dot; empty for the root: null MX (RFC 7505)."""
 
 
+@dataclass(frozen=True, slots=True)
+class CAA:
+    """RFC 8659 §4.1."""
+
+    tag: str
+    """`issue`, `issuewild`, `iodef` …, in lower case."""
+    value: str
+
+
 class Resolver(Protocol):
     """Names in normal form (mailcore.dns.names). CNAMEs are followed. Raises NoSuchDomain and TemporaryDNSError only."""
 
@@ -73,6 +82,12 @@ class Resolver(Protocol):
     async def txt(self, name: str) -> Records[str]:
         """Each record's strings joined (RFC 7208 §3.3); octets that are no UTF-8 as U+FFFD."""
         ...
+
+    async def cname(self, name: str) -> Records[str]:
+        """The name's own alias, not followed."""
+        ...
+
+    async def caa(self, name: str) -> Records[CAA]: ...
 
     async def ptr(self, address: str) -> Records[str]:
         """Host names of an IP address."""
@@ -138,6 +153,12 @@ class DnsResolver:
 
     async def txt(self, name: str) -> Records[str]:
         return await self._ask(name, "TXT", lambda r: b"".join(r.strings).decode("utf-8", "replace"))
+
+    async def cname(self, name: str) -> Records[str]:
+        return await self._ask(name, "CNAME", lambda r: _host(r.target))
+
+    async def caa(self, name: str) -> Records[CAA]:
+        return await self._ask(name, "CAA", lambda r: CAA(_text(r.tag).lower(), _text(r.value)))
 
     async def ptr(self, address: str) -> Records[str]:
         return await self._ask(_reverse(address), "PTR", lambda r: _host(r.target))
@@ -235,6 +256,12 @@ class StaticResolver:
     async def txt(self, name: str) -> Records[str]:
         return self._answer(name, "TXT", str)
 
+    async def cname(self, name: str) -> Records[str]:
+        return self._answer(name, "CNAME", lambda text: text.removesuffix(".").lower())
+
+    async def caa(self, name: str) -> Records[CAA]:
+        return self._answer(name, "CAA", _caa_from_text)
+
     async def ptr(self, address: str) -> Records[str]:
         return self._answer(_reverse(address), "PTR", lambda text: text.removesuffix(".").lower())
 
@@ -250,7 +277,7 @@ class StaticResolver:
                 if any(other.endswith(f".{name}") for other in self.zones):
                     return Records((), self.ttl)
                 raise NoSuchDomain(f"The domain {name} does not exist.")
-            if "CNAME" not in records:
+            if "CNAME" not in records or rdtype == "CNAME":
                 return Records(tuple(map(value_of, records.get(rdtype, ()))), self.ttl)
             name = records["CNAME"][0].lower().removesuffix(".")
         raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): ChainTooLong.")
@@ -279,6 +306,15 @@ def _host(name: dns.name.Name) -> str:
 def _mx_from_text(text: str) -> MX:
     preference, host = text.split()
     return MX(int(preference), host.removesuffix(".").lower())
+
+
+def _caa_from_text(text: str) -> CAA:
+    _, tag, value = text.split(None, 2)
+    return CAA(tag.lower(), value.strip('"'))
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
 
 
 def _reverse(address: str) -> str:

@@ -1,66 +1,62 @@
 """Whether a customer's domain publishes what it needs (mailcore.dns.required), written into its row.
 
 1. each required record is looked up with a resolver that keeps nothing: the customer has just changed it
-2. each gets a status: verified, pending (not there yet), failed (not there after 72 hours), temporary_failure (no answer from
+2. each gets a status: verified, pending (not there yet), failed (not there for 72 hours), temporary_failure (no answer from
    the DNS, or a verified domain lost it less than 72 hours ago)
 3. the domain's status follows from them; a change raises `domain.updated`
+4. the next look: soon while a record is missing, then less often; daily while all is well; none when it has failed
 
-DMARC (RFC 9989) is looked up too and kept beside them: it is advice, not a requirement.
+What is advice and no requirement (DMARC, MTA-STS, TLS-RPT, the count of SPF lookups) is looked up too and kept in `seen`
+(flow.advice words it).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from mailcore.dns.required import Required, relative_name, required_records
+from mailcore.dns.required import Published, Required, caa_key, required_records
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
-from mailcore.events import timestamp
-from mailcore.kit.ids import uuid7
+from mailcore.dns.verdict import (
+    FAILED,
+    NOT_STARTED,
+    OWNED,
+    PENDING,
+    TEMPORARY,
+    VERIFIED,
+    Verdict,
+    look_up,
+    may_issue,
+    overall,
+    statuses,
+)
+from mailcore.flow.domains import raise_event
 from mailcore.kit.log import logger
-from mailcore.store import events
-from mailcore.store.events import NewEvent
+from mailcore.mailauth.spf.count import count_lookups
+from mailcore.store import domains
+from mailcore.store.domains import Looked
 from mailcore.store.session import Connection, Store
 
 log = logger(__name__)
 
 PATIENCE = timedelta(hours=72)
 """How long records may be missing before that is a failure."""
-VERIFIED, PENDING, FAILED, TEMPORARY = "verified", "pending", "failed", "temporary_failure"
-DMARC = "dmarc"
+SPF_SECONDS = 20.0
+"""For counting the lookups of a record: somebody else wrote it."""
+DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What we tell customers to publish."""
-
-    mx_host: str
-    spf: str
-    """The mechanism that covers us."""
-
-
-async def pending(store: Store, limit: int = 100) -> list[UUID]:
-    """Domains that wait for a look: asked for, or missing a record."""
+async def claim_due(store: Store, limit: int = 100) -> list[UUID]:
+    """Domains that are due for a look: asked for, missing a record, or a day after the last one."""
     async with store.worker() as db:
-        rows = await db.fetch(_PENDING, limit)
-    return [row["id"] for row in rows]
-
-
-# every minute at first, then less often, at last every hour
-_PENDING = """
-SELECT id FROM domains
-WHERE (status IN ('pending', 'temporary_failure', 'partially_verified') OR record_status @? '$.* ? (@ == "temporary_failure")')
-  AND (checked_at IS NULL
-       OR checked_at + greatest(interval '1 minute', least(interval '1 hour', (checked_at - created_at) / 10)) < now())
-ORDER BY checked_at NULLS FIRST LIMIT $1
-"""
+        return await domains.claim_due(db, limit)
 
 
 async def verify(
@@ -74,171 +70,161 @@ async def verify(
 ) -> int:
     """Returns webhook deliveries queued: ring when not 0. A domain that is gone is no error; one in `exempt` stays as it is."""
     async with store.worker() as db:
-        row = await db.fetchrow(_DOMAIN, domain_id)
-    if row is None or row["name"] in exempt:
+        row = await domains.find(db, domain_id)
+    if row is None or row["status"] == NOT_STARTED or row["name"] in exempt:
         return 0
-    wanted = required_records(
-        row["name"],
-        dkim=[(key["selector"], key["public_txt"]) for key in row["dkim"]],
-        mx_host=published.mx_host,
-        spf=published.spf,
-        return_path=row["custom_return_path"],
-        sending=row["sending"],
-        receiving=row["receiving"],
-    )
-    found = await asyncio.gather(*(look_up(record, resolver) for record in wanted), _dmarc(row["name"], resolver))
-    since = row["verified_at"] or row["created_at"]
-    records = statuses(wanted, found, row["record_status"], overdue=now - since > PATIENCE)
-    status = overall(wanted, records)
-    if found[-1] is not None:
-        records[DMARC] = VERIFIED if found[-1] else PENDING
+    wanted = [each for each in required_records(row, published) if each.type != "CAA"]
+    found = await asyncio.gather(*(look_up(record, resolver) for record in wanted))
+    caa, seen = await asyncio.gather(_caa(row, published, resolver), look_around(row, resolver))
     async with store.worker() as db:
-        return await _write(db, row, wanted, records, status, now)
+        before = await domains.find_locked(db, domain_id)
+        if before is None or before["revision"] != row["revision"]:
+            return 0  # its owner has changed it meanwhile, and that asked for a look of its own
+        looked = _judge(before, wanted, found, caa, seen, now)
+        return await _write(db, before, looked, published)
 
 
-_DOMAIN = """
-SELECT d.*, (SELECT coalesce(jsonb_agg(jsonb_build_object('selector', k.selector, 'public_txt', k.public_txt)
-                                       ORDER BY k.algorithm DESC), '[]')
-             FROM dkim_keys k WHERE k.domain_id = d.id AND k.active) AS dkim
-FROM domains d WHERE d.id = $1
-"""
+async def _caa(row: Mapping[str, Any], published: Published, resolver: Resolver) -> dict[str, bool | None]:
+    """Whether each tracking name may get a certificate; only where a CAA record forbids it is one of ours required."""
+    if not published.tracking_caa or not published.tracking_host or row["tracking_subdomain"] is None:
+        return {}
+    found: dict[str, bool | None] = {}
+    for subdomain in (row["tracking_subdomain"], *row["old_tracking"]):
+        key = caa_key(subdomain)
+        try:
+            found[key] = await may_issue(f"{subdomain}.{row['name']}", published.tracking_caa, resolver)
+        except TemporaryDNSError:
+            found[key] = None
+    return found
 
 
-# ---- 1. look up ------------------------------------------------------------------------------------------------------
+# ---- what is advice --------------------------------------------------------------------------------------------------
 
 
-async def look_up(required: Required, resolver: Resolver) -> bool | None:
-    """Whether the record is there; None when the DNS did not answer."""
+async def look_around(row: Mapping[str, Any], resolver: Resolver) -> dict[str, Any]:
+    """`{"dmarc", "mta_sts", "tls_rpt"}`: the record, "" where there is none, None when the DNS did not answer. And `spf`:
+    what counting the lookups of the domain's own record gave, or None where it has none."""
+    name = row["name"]
+    dmarc, mta_sts, tls_rpt, spf = await asyncio.gather(
+        _tagged(f"_dmarc.{name}", "DMARC1", resolver),
+        _tagged(f"_mta-sts.{name}", "STSv1", resolver),
+        _tagged(f"_smtp._tls.{name}", "TLSRPTv1", resolver),
+        _spf(name, resolver),
+    )
+    return {"dmarc": dmarc, "mta_sts": mta_sts, "tls_rpt": tls_rpt, "spf": spf}
+
+
+async def _spf(name: str, resolver: Resolver) -> dict[str, Any] | None:
     try:
-        if required.type == "MX":
-            answer = await resolver.mx(required.fqdn)
-            return any(record.host == required.value.lower() for record in answer.values)
-        texts = (await resolver.txt(required.fqdn)).values
+        async with asyncio.timeout(SPF_SECONDS):
+            count = await count_lookups(name, resolver)
+    except TimeoutError:
+        return None
+    return None if count is None else count.as_json()
+
+
+async def _tagged(name: str, version: str, resolver: Resolver) -> str | None:
+    """The record that begins with this version (RFC 9989: the tag v, exactly DMARC1, first; RFC 8461 §3.1, RFC 8460 §3)."""
+    try:
+        texts = (await resolver.txt(name)).values
     except NoSuchDomain:
-        return False
+        return ""
     except TemporaryDNSError:
         return None
-    if required.record == "DKIM":
-        return any(same_key(text, required.value) for text in texts)
-    # RFC 7208 §4.5: two SPF records are an error, whatever they say
-    spf = [text for text in texts if text.lower() == "v=spf1" or text.lower().startswith("v=spf1 ")]
-    return len(spf) == 1 and required.value.split()[1].lower() in spf[0].lower().split()
+    return next((text[:1000] for text in texts if re.match(rf"v\s*=\s*{version}\s*(?:;|$)", text)), "")
 
 
-async def _dmarc(domain: str, resolver: Resolver) -> bool | None:
-    try:
-        texts = (await resolver.txt(f"_dmarc.{domain}")).values
-    except NoSuchDomain:
-        return False
-    except TemporaryDNSError:
-        return None
-    return any(
-        re.match(r"v\s*=\s*DMARC1\s*(?:;|$)", text) for text in texts
-    )  # RFC 9989: the tag v, exactly DMARC1, first
+# ---- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def same_key(text: str, wanted: str) -> bool:
-    """Whether a published key record carries our key; blanks and other tags do not matter (RFC 6376 §3.6.1)."""
-    return _tags(text).get("p") == _tags(wanted).get("p") != ""
-
-
-def _tags(text: str) -> dict[str, str]:
-    pairs = (tag.partition("=") for tag in text.split(";"))
-    return {name.strip().lower(): re.sub(r"\s+", "", value) for name, _, value in pairs}
-
-
-# ---- 2. and 3. statuses ----------------------------------------------------------------------------------------------
-
-
-def statuses(
-    wanted: Sequence[Required], found: Sequence[bool | None], before: Mapping[str, str], *, overdue: bool
-) -> dict[str, str]:
-    def status(record: Required, there: bool | None) -> str:
-        if there:
-            return VERIFIED
-        was = before.get(record.key)
-        if there is None:
-            return TEMPORARY if was in (VERIFIED, TEMPORARY) else PENDING
-        if was in (VERIFIED, TEMPORARY):
-            return FAILED if overdue else TEMPORARY
-        return FAILED if overdue else PENDING
-
-    return {record.key: status(record, there) for record, there in zip(wanted, found, strict=False)}
-
-
-def overall(wanted: Sequence[Required], records: Mapping[str, str]) -> str:
-    """The domain's status from those of its records: sending and receiving are verified each for itself."""
-    groups = [
-        [records[record.key] for record in wanted if record.record != "Receiving"],
-        [records[record.key] for record in wanted if record.record == "Receiving"],
-    ]
-    parts = [_worst(group) for group in groups if group]
-    if all(part == VERIFIED for part in parts):
-        return VERIFIED
-    # a capability whose records the DNS would not tell just now keeps what it had
-    if all(part in (VERIFIED, TEMPORARY) for part in parts):
-        return VERIFIED
-    if len(parts) == 2 and VERIFIED in parts:
-        return "partially_failed" if FAILED in parts else "partially_verified"
-    return FAILED if FAILED in parts else PENDING
-
-
-def _worst(group: Sequence[str]) -> str:
-    return next(status for status in (FAILED, PENDING, TEMPORARY, VERIFIED) if status in group)
-
-
-async def _write(
-    db: Connection,
-    before: asyncpg.Record,
+def _judge(
+    before: Mapping[str, Any],
     wanted: Sequence[Required],
-    records: dict[str, str],
-    status: str,
+    found: Sequence[bool | None],
+    caa: Mapping[str, bool | None],
+    seen: dict[str, Any],
     now: datetime,
-) -> int:
-    complete = all(records[record.key] == VERIFIED for record in wanted)
+) -> Looked:
+    of_mail = [there for record, there in zip(wanted, found, strict=True) if not record.record.startswith("Tracking")]
+    complete = all(of_mail)
+    since: datetime | None = before["waiting_since"]
+    if complete:
+        since = None
+    elif since is None and False in of_mail:
+        since = now
+    overdue = since is not None and now - since > PATIENCE
+    tracking_overdue = now - (before["tracking_changed_at"] or before["created_at"]) > PATIENCE
+    was = before["record_status"]
+    records = {
+        key: status
+        for tracking, late in ((False, overdue), (True, tracking_overdue))
+        for key, status in statuses(*_split(wanted, found, tracking=tracking), was, overdue=late).items()
+    }
+    for key, allowed in caa.items():
+        if key in was or allowed is False:
+            records[key] = was[key] if allowed is None else VERIFIED if allowed else PENDING
+    verdict = overall(wanted, records)
+    return Looked(
+        status=verdict.status,
+        lacking=verdict.lacking,
+        record_status=records,
+        seen=seen,
+        at=now,
+        complete=complete,
+        waiting_since=since,
+        due_in_seconds=_due_in(verdict, records, since, before, now),
+    )
+
+
+def _split(
+    wanted: Sequence[Required], found: Sequence[bool | None], *, tracking: bool
+) -> tuple[list[Required], list[bool | None]]:
+    chosen = [
+        (record, there)
+        for record, there in zip(wanted, found, strict=True)
+        if record.record.startswith("Tracking") == tracking
+    ]
+    return [record for record, _ in chosen], [there for _, there in chosen]
+
+
+def _due_in(
+    verdict: Verdict, records: Mapping[str, str], since: datetime | None, before: Mapping[str, Any], now: datetime
+) -> float | None:
+    """Seconds to the next look: every minute at first, at last every hour, while a record is missing; a day when all is well."""
+    if verdict.status == FAILED:
+        return None
+    if {PENDING, TEMPORARY} & set(records.values()):
+        start = since or before["tracking_changed_at"] or before["checked_at"] or now
+        seconds = min(HOUR, max(MINUTE, (now - start).total_seconds() / 10))
+    else:
+        seconds = DAY
+    return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - so that they do not all come at once
+
+
+async def _write(db: Connection, before: asyncpg.Record, looked: Looked, published: Published) -> int:
     await db.execute("SAVEPOINT stored")
     try:
-        await db.execute(_STORE, before["id"], status, records, now, complete)
+        await domains.write_look(db, before["id"], looked)
     except asyncpg.UniqueViolationError:
         await db.execute("ROLLBACK TO SAVEPOINT stored")
-        status = FAILED
         log.warning("a domain is verified by another organization already", domain=before["name"])
-        await db.execute(_STORE, before["id"], status, records, now, False)
-    kept = {key: value for key, value in before["record_status"].items() if key != DMARC}
-    if status == before["status"] and kept == {key: value for key, value in records.items() if key != DMARC}:
+        await domains.write_look(db, before["id"], _taken(looked))
+    after = await domains.find(db, before["id"])
+    if after is None or all(after[name] == before[name] for name in ("status", "lacking", "record_status")):
         return 0
-    detail = {
-        "id": str(before["id"]),
-        "name": before["name"],
-        "status": status,
-        "created_at": timestamp(before["created_at"]),
-        "region": before["region"],
-        "capabilities": {name: "enabled" if before[name] else "disabled" for name in ("sending", "receiving")},
-        "records": [_shown(record, records[record.key]) for record in wanted],
-    }
-    return await events.insert(
-        db, [NewEvent(uuid7(), before["org_id"], "domain.updated", before["id"], datetime.now(UTC), None, detail)]
+    if before["status"] in OWNED and after["status"] not in OWNED:
+        log.warning("a domain has lost its records and stops sending", domain=before["name"])
+    return await raise_event(db, "domain.updated", after, published)
+
+
+def _taken(looked: Looked) -> Looked:
+    return Looked(
+        status=FAILED,
+        lacking=None,
+        record_status=looked.record_status,
+        seen={**looked.seen, "taken": True},
+        at=looked.at,
+        complete=False,
+        waiting_since=looked.waiting_since,
+        due_in_seconds=None,
     )
-
-
-_STORE = """
-UPDATE domains SET status = $2, record_status = $3, checked_at = $4,
-                   verified_at = CASE WHEN $5 THEN $4 ELSE verified_at END
-WHERE id = $1
-"""
-
-
-def _shown(required: Required, status: str) -> dict[str, Any]:
-    """As the API shows it."""
-    spf_text = required.record == "SPF" and required.type == "TXT"
-    shown: dict[str, Any] = {
-        "record": "Receiving MX" if required.record == "Receiving" else required.record,
-        "name": relative_name(required.fqdn),
-        "type": required.type,
-        "ttl": "Auto",
-        "status": status,
-        "value": f'"{required.value}"' if spf_text else required.value,
-    }
-    if required.priority is not None:
-        shown["priority"] = required.priority
-    return shown

@@ -97,6 +97,15 @@ class Queue(Group):
     """A worker that has not renewed for this long is dead and its rows are taken back."""
 
 
+class Quota(Group):
+    """Recipients that an organization's mail may have, where it has no number of its own (`postroom org limits`). 0 is no limit."""
+
+    daily: int = Field(0, ge=0)
+    """A day, by UTC."""
+    monthly: int = Field(0, ge=0)
+    """A calendar month, by UTC."""
+
+
 class Allow(Group):
     """Private networks opened per purpose, as lists of CIDRs. Empty: only public addresses."""
 
@@ -137,11 +146,27 @@ class Domains(Group):
     mx_host: str = "mail.localhost"
     """Where their MX records point: the public name of this installation's inbound-smtp."""
     spf: str = ""
-    """SPF mechanism that covers the addresses mail leaves from (`include:_spf.mail.example`). Empty: `a:<mx_host>`."""
+    """SPF mechanism that covers the addresses mail leaves from (`include:_spf.mail.example`). Empty: `ip4:` or `ip6:` of
+    OUTBOUND__SOURCE_IP where mail leaves from there, otherwise `a:<mx_host>`."""
+    tracking_host: str = ""
+    """Where their tracking subdomains point (CNAME): a name of api. Empty: the host of TRACKING__URL or HTTP__PUBLIC_URL."""
+    tracking_caa: str = ""
+    """The authority that makes certificates for tracking subdomains (`letsencrypt.org`); domains whose CAA records forbid it are
+    told. Empty: nobody is."""
+    max_per_organization: int = Field(1000, ge=1)
 
-    @property
-    def spf_mechanism(self) -> str:
-        return self.spf or f"a:{self.mx_host}"
+
+class Sandbox(Group):
+    domain: str = ""
+    """A verified domain of this installation that every organization may send from, to the addresses of its own members only.
+    Empty: none."""
+
+
+class HowMailLeaves(Group, extra="ignore"):
+    """What others than outbound need to know of its settings, for what they advise."""
+
+    route: Literal["mx", "smarthost", "provider", "catch"] = "mx"
+    source_ip: str | None = None
 
 
 class Tracking(Group):
@@ -164,9 +189,11 @@ class Base(BaseSettings):
     blob: Blob = Blob()
     dns: Dns = Dns()
     queue: Queue = Queue()
+    quota: Quota = Quota()
     network: Network = Network()
     catch: Catch = Catch()
     domains: Domains = Domains()
+    sandbox: Sandbox = Sandbox()
     imap: Imap = Imap()
     tracking: Tracking = Tracking()
     failpoint: str = ""

@@ -1,8 +1,8 @@
-"""Domains of an organization and their DKIM keys. Role app."""
+"""Domains of an organization and their DKIM keys. Role app, but for what says worker."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,29 @@ class NewKey:
     public_txt: str
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at a domain's DNS found, to be written."""
+
+    status: str
+    lacking: str | None
+    record_status: dict[str, str]
+    seen: dict[str, Any]
+    at: datetime
+    complete: bool
+    """All records are there."""
+    waiting_since: datetime | None
+    due_in_seconds: float | None
+    """None: not before somebody asks."""
+
+
+async def count_locked(db: Connection, org_id: UUID) -> int:
+    """How many it has; until the transaction ends nobody else adds one."""
+    await db.execute("SELECT FROM organizations WHERE id = $1 FOR UPDATE", org_id)
+    found: int = await db.fetchval("SELECT count(*) FROM domains")
+    return found
+
+
 async def insert(db: Connection, domain: NewDomain, keys: Sequence[NewKey]) -> bool:
     """False when the organization has this domain already."""
     made = await db.fetchval(
@@ -69,10 +92,17 @@ async def taken(db: Connection, name: str, org_id: UUID) -> bool:
 
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
     """With its active DKIM keys as `dkim`: `[{selector, public_txt}]`."""
-    return await db.fetchrow(
-        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1",
-        id_,
-    )
+    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1", id_)
+
+
+async def find_locked(db: Connection, id_: UUID) -> asyncpg.Record | None:
+    """As `find`; nobody else changes it until the transaction ends."""
+    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1 FOR UPDATE", id_)
+
+
+async def named(db: Connection, name: str) -> asyncpg.Record | None:
+    """The organization's own of that name."""
+    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE name = $1 FOR UPDATE", name)
 
 
 async def page(db: Connection, page: Page) -> Slice:
@@ -80,30 +110,106 @@ async def page(db: Connection, page: Page) -> Slice:
 
 
 async def sending_id(db: Connection, name: str) -> UUID | None:
-    """The verified sending domain of exactly this name: a verified subdomain does not cover its parent, nor the reverse."""
+    """The domain of exactly this name that may send: a verified subdomain does not cover its parent, nor the reverse."""
     found: UUID | None = await db.fetchval(
-        "SELECT id FROM domains WHERE name = $1 AND status = 'verified' AND sending", name
+        "SELECT id FROM domains WHERE name = $1 AND sending "
+        "AND (status = 'verified' OR status IN ('partially_verified', 'partially_failed') AND lacking = 'receiving')",
+        name,
     )
     return found
 
 
-async def begin_verification(db: Connection, id_: UUID) -> dict[str, Any] | None:
-    """Status `pending`, unless it is verified: such a domain goes on sending while it is checked again. None: no such domain."""
-    row = await db.fetchrow(
-        "UPDATE domains SET status = CASE WHEN status = 'verified' THEN status ELSE 'pending' END WHERE id = $1 "
-        "RETURNING id, status",
+async def sandbox_id(db: Connection, name: str) -> UUID | None:
+    """The sending domain of that name, whoever has it."""
+    found: UUID | None = await db.fetchval("SELECT lookup_sandbox_domain($1)", name)
+    return found
+
+
+async def begin_verification(db: Connection, id_: UUID) -> bool:
+    """A look is due now. `pending`, unless a capability is in force: that one goes on while it is checked again."""
+    return bool(await db.fetchval(_BEGIN, id_))
+
+
+# what had failed waits anew; what is verified and lost its records must not win time by being asked for
+_BEGIN = """
+UPDATE domains SET
+  status = CASE status WHEN 'verified' THEN 'verified' WHEN 'partially_verified' THEN status
+                       WHEN 'partially_failed' THEN 'partially_verified' ELSE 'pending' END,
+  waiting_since = CASE WHEN status = 'verified' THEN waiting_since ELSE now() END,
+  record_status = (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(record_status)
+                   WHERE value <> '"failed"'),
+  check_due_at = now()
+WHERE id = $1 RETURNING true
+"""
+
+
+async def update(db: Connection, id_: UUID, changed: Mapping[str, Any]) -> None:
+    """Columns that a caller chose among known ones; a look is due now where one has been asked for before."""
+    names = list(changed)
+    columns = ", ".join(f"{name} = ${number}" for number, name in enumerate(names, 2))
+    await db.execute(
+        f"UPDATE domains SET {columns}, revision = revision + 1, "
+        "check_due_at = CASE WHEN status = 'not_started' THEN check_due_at ELSE now() END WHERE id = $1",
         id_,
+        *changed.values(),
     )
-    return None if row is None else dict(row)
 
 
-async def delete(db: Connection, id_: UUID) -> bool:
-    return bool(await db.fetchval("DELETE FROM domains WHERE id = $1 RETURNING true", id_))
+async def delete(db: Connection, id_: UUID) -> list[int]:
+    """Its mail that waits for a later time comes up now, to be told that its domain is gone: sites to ring. Also role worker."""
+    rows = await db.fetch(_HURRY, id_)
+    await db.execute("DELETE FROM domains WHERE id = $1", id_)
+    return [row["site_id"] for row in rows]
 
+
+_HURRY = """
+WITH hurried AS (
+  UPDATE queue q SET due_at = now()
+  FROM domains d, lanes l, emails e
+  WHERE d.id = $1 AND l.org_id = d.org_id AND q.lane_id = l.id AND q.worker IS NULL AND q.due_at > now()
+    AND e.id = q.email_id AND e.domain_id = d.id
+  RETURNING l.domain
+)
+SELECT DISTINCT r.site_id FROM hurried h JOIN recipient_domains r ON r.domain = h.domain
+"""
+
+
+# ---- role worker -----------------------------------------------------------------------------------------------------
+
+
+async def claim_due(db: Connection, limit: int) -> list[UUID]:
+    """Domains that are due for a look; the next one is written first, for whoever dies on the way."""
+    rows = await db.fetch(_CLAIM_DUE, limit)
+    return [row["id"] for row in rows]
+
+
+_CLAIM_DUE = """
+UPDATE domains SET check_due_at = now() + interval '5 minutes'
+WHERE id IN (SELECT id FROM domains WHERE check_due_at <= now() ORDER BY check_due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+
+
+async def write_look(db: Connection, id_: UUID, looked: Looked) -> None:
+    """Raises UniqueViolationError when another organization has the name."""
+    await db.execute(
+        _WRITE,
+        *(id_, looked.status, looked.lacking, looked.record_status, looked.seen, looked.at, looked.complete),
+        *(looked.waiting_since, looked.due_in_seconds),
+    )
+
+
+_WRITE = """
+UPDATE domains SET status = $2, lacking = $3, record_status = $4, seen = $5, checked_at = $6,
+  verified_at = CASE WHEN $7 THEN $6 ELSE verified_at END, waiting_since = $8,
+  check_due_at = now() + make_interval(secs => $9)
+WHERE id = $1
+"""
 
 _COLUMNS = (
-    "id, name, status, region, sending, receiving, custom_return_path, open_tracking, click_tracking, tracking_subdomain, "
-    "tls, record_status, created_at"
+    "id, org_id, name, status, lacking, region, sending, receiving, custom_return_path, open_tracking, click_tracking, "
+    "tracking_subdomain, old_tracking, tracking_changed_at, tls, record_status, seen, revision, waiting_since, checked_at, "
+    "created_at"
 )
 _DKIM = (
     "(SELECT coalesce(jsonb_agg(jsonb_build_object('selector', k.selector, 'public_txt', k.public_txt) "

@@ -1,8 +1,7 @@
-"""POST, GET /domains; GET, DELETE /domains/:id; POST /domains/:id/verify."""
+"""POST, GET /domains; GET, PATCH, DELETE /domains/:id; POST /domains/:id/verify."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,22 +12,15 @@ from api.auth import FullAccess
 from api.body import read, takes
 from api.context import Context, Ctx
 from api.domains import schemas
-from api.errors import ApiError, invalid, not_found
+from api.errors import invalid, not_found
 from api.pages import PARAMETERS, listed, page, path_id
-from mailcore.dns.names import normalize_domain
-from mailcore.dns.required import Required, relative_name, required_records
-from mailcore.kit.errors import Invalid
+from mailcore.flow.advice import advice
+from mailcore.flow.domains import domain_name, records_shown
 from mailcore.kit.ids import uuid7
-from mailcore.kit.seal import Keyring
-from mailcore.mailauth.dkim.keys import ED25519_SHA256, RSA_SHA256, generate_ed25519, generate_rsa
-from mailcore.queue.jobs import VERIFY
 from mailcore.store import domains
-from mailcore.store.domains import NewDomain, NewKey
+from mailcore.store.domains import NewDomain
 
 router = APIRouter(tags=["domains"])
-
-RSA_SELECTOR = "postroom"
-ED25519_SELECTOR = "postroom-ed25519"
 
 
 @router.post(
@@ -40,30 +32,26 @@ ED25519_SELECTOR = "postroom-ed25519"
 )
 async def create(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     asked = await read(request, schemas.CreateDomain)
-    name = _name(asked.name)
+    name = domain_name(asked.name)
     if asked.capabilities.sending == asked.capabilities.receiving == "disabled":
         raise invalid("Enable at least one of the capabilities `sending` and `receiving`.")
-    domain = NewDomain(
-        id=uuid7(),
-        org_id=who.org_id,
-        name=name,
-        region=asked.region,
-        sending=asked.capabilities.sending == "enabled",
-        receiving=asked.capabilities.receiving == "enabled",
-        custom_return_path=asked.custom_return_path,
-        open_tracking=asked.open_tracking,
-        click_tracking=asked.click_tracking,
-        tracking_subdomain=asked.tracking_subdomain,
-        tls=asked.tls,
-        created_at=datetime.now(UTC),
+    row = await ctx.domains.create(
+        NewDomain(
+            id=uuid7(),
+            org_id=who.org_id,
+            name=name,
+            region=asked.region,
+            sending=asked.capabilities.sending == "enabled",
+            receiving=asked.capabilities.receiving == "enabled",
+            custom_return_path=asked.custom_return_path,
+            open_tracking=asked.open_tracking,
+            click_tracking=asked.click_tracking,
+            tracking_subdomain=asked.tracking_subdomain,
+            tls=asked.tls,
+            created_at=datetime.now(UTC),
+        )
     )
-    keys = await asyncio.to_thread(_dkim_keys, ctx.keyring)  # an RSA key takes some 100 ms
-    async with ctx.store.tenant(who.org_id) as db:
-        made = not await domains.taken(db, name, who.org_id) and await domains.insert(db, domain, keys)
-        row = await domains.find(db, domain.id) if made else None
-    if row is None:
-        raise ApiError(403, "validation_error", f"The `{name}` domain has been registered already.")
-    return _created(ctx, row)
+    return _with_records(ctx, row)
 
 
 @router.get("/domains", response_model=None, responses={200: {"model": schemas.DomainList}}, openapi_extra=PARAMETERS)
@@ -82,51 +70,42 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         raise not_found("Domain")
     return {
         "object": "domain",
-        **_created(ctx, row),
+        **_with_records(ctx, row),
         "custom_return_path": row["custom_return_path"],
         "tls": row["tls"],
     }
+
+
+@router.patch(
+    "/domains/{id}",
+    response_model=None,
+    responses={200: {"model": schemas.DomainId}},
+    openapi_extra=takes(schemas.UpdateDomain),
+)
+async def update(id: str, request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    domain_id = path_id(id)
+    asked = await read(request, schemas.UpdateDomain)
+    changed = asked.model_dump(exclude_unset=True)
+    capabilities = changed.pop("capabilities", {})
+    changed |= {name: value == "enabled" for name, value in capabilities.items() if value is not None}
+    await ctx.domains.update(who.org_id, domain_id, changed)
+    return _id(domain_id)
 
 
 @router.post("/domains/{id}/verify", response_model=None, responses={200: {"model": schemas.DomainId}})
 async def verify(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     """Asks for a look at the domain's DNS. A verified domain goes on sending meanwhile."""
     domain_id = path_id(id)
-    async with ctx.store.tenant(who.org_id) as db:
-        if not await domains.begin_verification(db, domain_id):
-            raise not_found("Domain")
-    # when Redis is away, the sweep of pending domains comes to it
-    await ctx.ringer.enqueue(VERIFY, str(domain_id))
+    await ctx.domains.ask(who.org_id, domain_id)
     return _id(domain_id)
 
 
 @router.delete("/domains/{id}", response_model=None, responses={200: {"model": schemas.DomainDeleted}})
 async def delete(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    """Mail of it that still waits fails, each with its event."""
     domain_id = path_id(id)
-    async with ctx.store.tenant(who.org_id) as db:
-        if not await domains.delete(db, domain_id):
-            raise not_found("Domain")
+    await ctx.domains.remove(who.org_id, domain_id)
     return {**_id(domain_id), "deleted": True}
-
-
-def _name(text: str) -> str:
-    try:
-        name = normalize_domain(text.strip(" "))
-    except Invalid as error:
-        raise invalid(f"Invalid `name` field. {error.public}") from None
-    if "." not in name:
-        raise invalid("Invalid `name` field. It must be a full domain name such as `example.com`.")
-    return name
-
-
-def _dkim_keys(keyring: Keyring) -> list[NewKey]:
-    keys = []
-    for selector, algorithm, (private, public_txt) in (
-        (RSA_SELECTOR, RSA_SHA256, generate_rsa()),
-        (ED25519_SELECTOR, ED25519_SHA256, generate_ed25519()),
-    ):
-        keys.append(NewKey(uuid7(), selector, algorithm, keyring.seal(private, "dkim"), public_txt))
-    return keys
 
 
 def _id(domain_id: UUID) -> dict[str, Any]:
@@ -150,34 +129,6 @@ def _summary(row: Any) -> dict[str, Any]:
     }
 
 
-def _created(ctx: Context, row: Any) -> dict[str, Any]:
-    published = ctx.settings.domains
-    wanted = required_records(
-        row["name"],
-        dkim=[(key["selector"], key["public_txt"]) for key in row["dkim"]],
-        mx_host=published.mx_host,
-        spf=published.spf_mechanism,
-        return_path=row["custom_return_path"],
-        sending=row["sending"],
-        receiving=row["receiving"],
-    )
-    unseen = "pending" if row["status"] == "pending" else "not_started"
-    return {
-        **_summary(row),
-        "records": [_record(each, row["record_status"].get(each.key, unseen)) for each in wanted],
-    }
-
-
-def _record(required: Required, status: str) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "record": required.record,
-        "name": relative_name(required.fqdn),
-        "type": required.type,
-        "ttl": "Auto",
-        "status": status,
-        # the SPF text carries its own quotes, as on the live service (resend.md §6)
-        "value": f'"{required.value}"' if required.record == "SPF" and required.type == "TXT" else required.value,
-    }
-    if required.priority is not None:
-        shown["priority"] = required.priority
-    return shown
+def _with_records(ctx: Context, row: Any) -> dict[str, Any]:
+    published = ctx.domains.published
+    return {**_summary(row), "records": records_shown(row, published), "advice": advice(row, published)}
