@@ -89,7 +89,15 @@ async def test_the_life_of_a_webhook(client: httpx.AsyncClient) -> None:
     assert row["events"] == ["email.sent", "domain.created"]
 
     got = (await client.get(f"/webhooks/{id_}")).json()
-    assert got == row | {"object": "webhook", "signing_secret": secret}
+    assert got == row | {
+        "object": "webhook",
+        "signing_secret": secret,
+        "ordered": False,
+        "include_body": False,
+        "failing_since": None,
+        "disabled_at": None,
+        "disabled_reason": None,
+    }
 
     changed = await client.patch(f"/webhooks/{id_}", json={"status": "disabled", "webhook_id": id_})
     assert changed.json() == {"object": "webhook", "id": id_}

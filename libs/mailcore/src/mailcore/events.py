@@ -252,6 +252,12 @@ def event_of(message: str, webhook_id: UUID) -> UUID | None:
     return _decode(message, _MESSAGE, webhook_id)
 
 
+def is_message_id(text: str) -> bool:
+    """Of whatever event and endpoint."""
+    digits = text.removeprefix(_MESSAGE)
+    return len(text) == len(_MESSAGE) + _DIGITS and len(digits) == _DIGITS and digits.isascii() and digits.isalnum()
+
+
 def attempt_id(attempt: UUID, webhook_id: UUID) -> str:
     """`atmpt_` and 27 base62 digits."""
     return _ATTEMPT + _encode(attempt, webhook_id)

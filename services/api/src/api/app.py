@@ -17,18 +17,29 @@ from api.context import Context
 from api.domains.routes import router as domains
 from api.downloads import router as downloads
 from api.edge import Edge
+from api.emails.changing import router as emails_changing
+from api.emails.files import router as emails_files
+from api.emails.reading import router as emails_reading
 from api.emails.routes import router as emails
 from api.emails.routes import send, send_batch
+from api.emails.shared import router as emails_shared
 from api.health.routes import router as health
 from api.lab.routes import router as lab
 from api.messages.routes import router as messages
 from api.oauth.routes import router as oauth
+from api.people.door import router as people_door
+from api.people.routes import router as people
 from api.receiving.routes import router as receiving
+from api.webhooks.history import router as webhook_events
 from api.webhooks.routes import router as webhooks
 
 ROUTERS: tuple[APIRouter, ...] = (
     receiving,  # before emails: `/emails/receiving` is no `/emails/{id}`
     emails,
+    emails_reading,
+    emails_changing,
+    emails_files,
+    emails_shared,
     domains,
     api_keys,
     health,
@@ -39,7 +50,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     arrivals,
     downloads,
     webhooks,
+    webhook_events,
     oauth,
+    people_door,
+    people,
 )
 
 

@@ -33,16 +33,22 @@ PARAMETERS: dict[str, Any] = {
 def page(request: Request, *, default: int | None = 20) -> Page:
     """What the query asks for. `default` None: everything, as the older lists do. Raises ApiError 422."""
     query = request.query_params
-    limit = default
-    if "limit" in query:
-        text = query["limit"]
-        limit = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
-        if not 1 <= limit <= MAX_LIMIT:
-            raise invalid("The pagination limit must be a number between 1 and 100.")
+    limit = plain_limit(request) if "limit" in query else default
     after, before = _cursor(query.get("after"), "after"), _cursor(query.get("before"), "before")
     if after is not None and before is not None:
         raise invalid("Use either `after` or `before`, not both.")
     return Page(limit, after, before)
+
+
+def plain_limit(request: Request, *, default: int = 20) -> int:
+    """`limit` alone, for lists whose cursors are no UUIDs. Raises ApiError 422."""
+    text = request.query_params.get("limit", str(default))
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+    if not 1 <= limit <= MAX_LIMIT:
+        raise invalid(
+            "The pagination limit must be a number between 1 and 100. See https://resend.com/docs/pagination for more information."
+        )
+    return limit
 
 
 def listed(slice_: Slice, shape: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -54,11 +54,11 @@ async def add(
     secret_sealed: bytes,
     ordered: bool = False,
     include_body: bool = False,
-) -> datetime:
-    """When it was made."""
-    made: datetime = await db.fetchval(
+) -> Any:
+    """The row."""
+    return await db.fetchrow(
         "INSERT INTO webhooks (id, org_id, endpoint, events, secret_sealed, ordered, include_body) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING created_at",
+        f"VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {COLUMNS}",
         webhook_id,
         org_id,
         endpoint,
@@ -67,7 +67,6 @@ async def add(
         ordered,
         include_body,
     )
-    return made
 
 
 async def count(db: Connection, org_id: UUID) -> int:
