@@ -252,8 +252,10 @@ class SiteRun:
         work: list[Work] = []
         for content in chunk:
             identity = identities.get(content.domain_id)
-            keys, tracking = (identity.keys, identity.tracking) if identity else ((), None)
-            fetched = await fetch(content, keys, office.blobs, tracking)
+            if identity is None:
+                self._settle_all(by_email[content.id], _DOMAIN_GONE)
+                continue
+            fetched = await fetch(content, identity.keys, office.blobs, identity.tracking)
             if isinstance(fetched, Work):
                 work.append(fetched)
             else:
@@ -428,4 +430,5 @@ def _own(result: Result, text: str, enhanced: str, rule: str) -> Outcome:
     return Outcome(result, Reply(451 if result is Result.DEFERRED else 554, text, enhanced), rule=rule)
 
 
+_DOMAIN_GONE = _own(Result.FAILED, "the sending domain has been removed", "5.7.1", "domain-deleted")
 _NO_KEY = _own(Result.DEFERRED, "the sending domain has no usable DKIM key", "4.7.0", "no-signing-key")
