@@ -30,6 +30,7 @@ from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
 from api.people.routes import router as people
 from api.receiving.routes import router as receiving
+from api.tracking.routes import router as tracking
 from api.webhooks.history import router as webhook_events
 from api.webhooks.routes import router as webhooks
 
@@ -50,6 +51,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     arrivals,
     downloads,
     webhooks,
+    tracking,
     webhook_events,
     oauth,
     people_door,

@@ -1,4 +1,4 @@
-"""GET /v1/downloads/{kind}/{org}/{email}/{raw or attachment id}: what signed links lead to. No key is asked for.
+"""GET /v1/downloads/received/{org}/{email}/{raw or attachment id}: what signed links lead to. No key is asked for.
 
 What strangers sent is handed out as a file and never shown in our origin: attachment, no sniffing, a sandbox without rights.
 """
@@ -41,12 +41,12 @@ async def received(request: Request, org: str, arrival: str, what: str, ctx: Ctx
     except NotFound:
         raise not_found("Email") from None
     if what == "raw":
-        return _file(raw, "message/rfc822", f"{arrival_id}.eml")
+        return file_response(raw, "message/rfc822", f"{arrival_id}.eml")
     n = number_of(row["summary"], what)
     file = None if n is None else await ctx.reader.attachment(raw, n)
     if file is None:
         raise not_found("Attachment")
-    return _file(file.content, file.content_type, file.filename or "attachment")
+    return file_response(file.content, file.content_type, file.filename or "attachment")
 
 
 def number_of(summary: dict[str, Any] | None, attachment_id: str) -> int | None:
@@ -55,7 +55,8 @@ def number_of(summary: dict[str, Any] | None, attachment_id: str) -> int | None:
     return ids.index(attachment_id) if attachment_id in ids else None
 
 
-def _file(content: bytes, content_type: str, filename: str) -> Response:
+def file_response(content: bytes, content_type: str, filename: str) -> Response:
+    """What strangers made, as a file and nothing else."""
     # RFC 6266 §5: an ASCII name for old readers, the true one beside it
     fallback = _UNSAFE.sub("_", filename)[:150]
     encoded = quote(filename.encode("utf-8", "replace"), safe="")

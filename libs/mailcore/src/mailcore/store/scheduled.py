@@ -31,7 +31,7 @@ async def hold(db: Connection, email_id: UUID) -> Held | None:
     rows = await db.fetch(_LOCK, email_id)
     free = sum(row["worker"] is None and row["attempt"] == 0 for row in rows)
     told = await db.fetchrow(_TOLD, email_id)
-    return None if told is None else Held(*told, free=free, taken=len(rows) - free)
+    return None if told is None else Held(told[0], told[1], told[2], free, len(rows) - free)
 
 
 # a row under another's lock is being claimed, settled or changed just now

@@ -1,28 +1,25 @@
-"""POST /emails, POST /emails/batch, GET /emails, GET /emails/:id, GET /v1/emails/:id/deliveries."""
+"""POST /emails, POST /emails/batch."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.auth import FullAccess, authenticate
+from api.auth import authenticate
 from api.body import OFF_LOOP_BYTES, read_json
-from api.context import Context, Ctx, context
+from api.context import Context, context
 from api.emails import schemas
 from api.emails.batch import Batch, parse_batch
 from api.emails.once import once
 from api.emails.parse import parse
 from api.emails.remote import complete
-from api.errors import ApiError, invalid, not_found
-from api.pages import PARAMETERS, listed, page, path_id
+from api.errors import ApiError, invalid
 from mailcore.kit.errors import Refused
-from mailcore.store import emails, explain
 
 router = APIRouter(tags=["emails"])
 
@@ -75,38 +72,6 @@ async def send_batch(request: Request) -> Response:
     return _json(done.response or batch.answer(done.ids))
 
 
-@router.get("/emails", responses={200: {"model": schemas.EmailList}}, response_model=None, openapi_extra=PARAMETERS)
-async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    asked = page(request)
-    async with ctx.store.tenant(who.org_id) as db:
-        found = await emails.page(db, asked)
-    return listed(found, _summary)
-
-
-@router.get("/emails/{id}", responses={200: {"model": schemas.Email}}, response_model=None)
-async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    async with ctx.store.tenant(who.org_id) as db:
-        row = await emails.find(db, path_id(id))
-    if row is None:
-        raise not_found("Email")
-    html, text = row["html"], row["text_"]
-    if row["body_blob"] is not None:
-        body = orjson.loads(await ctx.blobs.get(row["body_blob"]))
-        html, text = body["html"], body["text"]
-    return {"object": "email", **_summary(row), "html": html, "text": text, "tags": row["tags"] or []}
-
-
-@router.get("/v1/emails/{id}/deliveries", responses={200: {"model": schemas.DeliveryList}}, response_model=None)
-async def deliveries(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """What happened to each recipient's copy, and why."""
-    email_id = path_id(id)
-    async with ctx.store.tenant(who.org_id) as db:
-        found = await explain.deliveries(db, email_id)
-    if not found:
-        raise not_found("Email")
-    return {"object": "list", "has_more": False, "data": found}
-
-
 async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | None, batch: Batch) -> None:
     """From the last to the first, so that places stay what they are."""
     for which in range(len(batch.emails) - 1, -1, -1):
@@ -130,20 +95,3 @@ def _id_body(id_: UUID) -> bytes:
 
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
-
-
-def _summary(row: Any) -> dict[str, Any]:
-    return {
-        "id": str(row["id"]),
-        "message_id": row["message_id"],
-        "to": row["to_"],
-        "from": row["from_"],
-        "created_at": row["created_at"].isoformat(),
-        "subject": row["subject"],
-        "bcc": row["bcc"],
-        "cc": row["cc"],
-        "reply_to": row["reply_to"],
-        "last_event": row["last_event"],
-        "scheduled_at": None if row["scheduled_at"] is None else row["scheduled_at"].isoformat(),
-        "topic_id": None,
-    }

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from api.pages import PARAMETERS
+
 
 class Attachment(BaseModel):
     content: str | list[int] | None = Field(None, description="Base64, or an array of byte values.")
@@ -82,9 +84,43 @@ class Email(EmailSummary):
 
 
 class EmailList(BaseModel):
-    object: str = "list"
+    object: str | None = Field("list", description="Not with `page` or `per_page`.")
     has_more: bool
     data: list[EmailSummary]
+    total: int | None = Field(None, description="Only with `page` or `per_page`, as the three below; at most 100,000.")
+    page: int | None = None
+    per_page: int | None = None
+    total_pages: int | None = None
+
+
+class EmailChanged(BaseModel):
+    object: str = "email"
+    id: str
+
+
+class EmailShared(EmailChanged):
+    url: str = Field(description="A page that shows the email. Whoever has the URL needs no key.")
+
+
+class SentAttachment(BaseModel):
+    id: str
+    filename: str | None
+    size: int = Field(description="Bytes.")
+    content_type: str
+    content_disposition: str = Field(description="`inline` or `attachment`.")
+    content_id: str | None
+    download_url: str = Field(description="Signed; fetched without a key, for an hour.")
+    expires_at: str
+
+
+class AttachmentFound(SentAttachment):
+    object: str = "attachment"
+
+
+class AttachmentList(BaseModel):
+    object: str = "list"
+    has_more: bool
+    data: list[SentAttachment]
 
 
 class Attempt(BaseModel):
@@ -161,4 +197,25 @@ SEND_BATCH: dict[str, Any] = {
             }
         },
     },
+}
+
+
+def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+_TEXT = {"type": "string"}
+LIST: dict[str, Any] = {
+    "parameters": [
+        *PARAMETERS["parameters"],
+        _query("to", "A whole address that it went to, by To, Cc or Bcc.", _TEXT),
+        _query("from", "Part of the sender.", _TEXT),
+        _query("subject", "Part of the subject.", _TEXT),
+        _query("tag", "`name` or `name:value`.", _TEXT),
+        _query("status", "Its `last_event`.", _TEXT),
+        _query("start_date", "ISO 8601 date or date and time.", _TEXT),
+        _query("end_date", "ISO 8601; of a date the whole day.", _TEXT),
+        _query("page", "MailIt's form of the list: the page's number.", {"type": "integer", "minimum": 1}),
+        _query("per_page", "MailIt's form of the list.", {"type": "integer", "minimum": 1, "maximum": 100}),
+    ]
 }
