@@ -34,6 +34,8 @@ _ALSO = {
         "403": "The domain of `from` is not verified, or is not this key's.",
         "409": "The idempotency key is in use, or was used for another request.",
     },
+    ("patch", "/emails/{id}"): {"409": "Another request is changing this email just now."},
+    ("post", "/emails/{id}/cancel"): {"409": "Another request is changing this email just now."},
     ("post", "/domains"): {"403": "The name is registered already."},
     ("post", "/api-keys"): {"404": "`domain_id` is no domain of this organization."},
     ("post", "/v1/accounts"): {"409": "This account is connected already."},
@@ -48,7 +50,14 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["Error"] = _ERROR
-    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "re_…"}}
+    components["securitySchemes"] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key (`re_…`), or the token of /auth/login.",
+        },
+        "cookie": {"type": "apiKey", "in": "cookie", "name": "__Host-postroom_session"},
+    }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _lift_definitions(operation, schemas)
@@ -61,7 +70,7 @@ def _add_errors(operation: dict[str, Any], method: str, path: str) -> None:
     answers.pop("422", None)
     if path in _OPEN:
         return
-    operation["security"] = [{"bearer": []}]
+    operation.setdefault("security", [{"bearer": []}, {"cookie": []}])
     wanted = _ERRORS | _ALSO.get((method, path), {})
     if "{" in path:
         wanted["404"] = "No such object in this organization."
