@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 org = typer.Typer(help="Organizations of this installation.", no_args_is_help=True)
 app.add_typer(org, name="org")
+user = typer.Typer(help="Users of this installation.", no_args_is_help=True)
+app.add_typer(user, name="user")
 
 Data = Annotated[
     Path, typer.Option(help="Folder of a running `postroom up`, for when POSTROOM_DATABASE__URL is not set.")
@@ -199,6 +201,25 @@ def create(
         say(json.dumps({"org_id": str(org_id), "api_key": key}))
     else:
         say(f"Organization {org_id}\nAPI key      {key}\nWrite the key down: it is not shown again.")
+
+
+@user.command("password")
+def password(
+    email: Annotated[str, typer.Argument(help="The address they sign in with.")],
+    data: Data = Path(".postroom"),
+    as_json: Json = False,
+) -> None:
+    """Set somebody's password, which ends all their sessions. Asks for it, or reads a line where no terminal is."""
+    from .setup import set_password  # noqa: PLC0415
+
+    settings = _settings(data)
+    new = typer.prompt("New password", hide_input=True, confirmation_prompt=True) if sys.stdin.isatty() else ""
+    new = new or sys.stdin.readline().rstrip("\r\n")
+    ended = _run(set_password(settings.database.migrate_url or settings.database.url, email, new))
+    if as_json:
+        say(json.dumps({"email": email, "sessions_ended": ended}))
+    else:
+        say(f"The password of {email} is set. Sessions ended: {ended}.")
 
 
 @app.command()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import secrets
 import string
 from collections.abc import AsyncIterator
@@ -22,12 +21,13 @@ from uuid import UUID
 import asyncpg
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from mailcore.dns.lab import put_zone
-from mailcore.kit.errors import Conflict
+from mailcore.kit.errors import Conflict, Invalid, NotFound
 from mailcore.kit.ids import uuid7
+from mailcore.kit.passwords import hashed, weakness
 from mailcore.kit.seal import Keyring
+from mailcore.store.people import LOCK
 
 from .local.folder import write_private
 
@@ -38,9 +38,8 @@ LAB_HOST = f"mail.{LAB_DOMAIN}"
 RSA_SELECTOR = "postroom"
 ED25519_SELECTOR = "postroom-ed25519"
 _BASE62 = string.digits + string.ascii_letters
-_LOCK = 7_263_104_557_919
 # tables that force their row-level security on their owner too
-_FORCED = ("organizations", "users", "memberships", "api_keys", "domains", "dkim_keys")
+_FORCED = ("organizations", "users", "memberships", "api_keys", "domains", "dkim_keys", "sessions", "auth_events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +64,6 @@ def _pick(_: int) -> str:
 def token_hash(token: str) -> bytes:
     """What is stored: SHA-256 suffices, because the token is not guessable."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def password_hash(password: str) -> str:
-    """Argon2id in PHC format (RFC 9106 §4, second recommended set: 64 MiB, 3 passes)."""
-    return Argon2id(salt=os.urandom(16), length=32, iterations=3, lanes=4, memory_cost=64 * 1024).derive_phc_encoded(
-        password.encode()
-    )
 
 
 async def set_up(
@@ -116,13 +108,31 @@ async def create_organization(url: str, name: str) -> tuple[UUID, str]:
     return org_id, key
 
 
+async def set_password(url: str, email: str, password: str) -> int:
+    """Of a user, by who runs the installation; how many sessions this ended. Raises Invalid, NotFound."""
+    if problem := weakness(password, (email,)):
+        raise Invalid(problem, field="password")
+    async with _admin(url) as db:
+        user_id = await db.fetchval(
+            "UPDATE users SET password_hash = $2 WHERE lower(email) = lower($1) RETURNING id", email, hashed(password)
+        )
+        if user_id is None:
+            raise NotFound(f"There is no user {email}. Look at the spelling.")
+        ended = await db.fetch("DELETE FROM sessions WHERE user_id = $1 RETURNING id", user_id)
+        await db.execute(
+            "INSERT INTO auth_events (id, user_id, type, email, detail) VALUES ($1, $2, 'password_set', $3, '{}')",
+            *(uuid7(), user_id, email),
+        )
+    return len(ended)
+
+
 @asynccontextmanager
 async def _admin(url: str) -> AsyncIterator[asyncpg.Connection]:
     """One transaction that may write for every tenant; one such at a time."""
     db = await asyncpg.connect(url)
     try:
         async with db.transaction():
-            await db.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            await db.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             bypasses = await db.fetchval("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
             if not bypasses:  # who owns the tables may lift the force on itself, seen by nobody before the commit
                 for table in _FORCED:
@@ -164,7 +174,7 @@ async def _admin_user(
         user_id = uuid7()
         await db.execute(
             "INSERT INTO users (id, email, name, password_hash, admin) VALUES ($1, $2, 'Admin', $3, true)",
-            *(user_id, email, password_hash(password)),
+            *(user_id, email, hashed(password)),
         )
         await db.execute(
             "INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'owner') ON CONFLICT DO NOTHING",
@@ -172,7 +182,7 @@ async def _admin_user(
             user_id,
         )
     else:
-        await db.execute("UPDATE users SET password_hash = $2 WHERE id = $1", row["id"], password_hash(password))
+        await db.execute("UPDATE users SET password_hash = $2 WHERE id = $1", row["id"], hashed(password))
     return password
 
 

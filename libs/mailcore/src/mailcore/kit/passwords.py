@@ -57,24 +57,26 @@ def weakness(password: str, about: Collection[str] = ()) -> str | None:
     return None
 
 
-def hashed(password: str) -> str:
+def hashed(password: str, cost: int = COST) -> str:
     """Takes a quarter of a second: not for the event loop. Raises ValueError beyond 72 bytes."""
-    return bcrypt.hashpw(_normal(password).encode(), bcrypt.gensalt(COST)).decode()
+    return bcrypt.hashpw(_normal(password).encode(), bcrypt.gensalt(cost)).decode()
 
 
-def matches(password: str, stored: str | None) -> bool:
+def matches(password: str, stored: str | None, cost: int = COST) -> bool:
     """Takes the same time whatever is stored, nothing included."""
     given = _normal(password).encode()
     known = stored is not None and stored.startswith("$2b$") and len(given) <= MAX_BYTES
-    same = bcrypt.checkpw(given[:MAX_BYTES], (stored if known and stored else _NOBODYS).encode())
+    against = stored if known and stored else _NOBODYS.replace("$12$", f"${cost:02}$", 1)
+    same = bcrypt.checkpw(given[:MAX_BYTES], against.encode())
     return known and same
 
 
 class Passwords:
     """Hashes in threads of its own: bcrypt leaves the interpreter to others, but not the processor."""
 
-    def __init__(self, *, threads: int = 2, waiting: int = 64) -> None:
-        """`waiting`: how many may be in line and in work; the next is told to come back."""
+    def __init__(self, *, threads: int = 2, waiting: int = 64, cost: int = COST) -> None:
+        """`waiting`: how many may be in line and in work; the next is told to come back. `cost`: less only in tests."""
+        self._cost = cost
         self._threads = ThreadPoolExecutor(threads, "password")
         self._room = waiting
         self.hashes = 0
@@ -82,11 +84,11 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Raises Unavailable."""
-        return await self._run(lambda: hashed(password))
+        return await self._run(lambda: hashed(password, self._cost))
 
     async def match(self, password: str, stored: str | None) -> bool:
         """Raises Unavailable."""
-        return await self._run(lambda: matches(password, stored))
+        return await self._run(lambda: matches(password, stored, self._cost))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
