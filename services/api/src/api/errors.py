@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mailcore.kit.errors import Conflict, Invalid, MailError, NotFound, Refused, Unavailable
+from mailcore.kit.errors import Conflict, Exceeded, Invalid, MailError, NotFound, Refused, Unavailable
 from mailcore.kit.log import logger
 
 log = logger(__name__)
@@ -60,6 +60,8 @@ def from_mail_error(error: MailError) -> ApiError:
         status, name = 403, "validation_error"
     elif isinstance(error, Unavailable):
         return ApiError(503, "service_unavailable", error.public, {"retry-after": "1"})
+    elif isinstance(error, Exceeded):
+        return ApiError(429, error.name or "rate_limit_exceeded", error.public, {"retry-after": str(error.retry_after)})
     else:
         return ApiError(500, "application_error", "An unexpected error occurred.")
     name = error.name or name

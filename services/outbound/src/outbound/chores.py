@@ -63,7 +63,7 @@ class Chores:
         await self.upkeep()
 
     async def watch(self) -> None:
-        """Until cancelled: domains that wait for a look, sums of usage, and upkeep at the start and hourly: for when nobody rings."""
+        """Until cancelled: domains that wait for a look and usage to add up, and upkeep at the start and hourly."""
         upkeep_at = 0.0
         while True:
             now = asyncio.get_running_loop().time()

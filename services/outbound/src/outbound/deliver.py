@@ -157,11 +157,24 @@ class SiteRun:
         if not rows:
             return
         self._under_way.update([(row.key, row) for row in rows])
+        if any(row.suppressed for row in rows):
+            rows = self._without_suppressed(rows)
         most = self._office.memory.rows
         for start in range(0, len(rows), most):
             task = asyncio.get_running_loop().create_task(self._compose(rows[start : start + most]))
             self._composing.add(task)
             task.add_done_callback(self._composed)
+
+    def _without_suppressed(self, rows: Sequence[Leased]) -> list[Leased]:
+        """Settles those that must not be sent any more."""
+        left = []
+        for row in rows:
+            outcome = door.suppression(row)
+            if outcome is None:
+                left.append(row)
+            else:
+                self._settle(row, outcome)
+        return left
 
     def _composed(self, task: asyncio.Task[None]) -> None:
         self._composing.discard(task)
@@ -290,7 +303,7 @@ class SiteRun:
             way = self._way
             destination = Destination(way.site.key, way.hops, self._office.source_ip, tls, credentials=way.credentials)
             task = asyncio.get_running_loop().create_task(
-                self._office.transport.deliver(
+                (way.transport or self._office.transport).deliver(
                     destination,
                     queue,
                     connections=max(1, way.site.max_connections // self._office.sharers),

@@ -27,7 +27,7 @@ from mailcore.store import sites
 from mailcore.store.deliveries import DueLane
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
-from mailcore.transport import Credentials, Hop, TlsPolicy
+from mailcore.transport import Credentials, Hop, TlsPolicy, Transport
 
 log = logger(__name__)
 
@@ -50,6 +50,8 @@ class Way:
     bind_tls: bool
     """The policy is the route's own: a sending domain cannot ask for another."""
     credentials: Credentials | None = None
+    transport: Transport | None = None
+    """None: the process's own."""
 
 
 class NoWay(Exception):
@@ -66,6 +68,8 @@ class Found:
     """Of the site."""
     hops: tuple[Hop, ...]
     order: str = ""
+    transport: Transport | None = None
+    """None: the process's own."""
 
 
 class Finder(Protocol):
@@ -213,7 +217,10 @@ class Routes:
                 site = await sites.ensure(db, there.key, self._max_connections)
                 if site.id != site_id:
                     await sites.point(db, [domain], site.id)
-            found = Way(site, there.order, there.hops, self._tls, self._bind_tls, self._credentials)
+            found = Way(
+                *(site, there.order, there.hops, self._tls, self._bind_tls, self._credentials),
+                transport=there.transport,
+            )
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[domain] = (time.monotonic() + self._fresh_seconds, found)

@@ -183,7 +183,7 @@ class Outbound:
                     )
                 for row in rows:
                     office.held.add(row.key)
-                    office.settler.add(Attempt(row, way.outcome, None, office.attempts))
+                    office.settler.add(Attempt(row, door.suppression(row) or way.outcome, None, office.attempts))
                 if len(rows) < MOST:
                     return
         finally:
@@ -214,7 +214,7 @@ class Outbound:
             office.held.add(row.key)
             log.info("a suspect goes alone", email_id=str(row.email_id), n=row.n, attempt=row.attempt)
             if isinstance(way, NoWay):
-                office.settler.add(Attempt(row, way.outcome, None, office.attempts))
+                office.settler.add(Attempt(row, door.suppression(row) or way.outcome, None, office.attempts))
                 continue
             failpoint.hit("f5")
             await self._turn(way, row)

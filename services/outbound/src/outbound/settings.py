@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
-from mailcore.kit.settings import Base, Group, Seconds
+from mailcore.kit.settings import Base, Group, Seconds, Strings
 
 MINUTE, HOUR = 60.0, 3600.0
 SCHEDULE = [1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 1 * HOUR, 2 * HOUR, 4 * HOUR, *[6 * HOUR] * 15]
@@ -25,6 +25,8 @@ class OutboundGroup(Group):
     smarthost_username: str | None = None
     smarthost_password: SecretStr | None = None
     smarthost_tls: Literal["none", "opportunistic", "required"] = "required"
+    test_domains: Strings = Field(default_factory=lambda: ["resend.dev"])
+    """delivered@, bounced@, complained@ and suppressed@ of these behave as named; no mail to them ever leaves. Empty: none."""
     ehlo_name: str = Field(default_factory=socket.getfqdn)
     """Our name in EHLO: should resolve to the address we send from."""
     retry_schedule: Seconds = SCHEDULE

@@ -1,7 +1,8 @@
 """What attempts came to: state, attempt with the peer's words, event, one transaction a batch, only where the lease still holds.
 
 1. `settlement`   an Outcome as a state: final, or queued again by the schedule
-2. `settle`       rows and events of a batch; the caller rings webhooks when some were queued
+2. `settle`       rows and events of a batch, and who bounced for good goes on the suppression list; the caller rings webhooks when
+                  some were queued
 3. `sweep`        leases of dead workers are taken back, in the transaction that buries them
 4. `expire`       rows that waited out their schedule at a site that could not be reached
 """
@@ -16,7 +17,10 @@ from typing import Any
 
 import orjson
 
+from mailcore.dsn.classify import classify
 from mailcore.events import bounce as bounce_detail
+from mailcore.events import suppressed
+from mailcore.flow import suppress
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
@@ -28,12 +32,19 @@ from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
 from mailcore.store.leases import TakenBack
 from mailcore.store.session import Store
+from mailcore.store.suppressions import NewSuppression, folded
 
 log = logger(__name__)
 
 MAX_LINES = 100
 MAX_LINE = 500
 """Of a conversation, what is kept."""
+TEST_ADDRESS = "test-address"
+"""Rule of outcomes that a test address asked for (outbound.simulator): they suppress nobody."""
+TEST_COMPLAINT = "test-complaint"
+"""The same, delivered and then complained about."""
+_WORDS_OF_A_PEER = (None, "null-mx")
+"""Rules under which a refusal is the recipient's side's own (RFC 7505 §3: the domain says so by its MX)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,7 @@ _STATES = {
     Result.DELIVERED: ("delivered", "delivered"),
     Result.BOUNCED: ("bounced", "bounced"),
     Result.FAILED: ("failed", "failed"),
+    Result.SUPPRESSED: ("suppressed", "suppressed"),
 }
 
 
@@ -73,6 +85,8 @@ def settlement(attempt: Attempt) -> Settlement:
         state, event = "expired", "bounced"
     else:
         state, event = "queued", "delivery_delayed"
+    if outcome.rule == TEST_COMPLAINT:
+        event = "complained"
     return Settlement(
         email_id=row.email_id,
         n=row.n,
@@ -125,11 +139,46 @@ async def settle(store: Store, attempts: Sequence[Attempt]) -> Batch:
     async with store.worker() as db:
         settled = await deliveries.settle(db, [settlement(attempt) for attempt in attempts])
         now = datetime.now(UTC)
-        raised = [event for row in settled if (event := _event(row, by_key[row.email_id, row.n], now))]
+        raised = [event for row in settled for event in _events(row, by_key[row.email_id, row.n], now)]
         queued = await events.insert(db, raised)
+        hard = [row for row in settled if _is_hard(by_key[row.email_id, row.n].outcome)]
+        if hard:
+            new = [NewSuppression(row.org_id, folded(row.recipient), "bounce", row.email_id) for row in hard]
+            queued += await suppress.add_in(db, new)
     for row in settled:
         DELIVERIES.labels(by_key[row.email_id, row.n].outcome.result.value).inc()
     return Batch(frozenset((row.email_id, row.n) for row in settled), queued)
+
+
+def suppression(row: Leased) -> Outcome | None:
+    """What a row gets whose recipient was suppressed after it was submitted; None: it may be sent."""
+    if row.suppressed is None:
+        return None
+    reply = Reply(550, f"the recipient is on the suppression list ({row.suppressed})", "5.7.1")
+    return Outcome(Result.SUPPRESSED, reply, rule="suppression-list")
+
+
+def _events(row: Settled, attempt: Attempt, now: datetime) -> list[NewEvent]:
+    raised: list[NewEvent] = []
+    if row.scheduled and attempt.outcome.result in (Result.DELIVERED, Result.BOUNCED, Result.DEFERRED):
+        # what was scheduled was not sent when it was submitted
+        raised.append(NewEvent(uuid7(), row.org_id, "email.sent", row.email_id, now, [row.recipient]))
+    event = _event(row, attempt, now)
+    if event:
+        raised.append(event)
+    if attempt.outcome.rule == TEST_COMPLAINT:
+        raised.append(NewEvent(uuid7(), row.org_id, "email.complained", row.email_id, now, [row.recipient]))
+    return raised
+
+
+def _is_hard(outcome: Outcome) -> bool:
+    """Nobody will ever read mail there, by the word of the recipient's side."""
+    return (
+        outcome.result is Result.BOUNCED
+        and outcome.rule in _WORDS_OF_A_PEER
+        and outcome.reply is not None
+        and classify(outcome.reply).hard
+    )
 
 
 def _event(row: Settled, attempt: Attempt, now: datetime) -> NewEvent | None:
@@ -137,6 +186,9 @@ def _event(row: Settled, attempt: Attempt, now: datetime) -> NewEvent | None:
     detail: dict[str, Any] = {}
     if outcome.result is Result.DELIVERED:
         type_ = "email.delivered"
+    elif outcome.result is Result.SUPPRESSED:
+        type_ = "email.suppressed"
+        detail |= suppressed(attempt.row.suppressed)
     elif outcome.result is Result.FAILED:
         type_ = "email.failed"
         detail["failed"] = {"reason": outcome.rule or "failed"}
@@ -152,45 +204,12 @@ def _event(row: Settled, attempt: Attempt, now: datetime) -> NewEvent | None:
     return NewEvent(uuid7(), row.org_id, type_, row.email_id, now, [row.recipient], detail or None)
 
 
-_SUBJECTS: dict[str, str] = {
-    # RFC 3463 §3.2 to §3.8: subject.detail of an enhanced code
-    "1.1": "NoEmail",
-    "1.2": "NoEmail",
-    "1.3": "NoEmail",
-    "1.6": "NoEmail",
-    "1.10": "NoEmail",
-    "2.1": "NoEmail",
-    "2.2": "MailboxFull",
-    "2.3": "MessageTooLarge",
-    "3.4": "MessageTooLarge",
-    "6.0": "ContentRejected",
-    "6.1": "ContentRejected",
-    "7.1": "ContentRejected",
-}
-_WORDS = (
-    # servers that give no enhanced code
-    (
-        re.compile(r"(?i)user unknown|unknown user|no such user|mailbox (?:not found|unavailable)|does not exist"),
-        "NoEmail",
-    ),
-    (re.compile(r"(?i)mailbox (?:is )?full|over ?quota|quota exceeded"), "MailboxFull"),
-    (re.compile(r"(?i)too (?:large|big)|size limit|exceeds .*size"), "MessageTooLarge"),
-    (re.compile(r"(?i)\bspam\b|\bvirus\b|content rejected"), "ContentRejected"),
-)
-
-
 def bounce(outcome: Outcome) -> dict[str, Any]:
     """The detail of `email.bounced`: Permanent when a peer refused it, Transient when the schedule was used up."""
     reply = outcome.reply or Reply(451, "no answer", "4.4.7")
     kind = "Permanent" if outcome.result is Result.BOUNCED else "Transient"
     text = _storable(str(reply))
-    return bounce_detail(text, [f"smtp; {text}"], type=kind, sub_type=_sub_type(reply))
-
-
-def _sub_type(reply: Reply) -> str:
-    if reply.enhanced:
-        return _SUBJECTS.get(reply.enhanced.partition(".")[2], "General")
-    return next((name for words, name in _WORDS if words.search(reply.text)), "General")
+    return bounce_detail(text, [f"smtp; {text}"], type=kind, sub_type=classify(reply).sub_type)
 
 
 # ---- 3. sweep --------------------------------------------------------------------------------------------------------

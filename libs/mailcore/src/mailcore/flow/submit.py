@@ -3,10 +3,11 @@
     submits = Submits(store, ringer, blobs)
     done = await submits.submit(org_id, [email], door="api")
 
-1. the sender's domain is verified and this organization's
+1. the sender's domain is verified and this organization's; its quota is not used up (flow.quota)
 2. with an idempotency key: answered before? in progress?
 3. each recipient's lane; large parts to the blob store
-4. one transaction for all that is in flight (flow.group): key, email, a delivery and a queue row a recipient, event
+4. one transaction for all that is in flight (flow.group): key, quota, email, a delivery and a queue row a recipient, event;
+   a recipient on the suppression list gets its event instead of a queue row
 5. after the commit, the bells of the sites that now have due rows
 
 A door inside another door's transaction calls `prepare` before it begins, `submit_in` within, `ring` after the commit.
@@ -23,7 +24,9 @@ from uuid import UUID
 import orjson
 
 from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
+from mailcore.events import suppressed
 from mailcore.flow.group import GroupCommit
+from mailcore.flow.quota import Quotas
 from mailcore.kit import failpoint
 from mailcore.kit.errors import Conflict, MailError, Refused
 from mailcore.kit.ids import uuid7
@@ -32,8 +35,9 @@ from mailcore.kit.remember import Remembered
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
 from mailcore.smtp.address import Address
-from mailcore.store import domains, emails, idempotency, lanes
-from mailcore.store.emails import NewRow, text_array
+from mailcore.store import domains, emails, events, idempotency, lanes
+from mailcore.store.emails import NewRow, Suppressed, text_array
+from mailcore.store.events import NewEvent
 from mailcore.store.idempotency import Busy, OnceKey, Stored
 from mailcore.store.lanes import LaneKey
 from mailcore.store.session import Connection, Store
@@ -121,14 +125,25 @@ class _Member:
     key: OnceKey | None
     response: bytes | None
     weight: int
+    copies: int
+    """Recipients: what it counts against the quota."""
 
 
 class Submits:
     """One a process."""
 
     def __init__(
-        self, store: Store, ringer: Ringer, blobs: BlobStore, *, in_flight: int = 2, members: int = 200
+        self,
+        store: Store,
+        ringer: Ringer,
+        blobs: BlobStore,
+        *,
+        quotas: Quotas | None = None,
+        in_flight: int = 2,
+        members: int = 200,
     ) -> None:
+        """Without `quotas` only organizations with limits of their own have any."""
+        self.quotas = quotas or Quotas(store)
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
@@ -151,7 +166,7 @@ class Submits:
         """Returns after the commit. All of `new` or none.
 
         `only` holds the sender to these domains. Raises Refused (domain not verified), Conflict (idempotency key in use or
-        used for something else), Unavailable.
+        used for something else), Exceeded (quota), Unavailable.
         """
         failpoint.hit("f1")
         if once is None:
@@ -185,6 +200,8 @@ class Submits:
         """Checks the domain, finds lanes, writes blobs. Holds no transaction of the caller's. Raises as `submit`."""
         by_name = {name: await self.sending_domain(org_id, name, only=only) for name in {email.domain for email in new}}
         wanted = [_distinct(email.recipients) for email in new]
+        if new:
+            await self.quotas.check(org_id, sum(map(len, wanted)))
         found = await self._lanes_of(
             [
                 [(org_id, address.domain, int(email.broadcast)) for address in recipients]
@@ -201,7 +218,10 @@ class Submits:
     async def submit_in(self, db: Connection, ready: Sequence[NewRow]) -> Due:
         """Within the caller's transaction (role door or worker). After its commit: `ring`."""
         done = await emails.insert(db, ready)
-        return Due(done.sites, done.webhooks > 0)
+        queued = done.webhooks
+        if done.suppressed:
+            queued += await events.insert(db, [_suppressed(each) for each in done.suppressed])
+        return Due(done.sites, queued > 0)
 
     def ring(self, due: Due) -> None:
         for site in due.sites:
@@ -345,7 +365,8 @@ class Submits:
     def _member(self, ready: list[NewRow], once: Once | None = None, key: OnceKey | None = None) -> _Member:
         size = sum([len(each.html or "") + len(each.text or "") + len(each.rest or "") for each in ready])
         response = None if once is None else once.response([each.id for each in ready])
-        return _Member(ready, once, key, response, len(ready) + size // INLINE_BYTES)
+        copies = sum([len(each.recipients) for each in ready])
+        return _Member(ready, once, key, response, len(ready) + size // INLINE_BYTES, copies)
 
     async def _commit(self, members: Sequence[_Member]) -> list[Submitted | MailError]:
         async with self._store.door() as db:
@@ -362,11 +383,15 @@ class Submits:
 
     async def _claim(self, db: Connection, members: Sequence[_Member]) -> list[Submitted | MailError | None]:
         """For each member its answer, or None where it is to be written; stores the keys of those."""
+        answers: dict[int, Submitted | MailError | None] = {}
         keyed = [member for member in members if member.key is not None]
-        if not keyed:
-            return [None] * len(members)
-        found = await idempotency.claim(db, [member.key for member in keyed if member.key is not None])
-        answers = {id(member): _answer(member, claimed) for member, claimed in zip(keyed, found, strict=True)}
+        if keyed:
+            found = await idempotency.claim(db, [member.key for member in keyed if member.key is not None])
+            answers = {id(member): _answer(member, claimed) for member, claimed in zip(keyed, found, strict=True)}
+        # after the keys, so that a replay is answered whatever the quota; before they are stored: a refusal burns none
+        open_ = [member for member in members if member.ready and answers.get(id(member)) is None]
+        admitted = await self.quotas.admit(db, [(member.ready[0].org_id, member.copies) for member in open_])
+        answers |= {id(member): refusal for member, refusal in zip(open_, admitted, strict=True) if refusal}
         mine = [member for member in keyed if answers[id(member)] is None]
         if mine and not await idempotency.insert(
             db,
@@ -376,6 +401,11 @@ class Submits:
         ):
             raise RuntimeError("an idempotency key was stored under another's lock")  # the group is retried singly
         return [answers.get(id(member)) for member in members]
+
+
+def _suppressed(row: Suppressed) -> NewEvent:
+    detail = suppressed(row.origin)
+    return NewEvent(uuid7(), row.org_id, "email.suppressed", row.email_id, datetime.now(UTC), [row.recipient], detail)
 
 
 def _answer(member: _Member, claimed: Stored | Busy | None) -> Submitted | MailError | None:

@@ -5,7 +5,8 @@ MailError
 │   ├── Invalid      the caller's input is wrong; `field` says where
 │   ├── NotFound     what is asked for does not exist, or not for this tenant
 │   └── Conflict     it clashes with what is already there
-└── Unavailable      temporary: try again later
+├── Unavailable      temporary: try again later
+└── Exceeded         temporary: a quota is used up until a certain time
 
 Each edge maps it once: api/errors.py to HTTP, inbound_smtp/replies.py to SMTP.
 """
@@ -32,6 +33,16 @@ class MailError(Exception):
 
 class Unavailable(MailError):
     pass
+
+
+class Exceeded(MailError):
+    code = 450
+    enhanced = "4.7.1"
+
+    def __init__(self, public: str, *, name: str, retry_after: int) -> None:
+        """`retry_after`: seconds until it is worth another try."""
+        super().__init__(public, name=name)
+        self.retry_after = retry_after
 
 
 class Refused(MailError):

@@ -15,6 +15,8 @@ class Result(StrEnum):
     """Refused for good by the peer."""
     FAILED = "failed"
     """We cannot send it (no such domain, a signing key that is gone): no peer has refused it."""
+    SUPPRESSED = "suppressed"
+    """It must not be sent to this address: nothing was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class Leased:
     """An earlier attempt may have delivered."""
     leased_at: datetime
     """With worker and attempt the fence: a released row gets the same attempt again, and perhaps from the same worker."""
+    suppressed: str | None = None
+    """The recipient is on its organization's suppression list by now: where that came from. Such a row is not attempted."""
 
     @property
     def key(self) -> Key:
@@ -129,6 +131,8 @@ class Settled:
     """This attempt, or one before it, may have been a second copy."""
     first_delay: bool
     """Deferred, and its last event was not a delay yet."""
+    scheduled: bool
+    """Until this attempt it was scheduled mail: nobody has been told that it is sent."""
 
 
 # ---- 1. due lanes ----------------------------------------------------------------------------------------------------
@@ -184,7 +188,7 @@ async def claim(
     """
     await by_index(db)
     rows = await db.fetch(_CLAIM, worker, list(schedule), JITTER, list(lanes), quantum, limit)
-    return [Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6], row[7]) for row in rows]
+    return [_leased(row, worker) for row in rows]
 
 
 _LEASE = """
@@ -198,7 +202,8 @@ leased AS (
   RETURNING q.email_id, q.n, q.attempt, q.org_id, q.lane_id, q.possible_duplicate, q.leased_at
 )
 SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate,
-       leased.leased_at
+       leased.leased_at,
+       (SELECT s.origin FROM suppressions s WHERE s.org_id = leased.org_id AND s.email = lower(d.recipient COLLATE "C"))
 FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
 """
 _CLAIM = f"""
@@ -238,7 +243,11 @@ async def claim_suspect(db: Connection, lane_id: int, worker: int, *, schedule: 
     """Leases one suspect of that lane."""
     await by_index(db)
     row = await db.fetchrow(_CLAIM_SUSPECT, worker, list(schedule), JITTER, lane_id)
-    return Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6], row[7]) if row else None
+    return _leased(row, worker) if row else None
+
+
+def _leased(row: asyncpg.Record, worker: int) -> Leased:
+    return Leased(row[0], row[1], row[2], worker, row[3], row[4], row[5], row[6], row[7], row[8])
 
 
 _CLAIM_SUSPECT = f"""
@@ -259,7 +268,7 @@ async def light_contents(
 ) -> tuple[list[tuple[Content, int]], dict[UUID, int]]:
     """`(light, heavy)`: emails without attachments and with at most so many bytes of content, and the sizes of the others.
 
-    Sizes are bytes of html, text, raw and attachments, in the row or in blobs; html without a text counts twice, for its text is made.
+    Sizes are bytes of html, text, raw and attachments, in the row or in blobs; html without a text counts twice: one is made.
     """
     light: list[tuple[Content, int]] = []
     heavy: dict[UUID, int] = {}
@@ -405,9 +414,22 @@ WITH o AS MATERIALIZED (
          duplicate_before, conversation::jsonb
   FROM known
 )
-SELECT email_id, n, org_id, recipient, duplicate_before, state = 'queued' AND event_before <> 'delivery_delayed'
+SELECT email_id, n, org_id, recipient, duplicate_before, state = 'queued' AND event_before <> 'delivery_delayed',
+       event_before = 'scheduled'
 FROM known
 """
+
+
+async def complained(db: Connection, email_id: UUID, n: int) -> tuple[UUID, str] | None:
+    """Marks that copy as complained about. Its organization and recipient; None: not known, or marked already."""
+    await by_index(db)
+    row = await db.fetchrow(
+        "UPDATE deliveries SET last_event = 'complained', last_event_at = now() "
+        "WHERE email_id = $1 AND n = $2 AND last_event <> 'complained' RETURNING org_id, recipient",
+        email_id,
+        n,
+    )
+    return None if row is None else (row["org_id"], row["recipient"])
 
 
 # ---- 5. release ------------------------------------------------------------------------------------------------------

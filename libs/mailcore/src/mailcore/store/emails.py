@@ -51,6 +51,16 @@ class Inserted:
     """Which now have due rows."""
     webhooks: int
     """Webhook deliveries that were queued."""
+    suppressed: list[Suppressed]
+    """Recipients that are on their organization's list: not queued. Their events are the caller's to raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    email_id: UUID
+    org_id: UUID
+    recipient: str
+    origin: str
 
 
 def text_array(items: Sequence[str]) -> str:
@@ -61,7 +71,7 @@ def text_array(items: Sequence[str]) -> str:
 
 
 async def insert(db: Connection, rows: Sequence[NewRow]) -> Inserted:
-    """Emails, their deliveries, queue rows and events in one statement; role door or worker.
+    """Emails, their deliveries, queue rows, events and what they count against quotas in one statement; role door or worker.
 
     Few and narrow arrays: encoding them is the largest part of what a mail costs this process (bench/README.md).
     """
@@ -76,7 +86,8 @@ async def insert(db: Connection, rows: Sequence[NewRow]) -> Inserted:
     )
     due = {lane for row in rows if row.scheduled_at is None for lane in row.lanes}
     done = await db.fetchrow(_INSERT, *emails, *deliveries, due)
-    return Inserted(done["sites"], done["queued"])
+    suppressed = [Suppressed(UUID(row[0]), UUID(row[1]), row[2], row[3]) for row in done["suppressed"] or ()]
+    return Inserted(done["sites"], done["queued"], suppressed)
 
 
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
@@ -109,27 +120,39 @@ WITH new_emails AS (
       AS t (id, org_id, domain_id, class, from_, to_, subject, html, text_, rest, message_id, scheduled_at, created_at)
   ) AS e
 ), copies AS (
-  SELECT e.id AS email_id, d.n, e.org_id, d.recipient, d.lane_id, e.scheduled_at, e.created_at
+  SELECT e.id AS email_id, d.n, e.org_id, d.recipient, d.lane_id, e.scheduled_at, e.created_at,
+         (SELECT s.origin FROM suppressions s WHERE s.org_id = e.org_id AND s.email = lower(d.recipient COLLATE "C"))
+           AS suppressed
   FROM unnest($15::integer[], $16::smallint[], $17::text[], $18::bigint[]) AS d (place, n, recipient, lane_id)
   JOIN unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $14::timestamptz[]) WITH ORDINALITY
     AS e (id, org_id, scheduled_at, created_at, place) ON e.place = d.place
 ), new_deliveries AS (
   INSERT INTO deliveries (email_id, n, org_id, recipient, state, last_event, last_event_at)
   SELECT email_id, n, org_id, recipient,
-         CASE WHEN scheduled_at IS NULL THEN 'queued' ELSE 'scheduled' END,
-         CASE WHEN scheduled_at IS NULL THEN 'sent' ELSE 'scheduled' END, created_at
+         CASE WHEN suppressed IS NOT NULL THEN 'suppressed' WHEN scheduled_at IS NULL THEN 'queued' ELSE 'scheduled' END,
+         CASE WHEN suppressed IS NOT NULL THEN 'suppressed' WHEN scheduled_at IS NULL THEN 'sent' ELSE 'scheduled' END,
+         created_at
   FROM copies
 ), waiting AS (
   INSERT INTO queue (email_id, n, org_id, lane_id, due_at)
-  SELECT email_id, n, org_id, lane_id, COALESCE(scheduled_at, now()) FROM copies
+  SELECT email_id, n, org_id, lane_id, COALESCE(scheduled_at, now()) FROM copies WHERE suppressed IS NULL
+), counted AS (
+  INSERT INTO usage_deltas (org_id, day, sent)
+  SELECT org_id, (now() AT TIME ZONE 'UTC')::date, count(*) FROM copies GROUP BY org_id
+), listed AS MATERIALIZED (
+  SELECT email_id, org_id, recipient, suppressed FROM copies WHERE suppressed IS NOT NULL
 ), new_events AS (
   -- without recipients of its own the event concerns all of the email's
   SELECT event_id AS id, org_id, CASE WHEN scheduled_at IS NULL THEN 'email.sent' ELSE 'email.scheduled' END AS type,
          id AS object_id, NULL::text[] AS recipients, NULL::jsonb AS detail, created_at
   FROM unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $13::uuid[], $14::timestamptz[])
     AS t (id, org_id, scheduled_at, event_id, created_at)
+  -- nothing is sent of an email whose recipients are all suppressed
+  WHERE CASE WHEN EXISTS (SELECT FROM listed)
+             THEN EXISTS (SELECT FROM copies c WHERE c.email_id = t.id AND c.suppressed IS NULL) ELSE true END
 ), {FAN_OUT}
 SELECT ARRAY(SELECT DISTINCT r.site_id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain
              WHERE l.id = ANY ($19::bigint[])) AS sites,
-       (SELECT count(*) FROM wanted) AS queued
+       (SELECT count(*) FROM wanted) AS queued,
+       (SELECT jsonb_agg(jsonb_build_array(email_id, org_id, recipient, suppressed)) FROM listed) AS suppressed
 """
