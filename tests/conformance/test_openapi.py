@@ -23,7 +23,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/domains"): {"name": "openapi.example"},
     ("POST", "/api-keys"): {"name": "openapi", "permission": "sending_access"},
     ("POST", "/webhooks"): {"endpoint": "http://127.0.0.1:9999/hook", "events": ["email.opened"]},
-    ("PATCH", "/webhooks/{webhook_id}"): {"status": "disabled"},
+    ("PATCH", "/webhooks/{webhook_id}"): {"status": "enabled"},
     ("PUT", "/v1/lab/dns/{zone}"): {"records": [{"name": "@", "type": "A", "value": "192.0.2.1"}]},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
@@ -60,6 +60,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
     def newest(path: str) -> str:
         return wait_for(lambda: api.get(path).json()["data"], path)[0]["id"]  # type: ignore[no-any-return]
 
+    webhook = api.post("/webhooks", json={"endpoint": "http://127.0.0.1:9999/hook", "events": ["*"]}).json()["id"]
     email = api.post("/emails", json=EMAIL).json()["id"]
     wait_for(lambda: api.get(f"/v1/emails/{email}/deliveries").json()["data"][0]["attempts"], "an attempt")
     arrival = newest("/emails/receiving")
@@ -72,7 +73,8 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "caught": newest("/v1/caught"),
         "domains": api.post("/domains", json={"name": "openapi-2.example"}).json()["id"],
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
-        "webhooks": api.post("/webhooks", json=BODIES["POST", "/webhooks"]).json()["id"],
+        "webhooks": webhook,
+        "webhook_event": newest(f"/webhooks/{webhook}/events"),
         "accounts": str(uuid4()),
         "oauth/grants": str(uuid4()),
         "lab/dns": "openapi.test",
@@ -86,7 +88,7 @@ def _operations(document: Document) -> list[tuple[str, str, Document]]:
 
 def _fill(path: str, ids: dict[str, str]) -> str:
     segment = path.removeprefix("/v1/").strip("/").partition("/{")[0]
-    path = path.replace("{attachment_id}", ids["attachment"])
+    path = path.replace("{attachment_id}", ids["attachment"]).replace("{event_id}", ids["webhook_event"])
     return re.sub(r"\{[^}]+\}", lambda _: ids[segment], path)
 
 
@@ -118,7 +120,7 @@ def test_what_is_asked_well_answers_as_documented(api: httpx.Client, document: D
 
 
 def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
-    unknown = {name: str(uuid4()) for name in ("attachment", *_segments(document))}
+    unknown = {name: str(uuid4()) for name in ("attachment", "webhook_event", *_segments(document))}
     nonsense = dict.fromkeys(unknown, "nonsense")
     for method, path, operation in _operations(document):
         if path in OPEN or (method, path) == ("DELETE", "/v1/caught"):

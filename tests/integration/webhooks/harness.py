@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import httpx
 
 from mailcore import events
 from mailcore.kit.ids import uuid7
@@ -24,6 +26,7 @@ from mailcore.store.session import Store
 from webhooks.main import start
 from webhooks.settings import Settings
 
+TOKEN = "re_c1tpEyD8_NKFusih9vKVQknRAQfmFcWCv"
 KEY = bytes(range(32)).hex()  # tests/integration/conftest.py, MASTER_KEY
 
 
@@ -46,7 +49,9 @@ class Receiver:
     connections: int = 0
     posts: list[Post] = field(default_factory=list)
     answers: dict[str, list[int]] = field(default_factory=dict)
-    """Path → statuses in turn; the last one stays. 0 never answers. 200 where there is nothing."""
+    """Path → statuses in turn; the last one stays. 0 never answers, -1 closes. 200 where there is nothing."""
+    said: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Path → header fields of its answers."""
     released: asyncio.Event = field(default_factory=asyncio.Event)
     """Once set, posts that were never to be answered are."""
     body: bytes = b"ok"
@@ -80,7 +85,10 @@ class Receiver:
                 if not status:
                     await self.released.wait()
                     status = 200
+                if status < 0:  # closes without a word
+                    return
                 extra = f"Location: {self.url('/elsewhere')}\r\n" if 300 <= status < 400 else ""
+                extra += "".join(f"{name}: {value}\r\n" for name, value in self.said.get(path, {}).items())
                 writer.write(
                     f"HTTP/1.1 {status} X\r\n{extra}Content-Length: {len(self.body)}\r\n\r\n".encode() + self.body
                 )
@@ -122,7 +130,7 @@ class Tenant:
     org_id: UUID
     secrets: dict[UUID, bytes] = field(default_factory=dict)
 
-    async def endpoint(self, url: str, *types: str) -> UUID:
+    async def endpoint(self, url: str, *types: str, **more: bool) -> UUID:
         webhook_id, secret = uuid7(), events.new_secret()
         self.secrets[webhook_id] = secret
         async with self.store.tenant(self.org_id) as db:
@@ -133,6 +141,7 @@ class Tenant:
                 endpoint=url,
                 events=types or ("email.delivered",),
                 secret_sealed=self.keyring.seal(secret, "webhook"),
+                **more,
             )
         return webhook_id
 
@@ -172,8 +181,36 @@ class Tenant:
         rows = await self.admin.fetch("SELECT state, count(*) AS n FROM webhook_deliveries GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
 
+    async def until_state(self, state: str, seconds: float = 30) -> None:
+        """Some event is in that state, and nothing is in hand."""
+        sql = (
+            "SELECT EXISTS (SELECT FROM webhook_deliveries WHERE state = $1) "
+            "AND NOT EXISTS (SELECT FROM webhook_queue WHERE worker IS NOT NULL)"
+        )
+        async with asyncio.timeout(seconds):
+            while not await self.admin.fetchval(sql, state):
+                await asyncio.sleep(0.02)
+
     async def until_empty(self, seconds: float = 30) -> None:
         """Nothing waits and nothing is in hand any more."""
         async with asyncio.timeout(seconds):
             while await self.admin.fetchval("SELECT count(*) FROM webhook_queue"):
                 await asyncio.sleep(0.02)
+
+
+async def add_key(admin: asyncpg.Connection, org_id: UUID, token: str, permission: str = "full_access") -> None:
+    await admin.execute(
+        "INSERT INTO api_keys (id, org_id, name, token_hash, permission) VALUES ($1, $2, 'test', $3, $4)",
+        uuid7(),
+        org_id,
+        hashlib.sha256(token.encode()).digest(),
+        permission,
+    )
+
+
+def refused(answer: httpx.Response, status: int = 422) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    body: dict[str, Any] = answer.json()
+    assert set(body) == {"statusCode", "name", "message"}
+    assert body["statusCode"] == status
+    return body

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,58 +13,9 @@ import httpx
 import pytest
 
 import suites
-from api.main import start
-from api.settings import Settings
-from integration.webhooks.harness import KEY, Receiver, Run, Tenant
+from integration.webhooks.harness import Receiver, Run, Tenant, add_key, refused
 from mailcore import events
 from mailcore.kit.addresses import parse_host
-from mailcore.kit.ids import uuid7
-
-TOKEN = "re_c1tpEyD8_NKFusih9vKVQknRAQfmFcWCv"
-
-
-async def _key(admin: asyncpg.Connection, org_id: UUID, token: str, permission: str = "full_access") -> None:
-    await admin.execute(
-        "INSERT INTO api_keys (id, org_id, name, token_hash, permission) VALUES ($1, $2, 'test', $3, $4)",
-        uuid7(),
-        org_id,
-        hashlib.sha256(token.encode()).digest(),
-        permission,
-    )
-
-
-@pytest.fixture
-async def client(
-    admin: asyncpg.Connection, org: UUID, database_url: str, redis_url: str, tmp_path: Path
-) -> AsyncIterator[httpx.AsyncClient]:
-    await _key(admin, org, TOKEN)
-    settings = Settings(  # type: ignore[call-arg]
-        encryption_key=KEY,
-        database={"url": database_url},
-        redis={"url": redis_url},
-        blob={"url": f"file://{tmp_path}"},
-        network={"allow": {"webhooks": ["127.0.0.0/8"]}},
-        rate_limit={"requests_per_second": 0},
-    )
-    async with start(settings) as running:
-        assert running.http is not None
-        tasks = [asyncio.ensure_future(task) for task in running.tasks]
-        transport = httpx.ASGITransport(app=running.http.app)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://api", headers={"authorization": f"Bearer {TOKEN}"}
-        ) as client:
-            yield client
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _refused(answer: httpx.Response, status: int = 422) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    body: dict[str, Any] = answer.json()
-    assert set(body) == {"statusCode", "name", "message"}
-    assert body["statusCode"] == status
-    return body
 
 
 async def test_the_life_of_a_webhook(client: httpx.AsyncClient) -> None:
@@ -111,7 +59,7 @@ async def test_the_life_of_a_webhook(client: httpx.AsyncClient) -> None:
         await client.delete(f"/webhooks/{id_}"),
         await client.patch(f"/webhooks/{id_}", json={"status": "enabled"}),
     ):
-        assert _refused(answer, 404)["message"] == "Webhook not found"
+        assert refused(answer, 404)["message"] == "Webhook not found"
 
 
 async def test_the_secret_is_not_stored_in_clear(client: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
@@ -140,7 +88,7 @@ async def test_the_secret_is_not_stored_in_clear(client: httpx.AsyncClient, admi
     ],
 )
 async def test_what_is_wrong_is_said(client: httpx.AsyncClient, body: Any, says: str) -> None:
-    assert says in _refused(await client.post("/webhooks", json=body))["message"]
+    assert says in refused(await client.post("/webhooks", json=body))["message"]
     assert (await client.get("/webhooks")).json()["data"] == []
 
 
@@ -153,7 +101,7 @@ async def test_no_closed_endpoint_of_the_suite_is_taken(client: httpx.AsyncClien
     urls += [url for url in vectors["urls_must_block"] if "127." not in url]
     assert len(urls) > 15
     for url in urls:
-        _refused(await client.post("/webhooks", json={"endpoint": url, "events": ["email.sent"]}))
+        refused(await client.post("/webhooks", json={"endpoint": url, "events": ["email.sent"]}))
 
 
 def _is_loopback(host: str) -> bool:
@@ -170,7 +118,7 @@ async def test_pages(client: httpx.AsyncClient) -> None:
     assert ([row["id"] for row in page["data"]], page["has_more"]) == (ids[:2], True)
     page = (await client.get("/webhooks", params={"limit": 3, "after": ids[1]})).json()
     assert ([row["id"] for row in page["data"]], page["has_more"]) == (ids[2:], False)
-    _refused(await client.get("/webhooks", params={"limit": 0}))
+    refused(await client.get("/webhooks", params={"limit": 0}))
 
 
 async def test_another_tenant_sees_nothing(
@@ -178,18 +126,18 @@ async def test_another_tenant_sees_nothing(
 ) -> None:
     created = (await client.post("/webhooks", json={"endpoint": "https://a.example", "events": ["email.sent"]})).json()
     other = {"authorization": "Bearer re_other123_NKFusih9vKVQknRAQfmFcWCv"}
-    await _key(admin, await make_org(), other["authorization"].removeprefix("Bearer "))
+    await add_key(admin, await make_org(), other["authorization"].removeprefix("Bearer "))
     assert (await client.get("/webhooks", headers=other)).json()["data"] == []
     for method in ("GET", "DELETE"):
-        _refused(await client.request(method, f"/webhooks/{created['id']}", headers=other), 404)
-    _refused(await client.patch(f"/webhooks/{created['id']}", json={"status": "disabled"}, headers=other), 404)
+        refused(await client.request(method, f"/webhooks/{created['id']}", headers=other), 404)
+    refused(await client.patch(f"/webhooks/{created['id']}", json={"status": "disabled"}, headers=other), 404)
     assert (await client.get(f"/webhooks/{created['id']}")).json()["status"] == "enabled"
 
 
 async def test_a_key_that_only_sends_may_not(client: httpx.AsyncClient, admin: asyncpg.Connection, org: UUID) -> None:
     sending = {"authorization": "Bearer re_sending1_NKFusih9vKVQknRAQfmFcWCv"}
-    await _key(admin, org, sending["authorization"].removeprefix("Bearer "), "sending_access")
-    assert _refused(await client.get("/webhooks", headers=sending), 401)["name"] == "restricted_api_key"
+    await add_key(admin, org, sending["authorization"].removeprefix("Bearer "), "sending_access")
+    assert refused(await client.get("/webhooks", headers=sending), 401)["name"] == "restricted_api_key"
 
 
 async def test_made_by_the_api_and_posted_by_the_service(
