@@ -28,7 +28,11 @@ NOT_HANDED_ON = re.compile(
     r"POSTROOM_(CONFIG|FAILPOINT|DATABASE__MIGRATE_URL|HTTP__(HOST|PORT)|OPS__\w+|SMTP__(HOST|\w+_PORT)"
     r"|OUTBOUND__(MX_PORT|CATCH_HOST)|CATCH\w*|LAB\w*|\w+__PROCESSES)"
 )
-PUBLISHED = {"api": ("127.0.0.1", "8080", 8080), "inbound-smtp": ("0.0.0.0", "25", 10025)}  # noqa: S104
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+PUBLISHED = {
+    "api": [("127.0.0.1", "8080", 8080)],
+    "inbound-smtp": [(EVERYWHERE, "25", 10025), (EVERYWHERE, "587", 10587), (EVERYWHERE, "465", 10465)],
+}
 SUPERUSER = {"migrate", "tools", "postgres"}
 
 
@@ -68,7 +72,7 @@ def wrong_in(config: dict[str, Any]) -> Iterator[str]:
     for name, service in services.items():
         yield from wrong_in_any(name, service)
         ports = [(p.get("host_ip"), p.get("published"), p["target"]) for p in service.get("ports", [])]
-        if ports != ([PUBLISHED[name]] if name in PUBLISHED else []):
+        if ports != PUBLISHED.get(name, []):
             yield f"{name} publishes {ports}"
         if name not in SUPERUSER and "admin-password" in json.dumps(service.get("environment")):
             yield f"{name} knows the database's superuser"

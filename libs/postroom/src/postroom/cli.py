@@ -87,8 +87,8 @@ def up(
     port_base: Annotated[
         int,
         typer.Option(
-            help="Ports are counted from here: +0 HTTP, +1 MX, +5 catcher, +6 metrics, +7 DNS, +20 Postgres, +21 Redis,"
-            " +22 and up operations of each service."
+            help="Ports are counted from here: +0 HTTP, +1 MX, +2 and +3 submission, +5 catcher, +6 metrics, +7 DNS,"
+            " +20 Postgres, +21 Redis, +22 and up operations of each service."
         ),
     ] = 8080,
     mode: Annotated[

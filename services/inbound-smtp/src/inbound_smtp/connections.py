@@ -16,7 +16,7 @@ class Connections:
 
     def enter(self, ip: str) -> bool:
         """False: one too many; then there is nothing to leave."""
-        place = _place(ip)
+        place = place_of(ip)
         if self.count >= self._total or self._open[place] >= self._per_ip:
             return False
         self._open[place] += 1
@@ -24,7 +24,7 @@ class Connections:
         return True
 
     def leave(self, ip: str) -> None:
-        place = _place(ip)
+        place = place_of(ip)
         self.count -= 1
         self._open[place] -= 1
         if self._open[place] <= 0:
@@ -32,7 +32,7 @@ class Connections:
 
 
 @lru_cache(maxsize=10_000)
-def _place(ip: str) -> str:
+def place_of(ip: str) -> str:
     """An IPv6 client has a /64 to itself; a mapped IPv4 address is that address."""
     try:
         address = ipaddress.ip_address(ip)

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from chassis.bells import Bells
 from chassis.process import Running, bind, run
 from chassis.runner import Runner
 from inbound_smtp.connections import Connections
 from inbound_smtp.domains import Domains
-from inbound_smtp.listener import Limits
+from inbound_smtp.listener import Limits, Listener
 from inbound_smtp.mx import Mx, MxSession
 from inbound_smtp.router import Router
+from inbound_smtp.session import HANDSHAKE_SECONDS
 from inbound_smtp.settings import Settings, Smtp
+from inbound_smtp.submission.failures import Failures
+from inbound_smtp.submission.listener import Submission
+from inbound_smtp.submission.session import SubmissionSession
 from inbound_smtp.wire import Memory
 from mailcore import blob
+from mailcore.flow.keys import Keys
 from mailcore.flow.lease import WorkerLease
+from mailcore.flow.parse import Reader
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
+from mailcore.flow.submit import Submits
 from mailcore.kit.errors import Refused
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ROUTE
+from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -50,17 +59,26 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     router = Router(store, lease, Routes(store, ringer, blobs), batch=settings.inbound_smtp.batch)
     runner = Runner("router", router.work, sweep_seconds=settings.queue.sweep_seconds)
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
-    mx = make_mx(settings.smtp, Domains(store), receives)
-    loop = asyncio.get_running_loop()
-    sock = bind(settings.smtp.host, settings.smtp.mx_port)
-    server = await loop.create_server(lambda: MxSession(mx), sock=sock, backlog=1024)
+    smtp = settings.smtp
+    mx = make_mx(smtp, Domains(store), receives)
+    submits = Submits(store, ringer, blobs)
+    keys = Keys(store)
+    submission = make_submission(smtp, mx, keys, submits, RateLimiter(ringer, settings.rate_limit.requests_per_second))
+    servers = [await _listen(MxSession, mx, smtp.host, smtp.mx_port)]
+    if smtp.submission_port:
+        servers.append(await _listen(SubmissionSession, submission, smtp.host, smtp.submission_port))
+    if smtp.submissions_port:
+        tls = submission.tls
+        servers.append(await _listen(SubmissionSession, submission, smtp.host, smtp.submissions_port, tls))
     routing = asyncio.create_task(runner.run())
-    log.info("listening", smtp=f"{settings.smtp.host}:{sock.getsockname()[1]}", tls=mx.tls is not None)
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    log.info("listening", smtp=f"{smtp.host}:{ports[0]}", submission=ports[1:], tls=mx.tls is not None)
 
     async def drain() -> None:
-        server.close()
-        await mx.drain()
-        await receives.drain()
+        for server in servers:
+            server.close()
+        await asyncio.gather(mx.drain(), submission.drain())
+        await asyncio.gather(receives.drain(), submits.drain())
         runner.drain()
         await asyncio.wait([routing])
         await router.release()
@@ -69,12 +87,14 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     try:
         yield Running(
             checks={"database": store.check, "blobs": blobs.check},
-            tasks=[_until_drained(routing), lease.keep(), bells.run()],
+            tasks=[_until_drained(routing), lease.keep(), bells.run(), keys.note_use()],
             drain=drain,
             drain_seconds=25,
         )
+        await keys.write_use()
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         routing.cancel()
         await ringer.close()
         await store.close()
@@ -86,6 +106,19 @@ async def _until_drained(routing: asyncio.Task[None]) -> None:
     if not routing.cancelled() and routing.exception() is not None:
         raise RuntimeError("the router ended") from routing.exception()
     await asyncio.Event().wait()
+
+
+async def _listen(
+    kind: Callable[[Any], asyncio.Protocol], listener: Listener, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> asyncio.Server:
+    """`tls`: from the first octet."""
+    return await asyncio.get_running_loop().create_server(
+        lambda: kind(listener),
+        sock=bind(host, port),
+        backlog=1024,
+        ssl=tls,
+        ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+    )
 
 
 def make_mx(smtp: Smtp, domains: Domains, receives: Receives) -> Mx:
@@ -108,6 +141,34 @@ def make_mx(smtp: Smtp, domains: Domains, receives: Receives) -> Mx:
         receives=receives,
         tls=_tls(smtp.tls_cert, smtp.tls_key),
         proxy_version={"off": None, "v1": 1, "v2": 2}[smtp.proxy_protocol],
+    )
+
+
+def make_submission(smtp: Smtp, mx: Mx, keys: Keys, submits: Submits, rate: RateLimiter) -> Submission:
+    """Shares limits, connections and memory with the MX. Raises Refused when it has a port and cannot have TLS (RFC 8314)."""
+    if (smtp.submission_port or smtp.submissions_port) and mx.tls is None:
+        raise Refused(
+            "Submission takes API keys, so it needs TLS: set POSTROOM_SMTP__TLS_CERT and __TLS_KEY, or set "
+            "POSTROOM_SMTP__SUBMISSION_PORT and __SUBMISSIONS_PORT to 0."
+        )
+    if smtp.submissions_port and mx.proxy_version is not None:
+        raise Refused(
+            "A PROXY header cannot stand before TLS here: set POSTROOM_SMTP__SUBMISSIONS_PORT to 0 and let clients use "
+            "the submission port with STARTTLS, or set POSTROOM_SMTP__PROXY_PROTOCOL to off."
+        )
+    return Submission(
+        hostname=mx.hostname,
+        limits=mx.limits,
+        connections=mx.connections,
+        memory=mx.memory,
+        tls=mx.tls,
+        proxy_version=mx.proxy_version,
+        keys=keys,
+        submits=submits,
+        rate=rate,
+        reader=Reader(),
+        failures=Failures(smtp.max_auth_failures_per_ip),
+        failure_seconds=smtp.auth_failure_seconds,
     )
 
 

@@ -15,6 +15,7 @@ def _none_if_empty(value: Any) -> Any:
 
 
 OptionalFile = Annotated[str | None, BeforeValidator(_none_if_empty)]
+OptionalPort = Annotated[int, BeforeValidator(lambda value: value or 0), Field(ge=0, le=65535)]
 
 
 class Smtp(Group, extra="ignore"):
@@ -22,6 +23,10 @@ class Smtp(Group, extra="ignore"):
     """The name in our greeting, which the MX record points to. Empty: the machine's own."""
     host: str = "127.0.0.1"
     mx_port: int = Field(2500, ge=0, le=65535)
+    submission_port: OptionalPort = 0
+    """Where organizations hand in mail, with STARTTLS (587). 0 or empty: nowhere. Needs a certificate."""
+    submissions_port: OptionalPort = 0
+    """The same within TLS from the first octet (465)."""
     tls_cert: OptionalFile = None
     """PEM chain; with tls_key it makes STARTTLS be offered."""
     tls_key: OptionalFile = None
@@ -42,6 +47,10 @@ class Smtp(Group, extra="ignore"):
     """Commands of one connection that were refused for good."""
     max_junk_commands: int = Field(100, ge=1)
     """Commands that led to no mail since the last one that did."""
+    max_auth_failures_per_ip: int = Field(30, ge=1)
+    """Failed logins in ten minutes in this process, from one address (IPv6: one /64)."""
+    auth_failure_seconds: float = Field(1.0, ge=0)
+    """A login that fails is answered after so long."""
     command_seconds: float = Field(300.0, gt=0)
     """How long a client may take for a command (RFC 5321 §4.5.3.2.7)."""
     data_seconds: float = Field(180.0, gt=0)
@@ -62,6 +71,12 @@ class InboundSmtp(Group):
     """Arrivals routed in one transaction."""
 
 
+class RateLimit(Group, extra="ignore"):
+    requests_per_second: int = Field(10, ge=0, le=1_000_000)
+    """As api counts them: a submitted mail is a request."""
+
+
 class Settings(Base):
+    rate_limit: RateLimit = RateLimit()
     smtp: Smtp = Smtp()
     inbound_smtp: InboundSmtp = InboundSmtp()

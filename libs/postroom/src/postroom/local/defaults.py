@@ -54,6 +54,8 @@ def of_mode(mode: Mode, folder: Folder, ports: Ports, secrets: Secrets) -> dict[
         "HTTP__PUBLIC_URL": f"http://{HOST}:{ports.api}",
         "SMTP__HOST": HOST,
         "SMTP__MX_PORT": str(ports.mx),
+        "SMTP__SUBMISSION_PORT": str(ports.submission),
+        "SMTP__SUBMISSIONS_PORT": str(ports.submissions),
         "SMTP__TLS_CERT": str(folder.tls / "cert.pem"),
         "SMTP__TLS_KEY": str(folder.tls / "key.pem"),
         "OPS__HOST": HOST,

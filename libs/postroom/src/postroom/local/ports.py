@@ -37,6 +37,14 @@ class Ports:
         return self.base + 1
 
     @property
+    def submission(self) -> int:
+        return self.base + 2
+
+    @property
+    def submissions(self) -> int:
+        return self.base + 3
+
+    @property
     def catcher(self) -> int:
         return self.base + 5
 

@@ -98,6 +98,9 @@ class Stack:
             wanted.append(Wanted("HTTP", self.setting("HTTP__HOST"), int(self.setting("HTTP__PORT"))))
         if "inbound-smtp" in started:
             wanted.append(Wanted("MX", self.setting("SMTP__HOST"), int(self.setting("SMTP__MX_PORT"))))
+            for what in ("SUBMISSION", "SUBMISSIONS"):
+                if port := int(self.setting(f"SMTP__{what}_PORT") or 0):
+                    wanted.append(Wanted(what.lower(), self.setting("SMTP__HOST"), port))
         wanted.append(Wanted("metrics", HOST, self.ports.metrics))
         if self.catching:
             wanted.append(Wanted("catcher", HOST, self.ports.catcher))
@@ -138,8 +141,8 @@ class Stack:
             admin_email=credentials["admin_email"],
             admin_password=credentials["admin_password"],
             mx=f"{_reachable(self.setting('SMTP__HOST'))}:{self.setting('SMTP__MX_PORT')}",
-            submission=None,
-            submissions=None,
+            submission=self._submission("SUBMISSION"),
+            submissions=self._submission("SUBMISSIONS"),
             relay=None,
             catcher=f"{HOST}:{self.ports.catcher}" if self.catching else None,
             dns=f"{HOST}:{self.ports.dns}" if self.catching else None,
@@ -149,6 +152,10 @@ class Stack:
             database_url=self.setting("DATABASE__URL"),
             redis_url=self.setting("REDIS__URL"),
         )
+
+    def _submission(self, what: str) -> str | None:
+        port = int(self.setting(f"SMTP__{what}_PORT") or 0)
+        return f"{_reachable(self.setting('SMTP__HOST'))}:{port}" if port else None
 
 
 def _reachable(host: str) -> str:
@@ -385,6 +392,7 @@ def _banner(stack: Stack, dev: DevFile, timer: Timer) -> None:
         ("API key", dev.api_key),
         ("Admin", f"{dev.admin_email} / {dev.admin_password}"),
         ("Mail in (MX)", dev.mx),
+        ("Submission", f"{dev.submission or 'none'} (STARTTLS), {dev.submissions or 'none'} (TLS)"),
         (
             "Catcher",
             f"{dev.catcher}, read it at {dev.api_url}/v1/caught" if dev.catcher else "none: mail really leaves",

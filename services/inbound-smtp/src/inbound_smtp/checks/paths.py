@@ -48,12 +48,12 @@ class Path:
     parameters: list[str]
 
 
-def mail(argument: str) -> Mail:
-    """Of `FROM:<a@b> SIZE=1 …`. Raises Refusal."""
+def mail(argument: str, *, smtputf8: bool = True, auth: bool = False) -> Mail:
+    """Of `FROM:<a@b> SIZE=1 …`; what was not offered by EHLO, SMTPUTF8 or AUTH, is no parameter. Raises Refusal."""
     path = _split(argument, "FROM:", MAIL_FORM)
     if not path.bracketed:
         raise Refusal(syntax(MAIL_FORM))
-    size, smtputf8, body = None, False, "7BIT"
+    size, utf8, body = None, False, "7BIT"
     seen: set[str] = set()
     for text in path.parameters:
         name, value = _parameter(text, seen, MAIL_FORM)
@@ -61,14 +61,16 @@ def mail(argument: str) -> Mail:
             size = int(value)
         elif name == "BODY" and value is not None and value.upper() in ("7BIT", "8BITMIME"):
             body = value.upper()
-        elif name == "SMTPUTF8" and value is None:
-            smtputf8 = True
-        elif name in ("SIZE", "BODY", "SMTPUTF8"):
+        elif name == "SMTPUTF8" and value is None and smtputf8:
+            utf8 = True
+        elif name == "AUTH" and value is not None and auth:
+            pass  # RFC 4954 §5: who wrote it first, says the client; the key says who answers for it
+        elif name in ("SIZE", "BODY") or (name == "SMTPUTF8" and smtputf8):
             raise Refusal(syntax(MAIL_FORM))
         else:
             # RFC 5321 §4.1.1.11
             raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
-    return Mail(_sender(path.text, smtputf8), size, smtputf8, body == "8BITMIME")
+    return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME")
 
 
 def recipient(argument: str, *, smtputf8: bool) -> tuple[Address, bool]:
@@ -96,6 +98,23 @@ def recipient(argument: str, *, smtputf8: bool) -> tuple[Address, bool]:
     if address.smtputf8 and not smtputf8:
         raise Refusal(_NEEDS_SMTPUTF8)
     return address, path.bracketed
+
+
+def destination(argument: str) -> Address:
+    """Of `TO:<a@b>` by somebody who may send anywhere. Raises Refusal."""
+    path = _split(argument, "TO:", RCPT_FORM)
+    if not path.bracketed:
+        raise Refusal(syntax(RCPT_FORM))
+    for text in path.parameters:
+        name, _ = _parameter(text, set(), RCPT_FORM)
+        raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
+    try:
+        address = parse_address(path.text)
+    except Invalid as error:
+        raise Refusal(Reply(553, error.public, "5.1.3")) from error
+    if address.smtputf8:
+        raise Refusal(Reply(553, "An address outside ASCII is not supported", "5.6.7"))
+    return address
 
 
 # RFC 6531 §3.5
