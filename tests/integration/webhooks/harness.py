@@ -50,6 +50,8 @@ class Receiver:
     posts: list[Post] = field(default_factory=list)
     answers: dict[str, list[int]] = field(default_factory=dict)
     """Path → statuses in turn; the last one stays. 0 never answers, -1 closes. 200 where there is nothing."""
+    judge: Callable[[Post], int] | None = None
+    """Instead of `answers`: the status for a post."""
     said: dict[str, dict[str, str]] = field(default_factory=dict)
     """Path → header fields of its answers."""
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,7 +82,7 @@ class Receiver:
                 async with self._changed:
                     self.posts.append(post)
                     self._changed.notify_all()
-                statuses = self.answers.get(path, [200])
+                statuses = [self.judge(post)] if self.judge else self.answers.get(path, [200])
                 status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
                 if not status:
                     await self.released.wait()
@@ -174,12 +176,20 @@ class Tenant:
         ]
         async with self.store.worker() as db:
             await event_rows.insert(db, new)
-        self.ringer.ring(WEBHOOKS)
+        self.ring()
         return [event.id for event in new]
 
     async def states(self) -> dict[str, int]:
         rows = await self.admin.fetch("SELECT state, count(*) AS n FROM webhook_deliveries GROUP BY state")
         return {row["state"]: row["n"] for row in rows}
+
+    def ring(self) -> None:
+        self.ringer.ring(WEBHOOKS)
+
+    async def until(self, there: Callable[[], Awaitable[Any]], seconds: float = 30) -> None:
+        async with asyncio.timeout(seconds):
+            while not await there():
+                await asyncio.sleep(0.02)
 
     async def until_state(self, state: str, seconds: float = 30) -> None:
         """Some event is in that state, and nothing is in hand."""
@@ -187,9 +197,7 @@ class Tenant:
             "SELECT EXISTS (SELECT FROM webhook_deliveries WHERE state = $1) "
             "AND NOT EXISTS (SELECT FROM webhook_queue WHERE worker IS NOT NULL)"
         )
-        async with asyncio.timeout(seconds):
-            while not await self.admin.fetchval(sql, state):
-                await asyncio.sleep(0.02)
+        await self.until(lambda: self.admin.fetchval(sql, state), seconds)
 
     async def until_empty(self, seconds: float = 30) -> None:
         """Nothing waits and nothing is in hand any more."""
