@@ -18,4 +18,4 @@ DROP INDEX domains_verified;
 CREATE UNIQUE INDEX domains_verified ON domains (name) WHERE status = 'verified';
 ALTER TABLE domains
   DROP tracking_verified, DROP seen, DROP tracking_changed_at, DROP old_tracking, DROP check_due_at, DROP waiting_since,
-  DROP revision, DROP lacking;
+  DROP owned_since, DROP revision, DROP lacking;

@@ -3,6 +3,7 @@
 ALTER TABLE domains
   ADD lacking              text CHECK (lacking IN ('sending', 'receiving')), -- of a partially_* one: what is not in force
   ADD revision             integer NOT NULL DEFAULT 0,     -- changes by its owner; a look that began before one is not written
+  ADD owned_since          timestamptz,                    -- since when a capability is in force
   ADD waiting_since        timestamptz,                    -- since when records are missing; NULL: none is
   ADD check_due_at         timestamptz,                    -- the next look; NULL: none until somebody asks
   ADD old_tracking         text[] NOT NULL DEFAULT '{}',   -- tracking subdomains before this one: sent mail links to them

@@ -1,9 +1,9 @@
-"""Chores of outbound: verify a domain, upkeep. Both are safe twice, and both are come to without Redis too."""
+"""Chores of outbound: verify a domain, move a claim on, upkeep. All are safe twice, and come to without Redis too."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,13 +11,13 @@ from uuid import UUID
 from mailcore.blob.base import BlobStore
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
-from mailcore.flow import quota
+from mailcore.flow import claims, quota
+from mailcore.flow import verify as verification
 from mailcore.flow.upkeep import upkeep
-from mailcore.flow.verify import claim_due, verify
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import WEBHOOKS
+from mailcore.queue.jobs import OUTBOUND, VERIFY, WEBHOOKS
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -53,6 +53,9 @@ class Chores:
     async def verify(self, domain_id: str) -> None:
         await self._verify(UUID(domain_id))
 
+    async def claim(self, claim_id: str) -> None:
+        await self._claim(UUID(claim_id))
+
     async def upkeep(self, _: str = "") -> None:
         done = await upkeep(self._store, self._blobs, lifetime_seconds=self._lifetime_seconds)
         log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
@@ -71,19 +74,25 @@ class Chores:
                 done = await self._try("upkeep", self.upkeep())
                 upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
             await self._try("usage", self._roll_up())
-            await self._try("verify", self._verify_due())
+            await self._try("verify", self._due(verification.claim_due, "verify", self._verify))
+            await self._try("claim", self._due(claims.claim_due, "claim", self._claim))
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _roll_up(self) -> None:
         await quota.roll_up(self._store)
 
-    async def _verify_due(self) -> None:
+    async def _due(
+        self,
+        claim_due: Callable[[Store], Awaitable[list[UUID]]],
+        name: str,
+        work: Callable[[UUID], Awaitable[None]],
+    ) -> None:
         """A name server that does not answer holds up its own domain only."""
         at_once = asyncio.Semaphore(AT_ONCE)
 
-        async def one(domain_id: UUID) -> None:
+        async def one(id_: UUID) -> None:
             async with at_once:
-                await self._try("verify", self._verify(domain_id))
+                await self._try(name, work(id_))
 
         while due := await claim_due(self._store):
             await asyncio.gather(*map(one, due))
@@ -102,8 +111,17 @@ class Chores:
         return False
 
     async def _verify(self, domain_id: UUID) -> None:
-        queued = await verify(
+        queued = await verification.verify(
             self._store, self._resolver, domain_id, self._published, now=datetime.now(UTC), exempt=self._exempt
         )
         if queued:
             self._ringer.ring(WEBHOOKS)
+
+    async def _claim(self, claim_id: UUID) -> None:
+        settled = await claims.settle(self._store, self._resolver, claim_id, self._published, now=datetime.now(UTC))
+        if settled.webhooks:
+            self._ringer.ring(WEBHOOKS)
+        for site in settled.sites:
+            self._ringer.ring(OUTBOUND, site)
+        if settled.verify is not None:
+            await self._ringer.enqueue(VERIFY, str(settled.verify))

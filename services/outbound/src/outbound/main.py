@@ -20,7 +20,7 @@ from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import OUTBOUND, UPKEEP, VERIFY
+from mailcore.queue.jobs import CLAIM, OUTBOUND, UPKEEP, VERIFY
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 from mailcore.transport import Credentials, Pool, TlsPolicy
@@ -99,7 +99,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         settings.redis.url,
         SERVICE,
         bells={OUTBOUND: outbound.wake},
-        chores={VERIFY: chores.verify, UPKEEP: chores.upkeep},
+        chores={VERIFY: chores.verify, CLAIM: chores.claim, UPKEEP: chores.upkeep},
         cron=[cron(chores.hourly, minute=7)],
     )
 

@@ -27,7 +27,7 @@ from mailcore.kit.settings import Domains as Settings
 from mailcore.mailauth.dkim.keys import ED25519_SHA256, RSA_SHA256, generate_ed25519, generate_rsa
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, VERIFY, WEBHOOKS
-from mailcore.store import domains, events
+from mailcore.store import claims, domains, events
 from mailcore.store.domains import NewDomain, NewKey
 from mailcore.store.events import NewEvent
 from mailcore.store.session import Connection, Store
@@ -83,7 +83,7 @@ class Domains:
             await self._may_have(db, domain)
             row = await domains.find(db, domain.id) if await domains.insert(db, domain, keys) else None
             if row is None:
-                raise _registered(domain.name)
+                raise registered(domain.name)
             queued = await raise_event(db, "domain.created", row, self.published)
         self.ring(queued)
         return row
@@ -91,9 +91,13 @@ class Domains:
     async def _may_have(self, db: Connection, domain: NewDomain) -> None:
         count = await domains.count_locked(db, domain.org_id)
         if await domains.named(db, domain.name) is not None:
-            raise _registered(domain.name)
+            raise registered(domain.name)
         if await domains.taken(db, domain.name, domain.org_id):
-            raise Refused(f"{_registered(domain.name).public} If it is yours, claim it with `POST /domains/claim`.")
+            raise Refused(f"{registered(domain.name).public} If it is yours, claim it with `POST /domains/claim`.")
+        self.check_room(count)
+
+    def check_room(self, count: int) -> None:
+        """Raises Refused when no further one may be made."""
         if count >= self._most:
             raise Refused(f"You have reached the limit of {self._most} domains. Remove one you no longer need.")
 
@@ -153,7 +157,7 @@ class Domains:
             row = await domains.find_locked(db, id_)
             if row is None:
                 raise NotFound("Domain not found")
-            await db.execute(_CANCEL_CLAIMS, id_)
+            await claims.cancel(db, id_)
             sites = await domains.delete(db, id_)
             queued = await raise_event(db, "domain.deleted", row, self.published)
         self.ring(queued)
@@ -165,13 +169,7 @@ class Domains:
             self._ringer.ring(WEBHOOKS)
 
 
-_CANCEL_CLAIMS = """
-UPDATE domain_claims SET status = 'canceled', check_due_at = NULL
-WHERE domain_id = $1 AND status IN ('pending', 'verified', 'blocked')
-"""
-
-
-def _registered(name: str) -> Refused:
+def registered(name: str) -> Refused:
     return Refused(f"The `{name}` domain has been registered already.")
 
 

@@ -12,6 +12,7 @@ accounts   api (account added or changed)       imap_sync      the account's ses
 
 chore      enqueued by                          served by      safe twice because
 verify     api: POST /domains/:id/verify        outbound       writes what DNS says now into the domain's row
+claim      api: POST /domains/:id/claim/verify  outbound       moves a claim on; one that has ended stays as it is
 upkeep     cron, hourly                         outbound       makes what is missing, deletes what is expired
 """
 
@@ -39,10 +40,11 @@ WEBHOOKS = Bell("webhooks", "webhooks")
 ACCOUNTS = Bell("accounts", "imap_sync")
 
 VERIFY = Chore("verify", "outbound")
+CLAIM = Chore("claim", "outbound")
 UPKEEP = Chore("upkeep", "outbound")
 
 BELLS = (OUTBOUND, ROUTE, WEBHOOKS, ACCOUNTS)
-CHORES = (VERIFY, UPKEEP)
+CHORES = (VERIFY, CLAIM, UPKEEP)
 
 
 def arq_queue(service: str) -> str:

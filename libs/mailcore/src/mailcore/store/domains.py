@@ -177,6 +177,15 @@ SELECT DISTINCT r.site_id FROM hurried h JOIN recipient_domains r ON r.domain = 
 # ---- role worker -----------------------------------------------------------------------------------------------------
 
 
+async def owner_locked(db: Connection, name: str, not_org: UUID) -> asyncpg.Record | None:
+    """Who has verified the name, other than this organization."""
+    return await db.fetchrow(
+        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE name = $1 AND org_id <> $2 "
+        "AND status IN ('verified', 'partially_verified', 'partially_failed') FOR UPDATE",
+        *(name, not_org),
+    )
+
+
 async def claim_due(db: Connection, limit: int) -> list[UUID]:
     """Domains that are due for a look; the next one is written first, for whoever dies on the way."""
     rows = await db.fetch(_CLAIM_DUE, limit)
@@ -202,14 +211,15 @@ async def write_look(db: Connection, id_: UUID, looked: Looked) -> None:
 _WRITE = """
 UPDATE domains SET status = $2, lacking = $3, record_status = $4, seen = $5, checked_at = $6,
   verified_at = CASE WHEN $7 THEN $6 ELSE verified_at END, waiting_since = $8,
+  owned_since = CASE WHEN $2 IN ('verified', 'partially_verified', 'partially_failed') THEN coalesce(owned_since, $6) END,
   check_due_at = now() + make_interval(secs => $9)
 WHERE id = $1
 """
 
 _COLUMNS = (
     "id, org_id, name, status, lacking, region, sending, receiving, custom_return_path, open_tracking, click_tracking, "
-    "tracking_subdomain, old_tracking, tracking_changed_at, tls, record_status, seen, revision, waiting_since, checked_at, "
-    "created_at"
+    "tracking_subdomain, old_tracking, tracking_changed_at, tls, record_status, seen, revision, owned_since, waiting_since, "
+    "checked_at, created_at"
 )
 _DKIM = (
     "(SELECT coalesce(jsonb_agg(jsonb_build_object('selector', k.selector, 'public_txt', k.public_txt) "
