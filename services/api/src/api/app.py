@@ -14,6 +14,7 @@ from api.arrivals.routes import router as arrivals
 from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
+from api.domains.claims import router as domain_claims
 from api.domains.routes import router as domains
 from api.downloads import router as downloads
 from api.edge import Edge
@@ -42,6 +43,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     emails_files,
     emails_shared,
     domains,
+    domain_claims,
     api_keys,
     health,
     caught,

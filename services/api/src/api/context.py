@@ -13,6 +13,7 @@ from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
+from mailcore.flow.claims import Claims
 from mailcore.flow.domains import Domains
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
@@ -39,6 +40,7 @@ class Context:
     limits: Limits
     imap: ImapDoor
     domains: Domains
+    claims: Claims
     people: People
     tokens: Tokens
     attempts: Attempts

@@ -14,6 +14,7 @@ from api.people.tokens import Tokens
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
+from mailcore.flow.claims import Claims
 from mailcore.flow.domains import Domains, published
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
@@ -40,6 +41,18 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     ringer = Ringer(settings.redis.url, timeout_seconds=settings.redis.timeout_seconds)
     blobs = blob.open(**dict(settings.blob))
+    domains = Domains(
+        store,
+        ringer,
+        settings.keyring(),
+        published(
+            settings.domains,
+            route=settings.outbound.route,
+            source_ip=settings.outbound.source_ip,
+            tracking_url=settings.tracking.url or settings.http.public_url,
+        ),
+        most=settings.domains.max_per_organization,
+    )
     ctx = Context(
         settings=settings,
         store=store,
@@ -56,18 +69,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             ca_file=settings.imap.ca_file,
             timeout=settings.imap.timeout_seconds,
         ),
-        domains=Domains(
-            store,
-            ringer,
-            settings.keyring(),
-            published(
-                settings.domains,
-                route=settings.outbound.route,
-                source_ip=settings.outbound.source_ip,
-                tracking_url=settings.tracking.url or settings.http.public_url,
-            ),
-            most=settings.domains.max_per_organization,
-        ),
+        domains=domains,
+        claims=Claims(store, ringer, domains),
         people=People(
             store,
             registration=Registration(

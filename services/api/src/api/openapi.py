@@ -36,7 +36,8 @@ _ALSO = {
     },
     ("patch", "/emails/{id}"): {"409": "Another request is changing this email just now."},
     ("post", "/emails/{id}/cancel"): {"409": "Another request is changing this email just now."},
-    ("post", "/domains"): {"403": "The name is registered already."},
+    ("post", "/domains"): {"403": "The name is registered already, or there are too many domains."},
+    ("post", "/domains/claim"): {"403": "The domain is this organization's already, or there are too many."},
     ("post", "/api-keys"): {"404": "`domain_id` is no domain of this organization."},
     ("post", "/v1/accounts"): {"409": "This account is connected already."},
 }
