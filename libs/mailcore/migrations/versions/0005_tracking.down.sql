@@ -1,2 +1,2 @@
--- Takes back 0005_tracking.sql. make_partitions stays: it makes those of the tables that there are.
+-- Takes back 0005_tracking.sql.
 DROP TABLE unsubscribes, engagements;

@@ -44,30 +44,4 @@ GRANT SELECT ON unsubscribes TO postroom_worker;
 CREATE POLICY door_read ON unsubscribes FOR SELECT TO postroom_door USING (true);
 GRANT SELECT ON unsubscribes TO postroom_door;
 
--- The partitions of every table that has them, whichever revision made it.
-CREATE OR REPLACE FUNCTION make_partitions(ahead integer DEFAULT 2) RETURNS SETOF text
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-  parent text;
-  month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
-  child text;
-BEGIN
-  PERFORM pg_advisory_xact_lock(hashtext('postroom.make_partitions'));
-  FOR step IN -1 .. ahead LOOP
-    FOR parent IN SELECT c.relname FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
-                  WHERE c.relnamespace = 'public'::regnamespace ORDER BY c.relname LOOP
-      child := format('%s_%s', parent, to_char(month + make_interval(months => step), 'YYYY_MM'));
-      IF to_regclass(child) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', child, parent,
-                       month_bound((month + make_interval(months => step))::date),
-                       month_bound((month + make_interval(months => step + 1))::date));
-        IF parent = 'emails' THEN
-          -- bodies up to 8 kB stay in the row as they are: compressing them costs more than the disk they save
-          EXECUTE format('ALTER TABLE %I SET (toast_tuple_target = 8160)', child);
-        END IF;
-        RETURN NEXT child;
-      END IF;
-    END LOOP;
-  END LOOP;
-END $$;
 SELECT make_partitions();

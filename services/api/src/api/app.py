@@ -32,6 +32,7 @@ from api.people.door import router as people_door
 from api.people.routes import router as people
 from api.receiving.routes import router as receiving
 from api.tracking.routes import router as tracking
+from api.tracking.routes import router as tracking
 from api.webhooks.history import router as webhook_events
 from api.webhooks.routes import router as webhooks
 
@@ -53,6 +54,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     arrivals,
     downloads,
     webhooks,
+    tracking,
     tracking,
     webhook_events,
     oauth,

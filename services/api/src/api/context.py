@@ -20,6 +20,7 @@ from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
 from mailcore.flow.people import People
 from mailcore.flow.submit import Submits
+from mailcore.flow.track import Tracks
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
@@ -34,6 +35,7 @@ class Context:
     keyring: Keyring
     blobs: BlobStore
     submits: Submits
+    tracks: Tracks
     attachments: GuardedClient
     """For URLs that callers name as attachments."""
     keys: Keys

@@ -24,6 +24,8 @@ RATE = "postroom.rate"
 _PARAMETER = re.compile(r"\{[^}]*\}")
 _UNCOUNTED = frozenset(("/health", "/healthz", "/readyz"))
 """Balancers ask often, and all from one address."""
+_OF_MAIL = ("/track/", "/unsubscribe")
+"""Where mails lead: a mailbox provider asks for all its readers from a few addresses."""
 
 
 class Limits:
@@ -51,7 +53,8 @@ class Limits:
 
     async def count_stranger(self, scope: Scope) -> None:
         """Raises ApiError 429."""
-        if self._strangers and scope["path"] not in _UNCOUNTED:
+        path: str = scope["path"]
+        if self._strangers and path not in _UNCOUNTED and not path.startswith(_OF_MAIL):
             await self._take(scope, ("client", network(scope)), self._strangers)
 
     async def _take(self, scope: Scope, key: Hashable, limit: int | None) -> None:

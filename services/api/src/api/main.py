@@ -20,6 +20,7 @@ from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
 from mailcore.flow.submit import Submits
+from mailcore.flow.track import Tracks
 from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
@@ -60,6 +61,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         keyring=settings.keyring(),
         blobs=blobs,
         submits=Submits(store, ringer, blobs),
+        tracks=Tracks(store, ringer, settings.keyring().derive_all("track")),
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),
         limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
@@ -94,6 +96,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             http=Listen(app, settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
         await ctx.keys.write_use()
+        await ctx.tracks.drain()
     finally:
         gc.unfreeze()
         ctx.people.close()

@@ -71,12 +71,17 @@ class Hit:
     """Whose image proxy asked: `gmail`, `apple`, `yahoo`, … It shows its own address, and may ask before anybody reads."""
     scanner: bool = False
     """By what it sent it is a program: a scanner, a preview, a prefetch."""
+    read: bool = True
+    """False: surely nobody has read the mail by this, and its last event stays."""
 
 
 class Tracks:
     """One a process."""
 
-    def __init__(self, store: Store, ringer: Ringer, *, waiting: int = WAITING) -> None:
+    def __init__(self, store: Store, ringer: Ringer, keys: Sequence[bytes], *, waiting: int = WAITING) -> None:
+        """`keys`: `keyring.derive_all("track")`."""
+        self.keys = keys
+        """Of the tokens, for whoever reads them."""
         self._store = store
         self._ringer = ringer
         self._room = waiting
@@ -160,17 +165,18 @@ class Tracks:
             raised: list[NewEvent] = []
             opened: set[UUID] = set()
             clicked: set[UUID] = set()
-            for hit in hits:
+            # of one millisecond they have no order of their own, and the order of events is that of their ids
+            for hit, id_ in zip(hits, sorted(uuid7() for _ in hits), strict=True):
                 row = found.get(hit.email_id)
-                if row is None:
+                if row is None or row.org_id != hit.org_id:
                     outcomes[_kind(hit), "gone"] += 1
                     continue
-                event = _event(row, hit)
+                event = _event(id_, row, hit)
                 outcomes[_kind(hit), "stored" if event else "limited"] += 1
                 if event is None:
                     continue
                 raised.append(event)
-                if not hit.scanner:
+                if hit.read:
                     (opened if hit.url is None else clicked).add(hit.email_id)
             for (email_id, _), count in left_out.items():
                 outcomes["open", "limited"] += count
@@ -189,7 +195,7 @@ def _kind(hit: Hit) -> str:
     return "open" if hit.url is None else "click"
 
 
-def _event(row: Engagement, hit: Hit) -> NewEvent | None:
+def _event(id_: UUID, row: Engagement, hit: Hit) -> NewEvent | None:
     """What is stored of a hit, or None past the limit; the row learns of both."""
     hour = hit.at.replace(minute=0, second=0, microsecond=0)
     if row.hour is None or hour > row.hour:
@@ -216,7 +222,7 @@ def _event(row: Engagement, hit: Hit) -> NewEvent | None:
     # of a mail to several it is not known who of them it was: the event tells of the email
     recipients = [row.recipient] if row.recipients == 1 and row.recipient is not None else None
     type_ = "email.opened" if hit.url is None else "email.clicked"
-    return NewEvent(uuid7(), row.org_id, type_, row.email_id, hit.at, recipients, detail)
+    return NewEvent(id_, row.org_id, type_, row.email_id, hit.at, recipients, detail)
 
 
 def _is_first(row: Engagement, hit: Hit) -> bool:
