@@ -32,9 +32,7 @@ class Server:
         self.gate.set()
         self.read = 0
         self.app = Api()
-        self.app.edge = Edge(
-            super(Api, self.app).__call__, hot={("POST", "/hot"): self.size}, bodies=bodies, rate_limit=0
-        )
+        self.app.edge = Edge(super(Api, self.app).__call__, hot={("POST", "/hot"): self.size}, bodies=bodies)
         errors.install(self.app)
         self.app.add_api_route("/routed", self.routed, methods=["POST"])
         self.port = 0

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
 from api.accounts.routes import router as accounts
 from api.api_keys.routes import router as api_keys
 from api.arrivals.routes import router as arrivals
+from api.auth import WHO, authenticate
 from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
@@ -24,8 +30,10 @@ from api.emails.reading import router as emails_reading
 from api.emails.routes import router as emails
 from api.emails.routes import send, send_batch
 from api.emails.shared import router as emails_shared
+from api.errors import ApiError
 from api.health.routes import router as health
 from api.lab.routes import router as lab
+from api.logs.routes import router as logs
 from api.messages.routes import router as messages
 from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
@@ -35,6 +43,7 @@ from api.tracking.routes import router as tracking
 from api.tracking.routes import router as tracking
 from api.webhooks.history import router as webhook_events
 from api.webhooks.routes import router as webhooks
+from mailcore.kit.errors import MailError
 
 ROUTERS: tuple[APIRouter, ...] = (
     receiving,  # before emails: `/emails/receiving` is no `/emails/{id}`
@@ -46,6 +55,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     domains,
     domain_claims,
     api_keys,
+    logs,
     health,
     caught,
     lab,
@@ -54,7 +64,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     arrivals,
     downloads,
     webhooks,
-    tracking,
     tracking,
     webhook_events,
     oauth,
@@ -71,6 +80,16 @@ class Api(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         await self.edge(scope, receive, send)
+
+    def allowed(self, path: str) -> list[str]:
+        """The methods that some route has for this path."""
+        found: set[str] = set()
+        for route in self.routes:
+            if isinstance(route, Route | APIRoute) and route.path_regex.match(path):
+                found |= route.methods or set()
+        if "GET" in found:
+            found.add("HEAD")
+        return sorted(found | {"OPTIONS"}) if found else []
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -93,9 +112,25 @@ def build(ctx: Context) -> Api:
         super(Api, app).__call__,
         hot={("POST", "/emails"): send, ("POST", "/emails/batch"): send_batch},
         bodies=Bodies(settings.http.body_limit_bytes, settings.http.bodies_bytes),
-        rate_limit=settings.rate_limit.requests_per_second,
+        limits=ctx.limits,
+        logs=ctx.logs,
+        log_bytes=settings.logs.body_bytes,
+        allowed=app.allowed,
+        https=settings.http.public_url.startswith("https:"),
     )
     errors.install(app)
+    app.add_exception_handler(HTTPException, _no_such_route)
     for router in ROUTERS:
         app.include_router(router)
     return app
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    """Who asks is found out all the same: the call counts, and stands in the log of the organization whose program is mistaken."""
+    if WHO not in request.scope and "authorization" in request.headers:
+        try:
+            await authenticate(request)
+        except (ApiError, MailError) as refused:
+            if isinstance(refused, ApiError) and refused.status == 429:
+                error = refused
+    return errors.response(errors.from_exception(error))

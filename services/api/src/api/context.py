@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from api.limits import Limits
+from api.logs.writer import LogWriter
 from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
@@ -40,6 +41,8 @@ class Context:
     """For URLs that callers name as attachments."""
     keys: Keys
     limits: Limits
+    logs: LogWriter | None
+    """None: calls are not logged."""
     imap: ImapDoor
     domains: Domains
     claims: Claims

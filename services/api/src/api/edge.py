@@ -1,4 +1,5 @@
-"""Before every route, as pure ASGI: one form of path, the limits of bodies, rate-limit headers, the last net under errors.
+"""Before every route, as pure ASGI: one form of path, the limits of bodies and of strangers, headers of every answer, the log of
+calls, the last net under errors.
 
 The routes that run for every mail are called from here: FastAPI's routing, dependencies and tracing take longer than the rest
 of a submit together (bench/README.md). They are registered as routes too, for /openapi.json.
@@ -7,6 +8,7 @@ of a submit together (bench/README.md). They are registered as routes too, for /
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
@@ -15,23 +17,56 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.auth import WHO
 from api.bodies import Bodies, Body
 from api.errors import ApiError
-from mailcore.queue.rate import Rate
+from api.limits import RATE, Headers, Limits, network
+from api.logs.record import Call, Captured, record
+from api.logs.writer import LogWriter
+from mailcore.kit.ids import uuid7
+from mailcore.kit.log import REQUEST_ID, logger
+from mailcore.kit.metrics import AUTH_FAILURES
+
+log = logger(__name__)
 
 Hot: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _SLASHES = re.compile("/{2,}")
+_SANE_ID = re.compile(rb"(?!.*re_)[0-9A-Za-z._-]{1,128}")
 
 
 class Edge:
-    def __init__(self, app: ASGIApp, *, hot: Mapping[tuple[str, str], Hot], bodies: Bodies, rate_limit: int) -> None:
-        """`hot`: method and path → the route's function, which takes the request and nothing else."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hot: Mapping[tuple[str, str], Hot],
+        bodies: Bodies,
+        limits: Limits | None = None,
+        logs: LogWriter | None = None,
+        log_bytes: int = 16_384,
+        allowed: Callable[[str], list[str]] = lambda _: [],
+        https: bool = False,
+    ) -> None:
+        """`hot`: method and path → the route's function, which takes the request and nothing else.
+
+        `allowed`: the methods of a path; `log_bytes`: what the log keeps of a body; `https`: whether people reach us so.
+        """
         self._app = app
         self._hot = hot
         self._bodies = bodies
-        self._rate_limit = rate_limit
-        self._untouched = _rate_headers(Rate(rate_limit, rate_limit, 1, False)) if rate_limit else []
+        self._limits = limits
+        self._logs = logs
+        self._log_bytes = log_bytes
+        self._allowed = allowed
+        self._security: Headers = [
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
+            (b"referrer-policy", b"same-origin"),
+        ]
+        if https:
+            self._security.append((b"strict-transport-security", b"max-age=31536000"))
+        self._security_names = {name for name, _ in self._security}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,57 +76,164 @@ class Edge:
         if "//" in path or (path.endswith("/") and path != "/"):
             # `//emails` comes from a base URL with a slash at its end, `/audiences/` from older SDKs (resend.md §1)
             path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
-        started = ended = False
+        headers = dict(scope["headers"])
+        exchange = _Exchange(self, scope, headers, receive, send)
+        if scope["method"] == "HEAD":
+            # RFC 9110 §9.3.2: what GET answers, without the content
+            exchange.scope = scope = {**scope, "method": "GET", "postroom.head": True}
+            exchange.head = True
+        REQUEST_ID.set(exchange.request_id)
         body: Body | None = None
-
-        async def send_counted(message: Message) -> None:
-            nonlocal started, ended
-            if message["type"] == "http.response.start":
-                started = True
-                if self._rate_limit:
-                    rate = scope.get("postroom.rate")
-                    message["headers"] = [
-                        *message["headers"],
-                        *(self._untouched if rate is None else _rate_headers(rate)),
-                    ]
-            await send(message)
-            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-
         try:
+            if self._limits is not None and not exchange.known:
+                await self._limits.count_stranger(scope)
             if b"%00" in scope["query_string"]:
                 # Postgres takes no NUL in a text
                 raise ApiError(422, "invalid_parameter", "The query must not contain NUL characters.")
-            body = self._bodies.body(_declared(scope), receive)
-            receive = body.receive
+            body = self._bodies.body(_declared(headers), receive)
             hot = self._hot.get((scope["method"], path))
             if hot is not None:
-                await (await hot(Request(scope, receive)))(scope, receive, send_counted)
+                exchange.request = request = Request(scope, body.receive)
+                await (await hot(request))(scope, body.receive, exchange.send)
+            elif scope["method"] == "OPTIONS" and (methods := self._allowed(path)):
+                await Response(None, 204, {"allow": ", ".join(methods)})(scope, receive, exchange.send)
             else:
-                await self._app(scope, receive, send_counted)
+                exchange.receive = body.receive
+                await self._app(scope, exchange.received, exchange.send)
         except Exception as error:
-            if ended:
+            if exchange.ended:
                 return  # FastAPI answers by errors.install, which logs, and raises nevertheless
-            if started:
+            if exchange.started:
                 raise
-            answer = errors.response(errors.from_exception(error))
-            await answer(scope, receive, send_counted)
+            await errors.response(errors.from_exception(error))(scope, receive, exchange.send)
         finally:
             if body is not None:
                 body.close()
+            if exchange.started and self._logs is not None and WHO in scope:
+                self._note(exchange)
+
+    def headers(self, scope: Scope, given: Headers, status: int, request_id: str) -> Headers:
+        """Of an answer: the route's own go before ours."""
+        names = {name for name, _ in given}
+        ours = self._security
+        if not self._security_names.isdisjoint(names):
+            ours = [each for each in ours if each[0] not in names]
+        if status == 405 and (methods := self._allowed(scope["path"])):
+            # RFC 9110 §15.5.6: all of them; the router names those of one route
+            given = [*(each for each in given if each[0] != b"allow"), (b"allow", ", ".join(methods).encode())]
+        rate = [] if self._limits is None else self._limits.headers(scope)
+        return [*given, *ours, *rate, (b"x-request-id", request_id.encode())]
+
+    async def opened_nothing(self, scope: Scope, status: int) -> Response | None:
+        """Of a request with a key, token or cookie that no organization answers for: counts it as its client's.
+
+        Returns the answer to give instead of its own when there were too many.
+        """
+        if self._limits is not None and RATE not in scope:
+            try:
+                await self._limits.count_stranger(scope)
+            except ApiError as refused:
+                return errors.response(refused)
+        if status in (400, 401, 403):
+            AUTH_FAILURES.inc()
+            log.info("a key, token or cookie opened nothing", client=network(scope), status=status)
+        return None
+
+    def _note(self, exchange: _Exchange) -> None:
+        assert self._logs is not None
+        try:
+            self._logs.note(record(exchange.call(), self._log_bytes))
+        except Exception:
+            log.exception("a call could not be written to the log of calls")
 
 
-def _declared(scope: Scope) -> int | None:
+class _Exchange:
+    """One request and its answer, as they pass."""
+
+    __slots__ = (
+        *(
+            "_agent",
+            "_answer",
+            "_asked",
+            "_began",
+            "_edge",
+            "_given",
+            "_id",
+            "_send",
+            "_swallow",
+            "ended",
+            "head",
+            "known",
+        ),
+        *("receive", "request", "request_id", "scope", "started", "status"),
+    )
+
+    def __init__(self, edge: Edge, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        self._began = time.perf_counter()
+        self._edge = edge
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self._id = uuid7()
+        given = headers.get(b"x-request-id")
+        self._given = given.decode() if given is not None and _SANE_ID.fullmatch(given) else None
+        self.request_id = self._given or str(self._id)
+        self._agent = headers.get(b"user-agent")
+        self.known = b"authorization" in headers or b"cookie" in headers
+        """Whether it says who asks."""
+        self.request: Request | None = None
+        """Of a hot route, which reads its body whole."""
+        self.head = self.started = self.ended = self._swallow = False
+        self.status = 0
+        self._asked, self._answer = Captured(), Captured()
+
+    async def received(self) -> Message:
+        message = await self.receive()
+        self._asked.add(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._swallow:
+            return
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            if self.known and WHO not in self.scope:
+                instead = await self._edge.opened_nothing(self.scope, self.status)
+                if instead is not None:
+                    self.known = False
+                    await instead(self.scope, self.receive, self.send)
+                    self._swallow = True
+                    return
+            message["headers"] = self._edge.headers(self.scope, message["headers"], self.status, self.request_id)
+            await self._send(message)
+            return
+        if self.head:
+            message = {**message, "body": b""}
+        else:
+            self._answer.add(message.get("body", b""))
+        await self._send(message)
+        self.ended = not message.get("more_body", False)
+
+    def call(self) -> Call:
+        if self.request is not None:
+            self._asked.add(getattr(self.request, "_body", b""))  # where it was read at all
+        return Call(
+            id=self._id,
+            who=self.scope[WHO],
+            method="HEAD" if self.head else self.scope["method"],
+            path=self.scope["path"],
+            status=self.status,
+            seconds=time.perf_counter() - self._began,
+            user_agent=self._agent,
+            client=self.scope.get("client"),
+            request_id=self._given,
+            asked=self._asked,
+            answer=self._answer,
+        )
+
+
+def _declared(headers: Mapping[bytes, bytes]) -> int | None:
     """Content-Length: the server reads no more than that, and has refused what is no number."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value[:18])
-    return None
-
-
-def _rate_headers(rate: Rate) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"ratelimit-limit", b"%d" % rate.limit),
-        (b"ratelimit-remaining", b"%d" % rate.remaining),
-        (b"ratelimit-reset", b"%d" % rate.reset),
-        (b"ratelimit-policy", b"%d;w=1" % rate.limit),
-    ]
+    length = headers.get(b"content-length")
+    return int(length[:18]) if length is not None else None

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from api.app import build
 from api.context import Context
 from api.limits import Limits
+from api.logs.writer import LogWriter
 from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
@@ -65,6 +66,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),
         limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
+        logs=LogWriter(store) if settings.logs.enabled else None,
         imap=ImapDoor(
             Guard("imap", settings.network.allow.imap),
             ports=settings.imap.ports,
@@ -91,11 +93,13 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     try:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
-            tasks=[ctx.keys.note_use()],
+            tasks=[*([] if ctx.logs is None else [ctx.logs.run()]), ctx.keys.note_use()],
             drain=ctx.submits.drain,
             http=Listen(app, settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
         await ctx.keys.write_use()
+        if ctx.logs is not None:
+            await ctx.logs.flush()
         await ctx.tracks.drain()
     finally:
         gc.unfreeze()

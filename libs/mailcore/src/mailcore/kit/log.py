@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -27,10 +28,21 @@ def _mask_event(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request in hand, on every line that is logged for it."""
+
+
+def _add_request(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    if (request_id := REQUEST_ID.get()) is not None:
+        event.setdefault("request_id", request_id)
+    return event
+
+
 def configure(service: str, *, format: str = "json", level: str = "info") -> None:
     """Once a process, before anything logs. The standard library's loggers end in the same lines."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _add_request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,

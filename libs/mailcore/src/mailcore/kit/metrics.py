@@ -21,3 +21,5 @@ SYNC_LAG = Gauge("postroom_sync_lag_seconds", "Seconds since the account synchro
 DB_POOL_IN_USE = Gauge("postroom_db_pool_in_use", "Database connections in use by this process")
 LOOP_LAG = Gauge("postroom_loop_lag_seconds", "By how much the event loop was late at its last tick")
 RUNNER_FAILURES = Gauge("postroom_runner_failures", "Rounds of a runner that failed in a row", ["runner"])
+LOGS_DROPPED = Counter("postroom_logs_dropped", "API calls that are missing in the log of calls", ["reason"])
+AUTH_FAILURES = Counter("postroom_auth_failures", "Requests with a key, token or cookie that opened nothing")

@@ -1,0 +1,77 @@
+"""A call as its row in the log."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from api.auth import Principal
+from api.logs import masking
+from mailcore.store.logs import NewLog
+
+MAX_ENDPOINT = 500
+MAX_AGENT = 300
+SENDING = frozenset(("/emails", "/emails/batch"))
+
+
+class Captured:
+    """A body in passing: whole up to a limit, beyond it only its size."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, part: bytes) -> None:
+        self.size += len(part)
+        if self.size <= masking.CAPTURE_BYTES:
+            self.parts.append(part)
+        else:
+            self.parts.clear()
+
+
+class Call(NamedTuple):
+    id: UUID
+    who: Principal
+    method: str
+    path: str
+    status: int
+    seconds: float
+    user_agent: bytes | None
+    client: tuple[str, int] | None
+    request_id: str | None
+    """The client's own."""
+    asked: Captured
+    answer: Captured
+
+
+def record(call: Call, limit: int) -> NewLog:
+    """`limit`: characters kept of a body. An accepted send keeps none: its emails are what it asked for (api.logs.rebuilt)."""
+    if is_accepted_send(call.method, call.path, call.status) and call.answer.parts:
+        answer: str | None = b"".join(call.answer.parts).decode()  # ids
+        asked = None if '"errors":[{' not in (answer or "") else _body(call.asked, limit)
+    else:
+        asked, answer = _body(call.asked, limit), _body(call.answer, limit)
+    agent = None if call.user_agent is None else call.user_agent[:MAX_AGENT].decode("latin-1")
+    return (
+        *(call.id, call.who.org_id, call.who.key_id, call.who.user_id),
+        *(call.method, _clean(call.path[:MAX_ENDPOINT]), call.status, round(call.seconds * 1000, 1)),
+        *(None if agent is None else _clean(agent), call.client[0] if call.client else None, call.request_id),
+        *(asked, answer),
+    )
+
+
+def is_accepted_send(method: str, path: str, status: int) -> bool:
+    return status == 200 and path in SENDING and method == "POST"
+
+
+def _body(captured: Captured, limit: int) -> str | None:
+    if captured.size > masking.CAPTURE_BYTES:
+        return masking.too_large(captured.size)
+    return masking.kept(b"".join(captured.parts), limit)
+
+
+def _clean(text: str) -> str:
+    """Postgres takes no NUL; who puts a key into a path shall not find it here."""
+    return masking.mask(text.replace("\0", "\\0")) if "\0" in text or "re_" in text or "eyJ" in text else text
