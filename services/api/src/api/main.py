@@ -20,6 +20,7 @@ from mailcore.flow.domains import Domains, published
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
+from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
 from mailcore.flow.track import Tracks
 from mailcore.kit.guard import Guard, GuardedClient
@@ -61,7 +62,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ringer=ringer,
         keyring=settings.keyring(),
         blobs=blobs,
-        submits=Submits(store, ringer, blobs),
+        submits=Submits(store, ringer, blobs, sandbox=Sandbox(store, settings.sandbox.domain)),
         tracks=Tracks(store, ringer, settings.keyring().derive_all("track")),
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),

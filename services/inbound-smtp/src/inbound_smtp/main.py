@@ -28,6 +28,7 @@ from mailcore.flow.lease import WorkerLease
 from mailcore.flow.parse import Reader
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
+from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
 from mailcore.kit.errors import Refused
 from mailcore.kit.log import logger
@@ -61,7 +62,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
     smtp = settings.smtp
     mx = make_mx(smtp, Domains(store), receives)
-    submits = Submits(store, ringer, blobs)
+    submits = Submits(store, ringer, blobs, sandbox=Sandbox(store, settings.sandbox.domain))
     keys = Keys(store)
     submission = make_submission(smtp, mx, keys, submits, RateLimiter(ringer, settings.rate_limit.requests_per_second))
     servers = [await _listen(MxSession, mx, smtp.host, smtp.mx_port)]

@@ -27,6 +27,7 @@ from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
 from mailcore.events import suppressed
 from mailcore.flow.group import GroupCommit
 from mailcore.flow.quota import Quotas
+from mailcore.flow.sandbox import Sandbox
 from mailcore.kit import failpoint
 from mailcore.kit.errors import Conflict, MailError, Refused
 from mailcore.kit.ids import uuid7
@@ -139,11 +140,13 @@ class Submits:
         blobs: BlobStore,
         *,
         quotas: Quotas | None = None,
+        sandbox: Sandbox | None = None,
         in_flight: int = 2,
         members: int = 200,
     ) -> None:
         """Without `quotas` only organizations with limits of their own have any."""
         self.quotas = quotas or Quotas(store)
+        self._sandbox = sandbox or Sandbox(store, "")
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
@@ -178,9 +181,14 @@ class Submits:
             failpoint.hit("f3")
         return done
 
-    async def sending_domain(self, org_id: UUID, name: str, *, only: Collection[UUID] | None = None) -> UUID:
-        """The id of the organization's verified domain of exactly this name. Raises Refused: not verified, or not among `only`."""
+    async def sending_domain(
+        self, org_id: UUID, name: str, *, only: Collection[UUID] | None = None, to: Collection[Address] = ()
+    ) -> UUID:
+        """The id of the organization's verified domain of exactly this name, or of the sandbox. Raises Refused: not verified,
+        not among `only`, or the sandbox, and `to` are not all members."""
         id_ = await self._domains.get((org_id, name))
+        if id_ is None:
+            id_ = await self._sandbox.sender(org_id, name, to)
         if id_ is None:
             raise Refused(f"The `{name}` domain is not verified. Please, add and verify your domain.")
         if only is not None and id_ not in only:
@@ -198,7 +206,10 @@ class Submits:
         self, org_id: UUID, new: Sequence[NewEmail], *, only: Collection[UUID] | None = None
     ) -> list[NewRow]:
         """Checks the domain, finds lanes, writes blobs. Holds no transaction of the caller's. Raises as `submit`."""
-        by_name = {name: await self.sending_domain(org_id, name, only=only) for name in {email.domain for email in new}}
+        to: dict[str, list[Address]] = {}
+        for email in new:
+            to.setdefault(email.domain, []).extend(email.recipients)
+        by_name = {name: await self.sending_domain(org_id, name, only=only, to=all_) for name, all_ in to.items()}
         wanted = [_distinct(email.recipients) for email in new]
         if new:
             await self.quotas.check(org_id, sum(map(len, wanted)))

@@ -77,7 +77,7 @@ async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | N
     for which in range(len(batch.emails) - 1, -1, -1):
         parsed = batch.emails[which]
         try:
-            await ctx.submits.sending_domain(org_id, parsed.email.domain, only=only)
+            await ctx.submits.sending_domain(org_id, parsed.email.domain, only=only, to=parsed.email.recipients)
             await complete(ctx.attachments, [parsed])
         except (ApiError, Refused) as error:
             batch.drop(which, error)
