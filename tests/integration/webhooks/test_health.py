@@ -12,7 +12,7 @@ import pytest
 from integration.webhooks.harness import Receiver, Run, Tenant
 from mailcore import events
 from mailcore.kit.ids import uuid7
-from mailcore.store import webhook_queue
+from mailcore.store import webhook_leases
 
 
 async def _since(admin: asyncpg.Connection, webhook_id: UUID) -> Any:
@@ -182,7 +182,7 @@ async def test_the_one_it_took_last_is_blamed(tenant: Tenant, receiver: Receiver
     await _die_with(admin, last, leased_at="now() - interval '1 second'")
     await _die_with(admin, plain)
     async with tenant.store.worker() as db:
-        assert await webhook_queue.take_back(db) == (3, [])
+        assert await webhook_leases.take_back(db) == (3, [])
     rows = await admin.fetch("SELECT event_id, crashes, attempt, worker FROM webhook_queue")
     assert {row["event_id"]: row["crashes"] for row in rows} == {waiting: 1, last: 2, plain: 1, alive: 0}
     assert {(row["attempt"], row["worker"]) for row in rows} == {(0, None)}

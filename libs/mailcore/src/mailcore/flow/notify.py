@@ -8,9 +8,10 @@ from mailcore.flow.group import GroupCommit
 from mailcore.flow.lease import WorkerLease
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
-from mailcore.store import webhook_queue, workers
+from mailcore.store import webhook_leases, webhook_queue, workers
 from mailcore.store.session import Store
-from mailcore.store.webhook_queue import Settled, Waiting
+from mailcore.store.webhook_leases import Waiting
+from mailcore.store.webhook_queue import Settled
 
 log = logger(__name__)
 
@@ -46,12 +47,12 @@ async def sweep(store: Store, lease: WorkerLease) -> Waiting:
     """Buries dead workers and frees what they held; forgets what waits for endpoints that are no more; says what waits."""
     async with store.worker() as db:
         dead = await workers.bury(db, lease.service, lease.lease_seconds)
-        freed, lost = await webhook_queue.take_back(db)
+        freed, lost = await webhook_leases.take_back(db)
     if dead or freed:
         log.warning("took back the posts of dead workers", workers=dead, rows=freed)
     for event_id, webhook_id in lost:
         log.error("event failed: its worker died with it each time", event_id=str(event_id), webhook_id=str(webhook_id))
     while True:
         async with store.worker() as db:
-            if await webhook_queue.forget(db, FORGET_ROWS) < FORGET_ROWS:
-                return await webhook_queue.waiting(db)
+            if await webhook_leases.forget(db, FORGET_ROWS) < FORGET_ROWS:
+                return await webhook_leases.waiting(db)

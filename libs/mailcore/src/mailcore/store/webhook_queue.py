@@ -4,8 +4,9 @@
                 wait), gives each as many as it has room for, writes lease, attempt and a far due time, and reads what the post
                 needs, in one statement
 2. `settle`     the attempts of a group and what becomes of their rows; endpoints that fail and those that are well again
-3. `take_back`  what dead workers held; a row whose worker died is a suspect and goes alone from then on (`claim_suspect`)
-4. `forget`     rows of endpoints that are off or gone
+3. notices      of endpoints that were disabled
+
+What dead workers held comes back by store.webhook_leases: such a row is a suspect and goes alone from then on (`claim_suspect`).
 
 Order: a row with `object_id` waits for the earlier rows of the same object at its endpoint. One that has failed LINE_ATTEMPTS
 times is waited for no longer. A row that waits is put off until the one it waits for is due, so that claims do not step over it
@@ -21,15 +22,12 @@ from typing import Any
 from uuid import UUID
 
 from mailcore.events import Event
-from mailcore.kit.ids import uuid7
 from mailcore.store.session import Connection
 from mailcore.store.webhooks import SUBJECT
 
 LINE_ATTEMPTS = 4
 """So many failed attempts of an event hold up the later ones of its object: some 36 minutes by the schedule of §10.3."""
-MAX_CRASHES = 3
-"""Of workers that posted an event alone; the crash that came before, in company, may have been another's fault."""
-PUT_OFF = 500
+PUT_OFF = 5_000
 """Rows of a line that one claim puts off."""
 
 
@@ -74,6 +72,7 @@ async def claim(
 
     They are leased to `worker`, and not due before `hold_seconds` have gone by: longer than any post takes.
     """
+    await _by_index(db)
     rows = await db.fetch(
         _CLAIM_WALK, worker, hold_seconds, limit, after, {str(id_): n for id_, n in rooms.items()}, room
     )
@@ -84,14 +83,21 @@ async def claim_of(
     db: Connection, worker: int, *, limit: int, rooms: Mapping[UUID, int], hold_seconds: float
 ) -> list[Claimed]:
     """As claim, of these endpoints only."""
+    await _by_index(db)
     rows = await db.fetch(_CLAIM_OF, worker, hold_seconds, limit, list(rooms), list(rooms.values()))
     return [_claimed(row, worker) for row in rows]
 
 
 async def claim_suspect(db: Connection, worker: int, *, hold_seconds: float) -> Claimed | None:
     """One row whose worker died with it; ask for the next when this one's post is over, or waits for its endpoint."""
+    await _by_index(db)
     rows = await db.fetch(_CLAIM_SUSPECT, worker, hold_seconds, 1)
     return _claimed(rows[0], worker) if rows else None
+
+
+async def _by_index(db: Connection) -> None:
+    """For this transaction: a plan made while the queue was short must not read all of it when it is long."""
+    await db.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
 
 
 def _claimed(row: Mapping[str, Any], worker: int) -> Claimed:
@@ -115,7 +121,7 @@ def _claimed(row: Mapping[str, Any], worker: int) -> Claimed:
     )
 
 
-_WALK = """
+WALK = """
 walk (webhook_id) AS (
   (SELECT webhook_id FROM webhook_queue WHERE webhook_id > {after} ORDER BY webhook_id LIMIT 1)
   UNION ALL
@@ -179,7 +185,7 @@ put_off AS (
 )"""
 
 _CLAIM_WALK = f"""
-WITH RECURSIVE {_WALK.format(after="$4")},
+WITH RECURSIVE {WALK.format(after="$4")},
 {_PICK.format(endpoints="walk", room="coalesce(($5::jsonb -> walk.webhook_id::text)::int, $6::int)")}, {_TAKE}
 """
 _CLAIM_OF = f"""
@@ -321,123 +327,7 @@ SELECT id, org_id, disabled_reason FROM updated WHERE reason IS NOT NULL
 """
 
 
-# ---- 3. take back ----------------------------------------------------------------------------------------------------
-
-
-async def take_back(db: Connection) -> tuple[int, list[tuple[UUID, UUID]]]:
-    """Frees what is leased to workers that are no more; after workers.bury, in the same transaction.
-
-    Also what a living worker does not know it has (the answer to its claim was lost): there the hold is over. An attempt that was
-    cut off does not count: whether it was made is not known, and killing workers must not use up an event's attempts. Its crash
-    counts: of a dead worker's suspects the one that it took last, for the others were waiting for their endpoints; and each row
-    that is not yet a suspect. After MAX_CRASHES alone it is failed, with an attempt that says why.
-
-    Returns how many are queued again, and which events of which endpoints were failed.
-    """
-    rows = await db.fetch(_TAKE_BACK)
-    lost = [row for row in rows if row["crashes"] > MAX_CRASHES]
-    if lost:
-        await db.execute(
-            _QUARANTINE,
-            [row["event_id"] for row in lost],
-            [row["webhook_id"] for row in lost],
-            [uuid7() for _ in lost],
-            [
-                f"Not posted again: the process that posted it died each time, {row['crashes']} times. Replay it when the "
-                "cause is known."
-                for row in lost
-            ],
-        )
-    return len(rows) - len(lost), [(row["event_id"], row["webhook_id"]) for row in lost]
-
-
-_TAKE_BACK = """
-WITH stray AS MATERIALIZED (
-  SELECT q.event_id, q.webhook_id, q.worker, q.crashes, q.leased_at,
-         NOT EXISTS (SELECT FROM workers w WHERE w.id = q.worker) AS died
-  FROM webhook_queue q
-  WHERE q.worker IS NOT NULL
-    AND (q.due_at <= clock_timestamp() OR NOT EXISTS (SELECT FROM workers w WHERE w.id = q.worker))
-  ORDER BY q.event_id, q.webhook_id FOR UPDATE OF q
-), blamed AS (
-  SELECT event_id, webhook_id,
-         died AND (crashes = 0 OR leased_at = max(leased_at) FILTER (WHERE crashes > 0) OVER (PARTITION BY worker)) AS guilty
-  FROM stray
-)
-UPDATE webhook_queue q SET worker = NULL, leased_at = NULL, attempt = q.attempt - 1, due_at = clock_timestamp(),
-       crashes = q.crashes + blamed.guilty::int
-FROM blamed WHERE q.event_id = blamed.event_id AND q.webhook_id = blamed.webhook_id
-RETURNING q.event_id, q.webhook_id, q.crashes
-"""
-
-_QUARANTINE = """
-WITH lost AS (
-  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[]) AS t (event_id, webhook_id, id, response)
-), gone AS (
-  DELETE FROM webhook_queue q USING lost WHERE q.event_id = lost.event_id AND q.webhook_id = lost.webhook_id
-  RETURNING q.event_id, q.webhook_id, q.org_id, q.attempt + 1 AS attempt, lost.id, lost.response
-), attempts AS (
-  INSERT INTO webhook_attempts (event_id, webhook_id, attempt, org_id, id, at, response)
-  SELECT event_id, webhook_id, attempt, org_id, id, clock_timestamp(), response FROM gone
-  ON CONFLICT (event_id, webhook_id, attempt) DO NOTHING
-)
-UPDATE webhook_deliveries d SET state = 'failed', updated_at = clock_timestamp()
-FROM gone WHERE d.event_id = gone.event_id AND d.webhook_id = gone.webhook_id
-"""
-
-
-# ---- 4. forget -------------------------------------------------------------------------------------------------------
-
-
-async def forget(db: Connection, limit: int) -> int:
-    """Takes away up to `limit` rows whose endpoint was removed or switched off; returns how many."""
-    forgotten: int = await db.fetchval(_FORGET, limit)
-    return forgotten
-
-
-_FORGET = f"""
-WITH RECURSIVE {_WALK.format(after="'00000000-0000-0000-0000-000000000000'")}, gone AS (
-  SELECT due.event_id, due.webhook_id
-  FROM walk CROSS JOIN LATERAL (
-    SELECT q.event_id, q.webhook_id FROM webhook_queue q
-    WHERE q.webhook_id = walk.webhook_id AND q.worker IS NULL
-      AND NOT EXISTS (SELECT FROM webhooks w WHERE w.id = walk.webhook_id AND w.status = 'enabled')
-    LIMIT $1 FOR UPDATE OF q SKIP LOCKED
-  ) due
-  LIMIT $1
-), removed AS (
-  DELETE FROM webhook_queue q USING gone WHERE q.event_id = gone.event_id AND q.webhook_id = gone.webhook_id
-  RETURNING q.event_id, q.webhook_id
-), states AS (
-  UPDATE webhook_deliveries d SET state = 'failed', updated_at = clock_timestamp()
-  FROM removed WHERE d.event_id = removed.event_id AND d.webhook_id = removed.webhook_id
-)
-SELECT count(*) FROM removed
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    rows: int
-    """About: by the statistics' counter, not by counting."""
-    age_seconds: float
-    """Since the longest-due row was due."""
-
-
-async def waiting(db: Connection) -> Waiting:
-    row = await db.fetchrow(_WAITING)
-    return Waiting(int(row["rows"] or 0), float(row["age"] or 0.0))
-
-
-_WAITING = f"""
-WITH RECURSIVE {_WALK.format(after="'00000000-0000-0000-0000-000000000000'")}
-SELECT (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'webhook_queue'::regclass) AS rows,
-       greatest(0, extract(epoch FROM clock_timestamp() - min(due.at))) AS age
-FROM walk CROSS JOIN LATERAL (SELECT min(q.due_at) AS at FROM webhook_queue q WHERE q.webhook_id = walk.webhook_id) due
-"""
-
-
-# ---- notices ---------------------------------------------------------------------------------------------------------
+# ---- 3. notices ---------------------------------------------------------------------------------------------------------
 
 
 async def notices_due(db: Connection, limit: int) -> list[tuple[UUID, UUID]]:
