@@ -26,6 +26,7 @@ from api.downloads import router as downloads
 from api.edge import Edge
 from api.emails.changing import router as emails_changing
 from api.emails.files import router as emails_files
+from api.emails.metrics import router as emails_metrics
 from api.emails.reading import router as emails_reading
 from api.emails.routes import router as emails
 from api.emails.routes import send, send_batch
@@ -48,6 +49,7 @@ from mailcore.kit.errors import MailError
 ROUTERS: tuple[APIRouter, ...] = (
     receiving,  # before emails: `/emails/receiving` is no `/emails/{id}`
     emails,
+    emails_metrics,  # before emails_reading: `/emails/metrics` is no `/emails/{id}`
     emails_reading,
     emails_changing,
     emails_files,
