@@ -9,3 +9,8 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
         "with whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     )
     assert mask(text) == "key *** at postgresql://***@db/postroom with ***"
+
+
+def test_what_signs_a_person_in_is_masked() -> None:
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_"
+    assert mask(f"Bearer {token}; __Host-postroom_session=abc-_1; x") == "Bearer ***; __Host-postroom_session=***; x"

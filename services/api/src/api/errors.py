@@ -8,7 +8,7 @@ import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from mailcore.kit.errors import Conflict, Exceeded, Invalid, MailError, NotFound, Refused, Unavailable
@@ -85,6 +85,8 @@ def from_exception(error: Exception) -> ApiError:
         return ApiError(error.status_code, name, message, error.headers)
     if isinstance(error, RequestValidationError):
         return from_validation(error)
+    if isinstance(error, ClientDisconnect):  # nobody is there to read it, and no error of ours
+        return ApiError(400, "validation_error", "The connection ended inside the request body.")
     log.error("unexpected error", exc_info=error)
     return ApiError(500, "application_error", "An unexpected error occurred.")
 

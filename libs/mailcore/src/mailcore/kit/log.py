@@ -10,7 +10,10 @@ from typing import Any
 
 import structlog
 
-_TOKEN = re.compile(r"re_[0-9A-Za-z]{8}_[0-9A-Za-z]{24}|whsec_[0-9A-Za-z+/=]{16,}|(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+_TOKEN = re.compile(
+    r"re_[0-9A-Za-z]{8}_[0-9A-Za-z]{24}|whsec_[0-9A-Za-z+/=]{16,}|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
+    r"|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+|(?<=postroom_session=)[\w-]+"
+)
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "encryption_key", "api_key")
 
 
