@@ -97,3 +97,24 @@ async def test_only_blobs_without_a_row_go(
     assert orphan not in left
     assert named <= left
     assert "caught/something-else" in left
+
+
+async def test_sessions_go_when_they_are_over_and_what_happened_at_the_door_after_ninety_days(
+    store: Store, admin: asyncpg.Connection, org: UUID, tmp_path: Path
+) -> None:
+    now, user = datetime.now(UTC), uuid7()
+    await admin.execute("INSERT INTO users (id, email) VALUES ($1, 'ann@example.com')", user)
+    await admin.execute("INSERT INTO memberships (org_id, user_id, role) VALUES ($1, $2, 'owner')", org, user)
+    for hours in (-1, 1, 100):
+        await admin.execute(
+            "INSERT INTO sessions (id, org_id, user_id, kind, secret_hash, expires_at, ends_at) "
+            "VALUES ($1, $2, $3, 'browser', $4, $5, $5)",
+            *(uuid7(), org, user, hours.to_bytes(4, "big", signed=True), now + timedelta(hours=hours)),
+        )
+    for days in (0, 89, 91):
+        at = uuid7(int((now - timedelta(days=days)).timestamp() * 1000))
+        await admin.execute("INSERT INTO auth_events (id, org_id, type) VALUES ($1, $2, $3)", at, org, f"{days} d")
+    done = await upkeep(store, LocalBlobs(tmp_path), lifetime_seconds=WEEK)
+    assert (done.sessions, done.auth_events) == (1, 1)
+    assert await admin.fetchval("SELECT count(*) FROM sessions WHERE expires_at > now()") == 2
+    assert {row["type"] for row in await admin.fetch("SELECT type FROM auth_events")} == {"0 d", "89 d"}

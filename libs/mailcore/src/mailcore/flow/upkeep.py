@@ -20,6 +20,7 @@ log = logger(__name__)
 IDEMPOTENCY_HOURS = 24
 ARRIVAL_KEY_HOURS = 48
 """Ids of a source count for so long, content for an hour (flow.receive): those who post tries again for a day and more."""
+AUTH_EVENT_DAYS = 90
 BATCH = 5_000
 ORPHAN_FROM, ORPHAN_TO = timedelta(hours=24), timedelta(hours=30)
 """Ages between which a blob is looked at: hourly, so six times, and then it is known to have its row."""
@@ -34,6 +35,8 @@ class Upkeep:
     arrival_keys: int
     expired: int
     orphan_blobs: int
+    sessions: int
+    auth_events: int
     webhooks: int
     """Webhook deliveries queued: ring when not 0."""
 
@@ -54,9 +57,11 @@ async def upkeep_at(store: Store, blobs: BlobStore, now: datetime, *, lifetime_s
         made = await db.fetch("SELECT make_partitions()")
     keys = await _delete(store, _OLD_IDEMPOTENCY, now - timedelta(hours=IDEMPOTENCY_HOURS))
     arrivals = await _delete(store, _OLD_ARRIVALS, now - timedelta(hours=ARRIVAL_KEY_HOURS))
+    sessions = await _delete(store, _OLD_SESSIONS, now)
+    told = await _delete(store, _OLD_AUTH_EVENTS, lower_bound(now - timedelta(days=AUTH_EVENT_DAYS)))
     expired, webhooks = await settle.expire(store, now - timedelta(seconds=lifetime_seconds))
     orphans = await _orphans(store, blobs, now)
-    return Upkeep(len(made), keys, arrivals, expired, orphans, webhooks)
+    return Upkeep(len(made), keys, arrivals, expired, orphans, sessions, told, webhooks)
 
 
 _OLD_IDEMPOTENCY = """
@@ -70,9 +75,19 @@ WITH gone AS (
   DELETE FROM arrival_keys WHERE digest IN (SELECT digest FROM arrival_keys WHERE at < $1 ORDER BY at LIMIT $2) RETURNING 1
 ) SELECT count(*) FROM gone
 """
+_OLD_SESSIONS = """
+WITH gone AS (
+  DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) RETURNING 1
+) SELECT count(*) FROM gone
+"""
+_OLD_AUTH_EVENTS = """
+WITH gone AS (
+  DELETE FROM auth_events WHERE id IN (SELECT id FROM auth_events WHERE id < $1 ORDER BY id LIMIT $2) RETURNING 1
+) SELECT count(*) FROM gone
+"""
 
 
-async def _delete(store: Store, sql: str, before: datetime) -> int:
+async def _delete(store: Store, sql: str, before: datetime | UUID) -> int:
     total = 0
     while True:
         async with store.worker() as db:
