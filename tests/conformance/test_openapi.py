@@ -67,6 +67,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
     return {
         "emails": email,
         "emails/receiving": arrival,
+        "inbound/emails": arrival,
         "attachment": api.get(f"/emails/receiving/{arrival}/attachments").json()["data"][0]["id"],
         "arrivals": arrival,
         "messages": newest("/v1/messages"),

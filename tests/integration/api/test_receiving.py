@@ -114,6 +114,26 @@ async def test_the_list(api: httpx.AsyncClient, org: UUID, deliver: Deliver) -> 
     assert_error(await api.get("/emails/receiving?limit=0"), 422, "validation_error")
 
 
+async def test_mailits_form(api: httpx.AsyncClient, org: UUID, deliver: Deliver) -> None:
+    ids = [str(await deliver(org, MAIL + b"%d\r\n" % n)) for n in range(3)]
+    await deliver(org, MAIL + b"not routed\r\n", route=False)
+    body = (await api.get("/inbound/emails?per_page=2")).json()
+    rows = body.pop("data")
+    assert body == {"total": 3, "page": 1, "per_page": 2, "total_pages": 2, "has_more": True}
+    assert [row["id"] for row in rows] == ids[:0:-1]
+    assert set(rows[0]) == {"id", "from", "to", "subject", "html", "text", "created_at"}
+    assert (rows[0]["from"], rows[0]["subject"], rows[0]["html"]) == ("j@sender.example", "Hellö", None)
+    second = (await api.get("/inbound/emails?per_page=2&page=2")).json()
+    assert ([row["id"] for row in second["data"]], second["has_more"]) == (ids[:1], False)
+    one = (await api.get(f"/inbound/emails/{ids[0]}")).json()
+    assert one == second["data"][0] | {"html": one["html"], "text": "Grüße"}
+    assert one["html"].startswith('<p>Grüße <img src="data:image/png;base64,')
+    for query in ("page=0", "per_page=101", "page=x", "page=9999999", "page=101&per_page=100"):
+        assert_error(await api.get(f"/inbound/emails?{query}"), 422, "validation_error")
+    assert_error(await api.get(f"/inbound/emails/{uuid7()}"), 404, "not_found", "Email")
+    assert_error(await api.get("/inbound/emails/x"), 422, "invalid_parameter")
+
+
 async def test_attachments_and_their_links(api: httpx.AsyncClient, org: UUID, deliver: Deliver) -> None:
     id_ = await deliver(org, MAIL)
     listed = (await api.get(f"/emails/receiving/{id_}/attachments")).json()

@@ -39,9 +39,11 @@ from api.messages.routes import router as messages
 from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
 from api.people.routes import router as people
+from api.receiving.inbound import router as inbound
 from api.receiving.routes import router as receiving
+from api.suppressions.routes import router as suppressions
 from api.tracking.routes import router as tracking
-from api.tracking.routes import router as tracking
+from api.usage.routes import router as usage
 from api.webhooks.history import router as webhook_events
 from api.webhooks.routes import router as webhooks
 from mailcore.kit.errors import MailError
@@ -68,7 +70,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     webhooks,
     tracking,
     webhook_events,
+    inbound,
     oauth,
+    suppressions,
+    usage,
     people_door,
     people,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +54,55 @@ def plain_limit(request: Request, *, default: int = 20) -> int:
 
 def listed(slice_: Slice, shape: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     return {"object": "list", "has_more": slice_.has_more, "data": [shape(row) for row in slice_.rows]}
+
+
+NUMBERED: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 1, "default": default} | most,
+        }
+        for name, default, most in (("page", 1, {}), ("per_page", 20, {"maximum": MAX_LIMIT}))
+    ]
+}
+"""For `openapi_extra` of a list in MailIt's form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """MailIt's `page` and `per_page` (features.md §2.4)."""
+
+    number: int
+    size: int
+
+    @property
+    def offset(self) -> int:
+        return (self.number - 1) * self.size
+
+    def answer(self, data: list[dict[str, Any]], total: int) -> dict[str, Any]:
+        return {
+            "data": data,
+            "total": total,
+            "page": self.number,
+            "per_page": self.size,
+            "total_pages": -(-total // self.size),
+            "has_more": self.number * self.size < total,
+        }
+
+
+def numbered(request: Request, *, reach: int) -> Numbered:
+    """`reach`: how many rows can be paged through. Raises ApiError 422."""
+    asked = {}
+    for name, default, most in (("page", 1, reach), ("per_page", 20, MAX_LIMIT)):
+        text = request.query_params.get(name, str(default))
+        asked[name] = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
+        if not 1 <= asked[name] <= most:
+            raise invalid(f"The `{name}` parameter must be a number between 1 and {most}.")
+    if asked["page"] * asked["per_page"] > reach:
+        raise invalid(f"Pages reach {reach} rows far.")
+    return Numbered(asked["page"], asked["per_page"])
 
 
 def path_id(text: str, name: str = "id") -> UUID:

@@ -22,6 +22,9 @@ from mailcore.store.session import Connection
 MAX_CRASHES = 3
 """Of workers that routed a mail alone; the crash that came before, in company, may have been another's fault."""
 
+MAX_COUNT = 10_000
+"""Arrivals are counted, and paged through by number, up to this many."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewArrival:
@@ -235,6 +238,17 @@ async def page(db: Connection, page: Page, *, door: str | None = None, routed: b
         args.append(door)
         select += f" AND door = ${len(args)}"
     return await fetch(db, select, args, page)
+
+
+async def numbered(db: Connection, *, offset: int, limit: int) -> tuple[list[asyncpg.Record], int]:
+    """Routed ones: `(rows, how many there are)`, counted up to MAX_COUNT."""
+    total: int = await db.fetchval(
+        "SELECT count(*) FROM (SELECT FROM arrivals WHERE state = 'routed' LIMIT $1) AS bounded", MAX_COUNT
+    )
+    rows = await db.fetch(
+        f"SELECT {_COLUMNS} FROM arrivals WHERE state = 'routed' ORDER BY id DESC OFFSET $1 LIMIT $2", offset, limit
+    )
+    return rows, total
 
 
 async def queue_row(db: Connection, id_: UUID) -> asyncpg.Record | None:
