@@ -6,7 +6,7 @@ import re
 import smtplib
 from collections.abc import Iterator
 from typing import Any, TypeAlias
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import jsonschema
@@ -25,6 +25,16 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/webhooks"): {"endpoint": "http://127.0.0.1:9999/hook", "events": ["email.opened"]},
     ("PATCH", "/webhooks/{webhook_id}"): {"status": "enabled"},
     ("PUT", "/v1/lab/dns/{zone}"): {"records": [{"name": "@", "type": "A", "value": "192.0.2.1"}]},
+    ("POST", "/auth/register"): {
+        "email": "openapi@example.com",
+        "password": "good enough for this",
+        "name": "Open",
+        "team_name": "Api",
+    },
+    ("POST", "/auth/login"): {"email": "openapi@example.com", "password": "good enough for this"},
+    ("POST", "/v1/auth/session"): {"email": "openapi@example.com", "password": "good enough for this"},
+    ("POST", "/v1/auth/password"): {"old_password": "good enough for this", "new_password": "better than the old"},
+    ("POST", "/v1/auth/organization"): {"organization_id": str(UUID(int=1))},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
@@ -36,6 +46,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         "POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "0",
         "POSTROOM_IMAP_SYNC__PROCESSES": "0",
         "POSTROOM_WEBHOOKS__PROCESSES": "0",
+        "POSTROOM_AUTH__REGISTRATION_ENABLED": "true",
+        "POSTROOM_AUTH__ATTEMPTS": "100",
     }
     with Stack(tmp_path_factory.mktemp("openapi") / "stack", env=env) as stack:
         host, port = stack.dev["mx"].split(":")
@@ -114,10 +126,31 @@ def _check(document: Document, operation: Document, answer: httpx.Response) -> N
 
 def test_what_is_asked_well_answers_as_documented(api: httpx.Client, document: Document, ids: dict[str, str]) -> None:
     for method, path, operation in _operations(document):
+        if path.startswith("/v1/auth/"):
+            continue  # of people: next test
         answer = api.request(method, _fill(path, ids), json=BODIES.get((method, path)))
         _check(document, operation, answer)
         if "accounts" not in path and path != "/oauth/grants/{id}":
             assert answer.status_code < 300, (method, path, answer.text)
+
+
+def test_what_people_ask_well_answers_as_documented(api: httpx.Client, document: Document) -> None:
+    """Each as somebody who has just registered."""
+    for number, (method, path, operation) in enumerate(_operations(document)):
+        if not path.startswith("/v1/auth/"):
+            continue
+        login = BODIES["POST", "/auth/login"] | {"email": f"person-{number}@example.com"}
+        me = api.post("/auth/register", json=BODIES["POST", "/auth/register"] | login).json()["token"]
+        headers = {"authorization": f"Bearer {me}", "x-requested-with": "tests"}
+        here = api.get("/v1/auth/me", headers=headers).json()
+        body = BODIES.get((method, path))
+        if path == "/v1/auth/session":
+            body = login
+        elif path == "/v1/auth/organization":
+            body = {"organization_id": here["organization"]["id"]}
+        answer = api.request(method, path.replace("{session_id}", here["session"]["id"]), headers=headers, json=body)
+        _check(document, operation, answer)
+        assert answer.status_code < 300, (method, path, answer.text)
 
 
 def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
