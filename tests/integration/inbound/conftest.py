@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from inbound_smtp.domains import Domains
@@ -16,6 +17,7 @@ from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
 
 from .harness import Server, serving
+from .submitting import Submitting, make_key, submitting
 
 
 @pytest.fixture
@@ -45,3 +47,17 @@ async def lease(store: Store) -> WorkerLease:
     lease = WorkerLease(store, "inbound_smtp")
     await lease.enrol()
     return lease
+
+
+@pytest.fixture
+async def submission(
+    domain: UUID, store: Store, ringer: Ringer, blobs: BlobStore, certificates: Path
+) -> AsyncIterator[Submitting]:
+    """Submission for an organization with the verified domain postroom.test."""
+    async with submitting(store, ringer, blobs, certificates) as running:
+        yield running
+
+
+@pytest.fixture
+async def token(org: UUID, admin: asyncpg.Connection) -> str:
+    return await make_key(admin, org)

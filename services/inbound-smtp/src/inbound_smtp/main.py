@@ -26,6 +26,7 @@ from mailcore import blob
 from mailcore.flow.keys import Keys
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.parse import Reader
+from mailcore.flow.quota import Quotas
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
 from mailcore.flow.sandbox import Sandbox
@@ -62,15 +63,20 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
     smtp = settings.smtp
     mx = make_mx(smtp, Domains(store), receives)
-    submits = Submits(store, ringer, blobs, sandbox=Sandbox(store, settings.sandbox.domain))
+    submits = Submits(
+        store,
+        ringer,
+        blobs,
+        quotas=Quotas(store, **dict(settings.quota)),
+        sandbox=Sandbox(store, settings.sandbox.domain),
+    )
     keys = Keys(store)
     submission = make_submission(smtp, mx, keys, submits, RateLimiter(ringer, settings.rate_limit.requests_per_second))
-    servers = [await _listen(MxSession, mx, smtp.host, smtp.mx_port)]
+    servers = [await listen(MxSession, mx, smtp.host, smtp.mx_port)]
     if smtp.submission_port:
-        servers.append(await _listen(SubmissionSession, submission, smtp.host, smtp.submission_port))
+        servers.append(await listen(SubmissionSession, submission, smtp.host, smtp.submission_port))
     if smtp.submissions_port:
-        tls = submission.tls
-        servers.append(await _listen(SubmissionSession, submission, smtp.host, smtp.submissions_port, tls))
+        servers.append(await listen(SubmissionSession, submission, smtp.host, smtp.submissions_port, tls=True))
     routing = asyncio.create_task(runner.run())
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     log.info("listening", smtp=f"{smtp.host}:{ports[0]}", submission=ports[1:], tls=mx.tls is not None)
@@ -109,15 +115,15 @@ async def _until_drained(routing: asyncio.Task[None]) -> None:
     await asyncio.Event().wait()
 
 
-async def _listen(
-    kind: Callable[[Any], asyncio.Protocol], listener: Listener, host: str, port: int, tls: ssl.SSLContext | None = None
+async def listen(
+    kind: Callable[[Any], asyncio.Protocol], listener: Listener, host: str, port: int, *, tls: bool = False
 ) -> asyncio.Server:
-    """`tls`: from the first octet."""
+    """`tls`: from the first octet (RFC 8314 §3.3)."""
     return await asyncio.get_running_loop().create_server(
         lambda: kind(listener),
         sock=bind(host, port),
         backlog=1024,
-        ssl=tls,
+        ssl=listener.tls if tls else None,
         ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
     )
 
