@@ -24,6 +24,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api-keys"): {"name": "openapi", "permission": "sending_access"},
     ("POST", "/webhooks"): {"endpoint": "http://127.0.0.1:9999/hook", "events": ["email.opened"]},
     ("PATCH", "/webhooks/{webhook_id}"): {"status": "enabled"},
+    ("POST", "/suppressions"): {"email": "openapi@example.com"},
+    ("POST", "/suppressions/batch/add"): {"emails": ["openapi-1@example.com", "openapi-2@example.com"]},
+    ("POST", "/suppressions/batch/remove"): {"emails": ["openapi-1@example.com"]},
     ("PUT", "/v1/lab/dns/{zone}"): {"records": [{"name": "@", "type": "A", "value": "192.0.2.1"}]},
     ("POST", "/auth/register"): {
         "email": "openapi@example.com",
@@ -88,6 +91,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
         "webhooks": webhook,
         "webhook_event": newest(f"/webhooks/{webhook}/events"),
+        "suppressions": api.post("/suppressions", json={"email": "openapi-3@example.com"}).json()["id"],
         "accounts": str(uuid4()),
         "oauth/grants": str(uuid4()),
         "lab/dns": "openapi.test",

@@ -20,6 +20,7 @@ from mailcore.flow.domains import Domains, published
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
+from mailcore.flow.quota import Quotas
 from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
 from mailcore.flow.track import Tracks
@@ -62,7 +63,13 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ringer=ringer,
         keyring=settings.keyring(),
         blobs=blobs,
-        submits=Submits(store, ringer, blobs, sandbox=Sandbox(store, settings.sandbox.domain)),
+        submits=Submits(
+            store,
+            ringer,
+            blobs,
+            quotas=Quotas(store, **dict(settings.quota)),
+            sandbox=Sandbox(store, settings.sandbox.domain),
+        ),
         tracks=Tracks(store, ringer, settings.keyring().derive_all("track")),
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),

@@ -51,13 +51,13 @@ _NOBODY_WORDS = re.compile(
     r"|does not exist|no mailbox (?:here )?by that name|invalid (?:recipient|mailbox)"
 )
 _POLICY_WORDS = re.compile(
-    r"(?i)\bspam\b|\bblack ?list|\bblock(?:ed|list)|\blisted\b|\bdnsbl\b|\brbl\b|reputation|\bpolic(?:y|ies)\b|\bdmarc\b"
+    r"(?i)\bspam\b|\bblack ?list|\bblock(?:ed| ?list)|\blisted\b|\bdnsbl\b|\brbl\b|reputation|\bpolic(?:y|ies)\b|\bdmarc\b"
     r"|\bspf\b|\bdkim\b|unauthenticated|rate limit|too many|access denied|banned"
 )
 _WORDS = (
     (_NOBODY_WORDS, _NO_EMAIL),
     (re.compile(r"(?i)mailbox (?:is )?full|over ?quota|quota exceeded|insufficient (?:disk |storage )?space"), _FULL),
-    (re.compile(r"(?i)too (?:large|big)|size limit|exceeds .*size"), _LARGE),
+    (re.compile(r"(?i)too (?:large|big)|size limit|size exceeds|exceeds .*size"), _LARGE),
     (re.compile(r"(?i)mailbox unavailable"), Kind("NoEmail")),  # RFC 5321 §4.2.3: also "rejected for policy reasons"
     (re.compile(r"(?i)\bspam\b|\bvirus\b|content rejected"), _CONTENT),
 )

@@ -31,6 +31,8 @@ SECONDS = 3.0
 """How old what is known may be."""
 MARGIN = 20_000
 """Recipients. As many as one process has in its groups under way at most (flow.submit), and others in SECONDS."""
+MAX_REMEMBERED = 100_000
+"""Organizations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,9 @@ class Quotas:
         self._taken: Counter[UUID] = Counter()
         """By this process since it started."""
 
-    async def standing(self, org_id: UUID) -> Standing | None:
-        """As this process knows it: its own mail counts at once, that of others within SECONDS. None: no such organization."""
-        known = await self._asked.get(org_id)
+    def known(self, org_id: UUID) -> Standing | None:
+        """As this process knew it last, with what it took since; asks nobody. None: it has not met the organization."""
+        known = self._known.get(org_id)
         return None if known is None else self._now(known, org_id)
 
     async def exact(self, org_id: UUID) -> Standing | None:
@@ -134,6 +136,8 @@ class Quotas:
         if not found:
             self._known.pop(org_id, None)
             return None
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
         known = self._known[org_id] = _Known(self._standing(found[0]), taken, at)
         return known
 

@@ -159,16 +159,21 @@ def suppression(row: Leased) -> Outcome | None:
 
 
 def _events(row: Settled, attempt: Attempt, now: datetime) -> list[NewEvent]:
-    raised: list[NewEvent] = []
-    if row.scheduled and attempt.outcome.result in (Result.DELIVERED, Result.BOUNCED, Result.DEFERRED):
-        # what was scheduled was not sent when it was submitted
-        raised.append(NewEvent(uuid7(), row.org_id, "email.sent", row.email_id, now, [row.recipient]))
-    event = _event(row, attempt, now)
-    if event:
-        raised.append(event)
-    if attempt.outcome.rule == TEST_COMPLAINT:
-        raised.append(NewEvent(uuid7(), row.org_id, "email.complained", row.email_id, now, [row.recipient]))
-    return raised
+    """In order, by their ids too."""
+    outcome = attempt.outcome
+    raised: list[tuple[str, dict[str, Any]]] = []
+    if row.scheduled and outcome.result in (Result.DELIVERED, Result.BOUNCED, Result.DEFERRED):
+        raised.append(("email.sent", {}))  # what was scheduled was not sent when it was submitted
+    ended = _ended(row, attempt)
+    if ended:
+        raised.append(ended)
+    if outcome.rule == TEST_COMPLAINT:
+        raised.append(("email.complained", {}))
+    at = int(now.timestamp() * 1000)
+    return [
+        NewEvent(uuid7(at + n), row.org_id, type_, row.email_id, now, [row.recipient], detail or None)
+        for n, (type_, detail) in enumerate(raised)
+    ]
 
 
 def _is_hard(outcome: Outcome) -> bool:
@@ -181,7 +186,8 @@ def _is_hard(outcome: Outcome) -> bool:
     )
 
 
-def _event(row: Settled, attempt: Attempt, now: datetime) -> NewEvent | None:
+def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
+    """Type and detail of the event that the outcome is; None: it was delayed before."""
     outcome = attempt.outcome
     detail: dict[str, Any] = {}
     if outcome.result is Result.DELIVERED:
@@ -201,7 +207,7 @@ def _event(row: Settled, attempt: Attempt, now: datetime) -> NewEvent | None:
         return None
     if row.possible_duplicate:
         detail["possible_duplicate"] = True
-    return NewEvent(uuid7(), row.org_id, type_, row.email_id, now, [row.recipient], detail or None)
+    return type_, detail
 
 
 def bounce(outcome: Outcome) -> dict[str, Any]:

@@ -71,10 +71,10 @@ def _lock_id(org_id: UUID) -> int:
 
 
 _ROLL_UP = """
-WITH some AS MATERIALIZED (
-  SELECT ctid FROM usage_deltas LIMIT $1 FOR UPDATE SKIP LOCKED
+WITH taken AS MATERIALIZED (
+  SELECT ctid FROM usage_deltas LIMIT $1
 ), gone AS (
-  DELETE FROM usage_deltas d USING some WHERE d.ctid = some.ctid RETURNING d.org_id, d.day, d.sent
+  DELETE FROM usage_deltas d USING taken WHERE d.ctid = taken.ctid RETURNING d.org_id, d.day, d.sent
 ), summed AS (
   INSERT INTO usage (org_id, day, sent)
   SELECT org_id, day, sum(sent) FROM gone GROUP BY org_id, day ORDER BY org_id, day

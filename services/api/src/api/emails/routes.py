@@ -36,11 +36,11 @@ async def send(request: Request) -> Response:
     mark = once(request, "POST /emails", [parsed], lambda ids: _id_body(ids[0]))
     if parsed.parts:
         if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
-            return _json(stored)
+            return _json(stored, ctx, who.org_id)
         await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_ids)
         await complete(ctx.attachments, [parsed])
     done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, only=who.domain_ids, once=mark)
-    return _json(done.response or _id_body(done.ids[0]))
+    return _json(done.response or _id_body(done.ids[0]), ctx, who.org_id)
 
 
 @router.post(
@@ -59,17 +59,17 @@ async def send_batch(request: Request) -> Response:
     batch = await _off_loop(request, lambda: parse_batch(items, permissive=mode == "permissive"))
     mark = once(request, "POST /emails/batch", batch.emails, batch.answer, [mode, batch.errors])
     if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
-        return _json(stored)
+        return _json(stored, ctx, who.org_id)
     if batch.permissive:
         await _drop_unsendable(ctx, who.org_id, who.domain_ids, batch)
     else:
         await complete(ctx.attachments, batch.emails)
     if not batch.emails:
-        return _json(batch.answer([]))
+        return _json(batch.answer([]), ctx, who.org_id)
     done = await ctx.submits.submit(
         who.org_id, [parsed.email for parsed in batch.emails], door=DOOR, only=who.domain_ids, once=mark
     )
-    return _json(done.response or batch.answer(done.ids))
+    return _json(done.response or batch.answer(done.ids), ctx, who.org_id)
 
 
 async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | None, batch: Batch) -> None:
@@ -93,5 +93,12 @@ def _id_body(id_: UUID) -> bytes:
     return b'{"id":"%b"}' % str(id_).encode()
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _json(body: bytes, ctx: Context, org_id: UUID) -> Response:
+    """With what was used of the quota, as this process knows it (resend.md §1)."""
+    headers = {}
+    standing = ctx.submits.quotas.known(org_id)
+    if standing is not None:
+        headers["x-resend-monthly-quota"] = str(standing.monthly)
+        if standing.daily_limit is not None:
+            headers["x-resend-daily-quota"] = str(standing.daily)
+    return Response(body, headers=headers, media_type="application/json")
