@@ -34,7 +34,7 @@ from mailcore.mime.tracking import Tracking
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.deliveries import Content
-from outbound.tracking import for_email, tracked_html, tracked_raw
+from outbound.tracking import tracked_html, tracked_raw
 
 log = logger(__name__)
 
@@ -77,7 +77,7 @@ async def fetch(
         log.error("the content of an email cannot be read", email_id=str(content.id), error=repr(error))
         what = "is not in the blob store" if isinstance(error, NotFound) else "cannot be read just now"
         return Outcome(Result.DEFERRED, Reply(451, f"a part of the mail {what}", "4.3.0"), rule="content-unavailable")
-    return Work(content, html, text, tuple(parts), keys, raw, for_email(content, tracking))
+    return Work(content, html, text, tuple(parts), keys, raw, tracking)
 
 
 async def _part(attachment: dict[str, Any], blobs: BlobStore) -> Part:

@@ -34,6 +34,7 @@ from outbound.settings import Settings
 from outbound.settler import Settler
 from outbound.signer import Signer
 from outbound.simulator import TestAddresses
+from outbound.tracking import Tracker
 from outbound.verp import Verp
 
 log = logger(__name__)
@@ -69,7 +70,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         lease=lease,
         gate=Gate(store, lease),
         settler=Settler(store, ringer, held.difference_update),
-        signer=Signer(store, keyring, settings.tracking_url),
+        signer=Signer(store, keyring),
+        tracker=Tracker(settings.tracking_url, keyring.derive("track")),
         threads=threads,
         verp=Verp(keyring.derive("verp")),
         schedule=own.retry_schedule,

@@ -15,6 +15,7 @@ from outbound.gate import Gate
 from outbound.memory import Memory
 from outbound.settler import Settler
 from outbound.signer import Signer
+from outbound.tracking import Tracker
 from outbound.verp import Verp
 
 
@@ -27,6 +28,7 @@ class Office:
     gate: Gate
     settler: Settler
     signer: Signer
+    tracker: Tracker
     threads: Executor
     verp: Verp
     memory: Memory

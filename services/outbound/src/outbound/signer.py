@@ -12,7 +12,6 @@ from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.kit.seal import Keyring
 from mailcore.mailauth.dkim.keys import SigningKey
-from mailcore.mime.tracking import Tracking
 from mailcore.store.senders import Sender, senders
 from mailcore.store.session import Store
 
@@ -30,17 +29,12 @@ class Identity:
     tls_required: bool
     keys: tuple[SigningKey, ...]
     """All sign. Empty: the mail waits, for it never leaves unsigned."""
-    tracking: Tracking
-    """As the domain says; an email may say otherwise."""
 
 
 class Signer:
-    def __init__(self, store: Store, keyring: Keyring, tracking_url: str) -> None:
-        """`tracking_url`: for domains without a verified tracking subdomain."""
+    def __init__(self, store: Store, keyring: Keyring) -> None:
         self._store = store
         self._keyring = keyring
-        self._tracking_url = tracking_url.rstrip("/")
-        self._tracking_key = keyring.derive("track")
         self._known: dict[UUID, tuple[float, Identity]] = {}
 
     async def identities(self, domain_ids: Iterable[UUID]) -> dict[UUID, Identity]:
@@ -71,11 +65,4 @@ class Signer:
             except Exception as error:  # of this domain alone
                 why = error.public if isinstance(error, MailError) else repr(error)
                 log.error("a signing key cannot be used", domain=sender.name, selector=sealed.selector, error=why)
-        own = sender.tracking_subdomain
-        base = self._tracking_url if own is None else f"https://{own}.{sender.name}"
-        return Identity(
-            f"{sender.custom_return_path}.{sender.name}",
-            sender.tls == "enforced",
-            tuple(keys),
-            Tracking(base, self._tracking_key, sender.open_tracking, sender.click_tracking),
-        )
+        return Identity(f"{sender.custom_return_path}.{sender.name}", sender.tls == "enforced", tuple(keys))

@@ -5,8 +5,8 @@ An email's own switch goes before its domain's. What cannot be tracked is sent a
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from dataclasses import dataclass
 
 from mailcore.kit.log import logger
 from mailcore.mime.rewrite import Leaf, field_name, field_value, rewrite, split_fields
@@ -19,13 +19,18 @@ _URL = re.compile(r"<([^<>]*)>")
 _SIGNED = (b"dkim-signature", b"arc-message-signature")
 
 
-def for_email(content: Content, domain: Tracking | None) -> Tracking | None:
-    """What holds for this email; None: nothing is tracked."""
-    if domain is None:
-        return None
-    opens = domain.opens if content.track_opens is None else content.track_opens
-    clicks = domain.clicks if content.track_clicks is None else content.track_clicks
-    return dataclasses.replace(domain, opens=opens, clicks=clicks) if opens or clicks else None
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    url: str
+    """Scheme and host for domains without a verified tracking subdomain."""
+    key: bytes
+
+    def of(self, content: Content) -> Tracking | None:
+        """What holds for this email; None: nothing is tracked."""
+        if not (content.track_opens or content.track_clicks):
+            return None
+        base = self.url.rstrip("/") if content.tracking_host is None else f"https://{content.tracking_host}"
+        return Tracking(base, self.key, content.track_opens, content.track_clicks)
 
 
 def tracked_html(html: str, content: Content, tracking: Tracking) -> str:

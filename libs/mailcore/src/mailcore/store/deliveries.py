@@ -87,9 +87,11 @@ class Content:
     """A whole message that was handed in; then html, text, headers and attachments are empty."""
     raw_blob: str | None = None
     """Where it is large."""
-    track_opens: bool | None = None
-    """None: as the domain says (`store.senders`)."""
-    track_clicks: bool | None = None
+    track_opens: bool = False
+    """As the email says; where it says nothing, as its domain does by now."""
+    track_clicks: bool = False
+    tracking_host: str | None = None
+    """Of the domain's own, where opens and clicks come in; None until its record is verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,19 +302,28 @@ def _content(row: asyncpg.Record) -> Content:
         scheduled_at=row["scheduled_at"],
         raw=row["raw"],
         raw_blob=row["raw_blob"],
-        track_opens=row["track_opens"],
-        track_clicks=row["track_clicks"],
+        track_opens=bool(row["opens"]),
+        track_clicks=bool(row["clicks"]),
+        tracking_host=row["tracking_host"],
     )
 
 
 _COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at, raw, raw_blob, track_opens, track_clicks"""
-_CONTENTS = f"SELECT {_COLUMNS} FROM emails WHERE id = ANY ($1::uuid[])"
+       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host"""
+# asked with each content, and not kept: who switches it means the next mail
+_TRACKED = """
+LEFT JOIN LATERAL (
+  SELECT coalesce(track_opens, d.open_tracking) AS opens, coalesce(track_clicks, d.click_tracking) AS clicks,
+         CASE WHEN d.tracking_verified THEN d.tracking_subdomain || '.' || d.name END AS tracking_host
+  FROM domains d WHERE d.id = domain_id
+) tracked ON true
+"""
+_CONTENTS = f"SELECT {_COLUMNS} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[])"
 # octet_length knows the size of a stored text without reading it
-_LIGHT_CONTENTS = """
+_LIGHT_CONTENTS = f"""
 SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
        CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
-       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, track_opens, track_clicks, light,
+       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
          AS size
@@ -323,8 +334,7 @@ FROM (
               + coalesce(octet_length(raw), 0) + 2 * coalesce(body_bytes, 0) AS size
     FROM emails WHERE id = ANY ($1::uuid[])
   ) sized
-) told
-"""
+) told {_TRACKED}"""
 
 
 # ---- 3. dot_sent -----------------------------------------------------------------------------------------------------

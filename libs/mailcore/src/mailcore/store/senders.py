@@ -25,10 +25,6 @@ class Sender:
     """opportunistic or enforced."""
     keys: tuple[SealedKey, ...]
     """The active ones."""
-    open_tracking: bool
-    click_tracking: bool
-    tracking_subdomain: str | None
-    """Of this domain, where opens and clicks come in; None until its record is verified."""
 
 
 async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Sender]:
@@ -39,17 +35,13 @@ async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Send
         key = SealedKey(row["selector"], row["algorithm"], row["private_sealed"])
         keys = () if row["selector"] is None else (key,)
         found[row["id"]] = Sender(
-            *(row["id"], row["name"], row["custom_return_path"], row["tls"]),
-            (*(before.keys if before else ()), *keys),
-            *(row["open_tracking"], row["click_tracking"], row["tracking_subdomain"]),
+            row["id"], row["name"], row["custom_return_path"], row["tls"], (*(before.keys if before else ()), *keys)
         )
     return found
 
 
 _SENDERS = """
-SELECT d.id, d.name, d.custom_return_path, d.tls, d.open_tracking, d.click_tracking,
-       CASE WHEN d.tracking_verified THEN d.tracking_subdomain END AS tracking_subdomain,
-       k.selector, k.algorithm, k.private_sealed
+SELECT d.id, d.name, d.custom_return_path, d.tls, k.selector, k.algorithm, k.private_sealed
 FROM domains d LEFT JOIN dkim_keys k ON k.domain_id = d.id AND k.active
 WHERE d.id = ANY ($1::uuid[])
 ORDER BY d.id, k.algorithm DESC, k.id
