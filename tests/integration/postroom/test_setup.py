@@ -11,13 +11,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_private_key
+from typer.testing import CliRunner
 
 from mailcore.dns.lab import read_zone
-from mailcore.kit.errors import Conflict
+from mailcore.kit.errors import Conflict, NotFound
 from mailcore.kit.passwords import matches
 from mailcore.kit.seal import Keyring
 from mailcore.store.session import Store
-from postroom.setup import LAB_DOMAIN, create_organization, new_token, set_up, token_hash
+from postroom.cli import app
+from postroom.setup import LAB_DOMAIN, create_organization, new_token, set_limits, set_up, token_hash
 
 TABLES = ("organizations", "users", "memberships", "api_keys", "domains", "dkim_keys")
 
@@ -130,6 +132,27 @@ async def test_who_owns_the_tables_without_being_superuser_can_set_up(
     finally:
         await admin.execute(f"REASSIGN OWNED BY {owner} TO postgres")
         await admin.execute(f"DROP ROLE {owner}")
+
+
+async def test_limits_of_an_organization(url: str, keyring: Keyring, admin: asyncpg.Connection) -> None:
+    await set_up(url, keyring)
+    org_id, _ = await create_organization(url, "Second")
+    assert await set_limits(url, "second", {}) == {"daily": None, "monthly": None, "rate": None}
+    await set_limits(url, str(org_id), {"daily": 100, "rate": 0})
+    assert await set_limits(url, "Second", {"daily": None, "monthly": 5}) == {"daily": None, "monthly": 5, "rate": 0}
+    others = await admin.fetch(
+        "SELECT daily_quota, monthly_quota, rate_limit FROM organizations WHERE id <> $1", org_id
+    )
+    assert [tuple(row) for row in others] == [(None, None, None)]
+    with pytest.raises(NotFound):
+        await set_limits(url, "third", {"daily": 1})
+
+
+@pytest.mark.parametrize("wrong", ["-1", "many", "1e3", "9" * 18, "²", ""])
+def test_a_limit_is_a_number(wrong: str) -> None:
+    done = CliRunner().invoke(app, ["org", "limits", "x", "--daily", wrong])
+    assert done.exit_code == 1
+    assert "--daily" in done.output
 
 
 def test_tokens_have_their_form_and_differ() -> None:

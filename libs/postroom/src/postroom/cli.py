@@ -203,6 +203,42 @@ def create(
         say(f"Organization {org_id}\nAPI key      {key}\nWrite the key down: it is not shown again.")
 
 
+@org.command()
+def limits(
+    organization: Annotated[str, typer.Argument(help="Its id or its name.")],
+    daily: Annotated[str | None, typer.Option(help="Recipients a day.", show_default=False)] = None,
+    monthly: Annotated[str | None, typer.Option(help="Recipients a calendar month.", show_default=False)] = None,
+    rate: Annotated[str | None, typer.Option(help="Requests a second.", show_default=False)] = None,
+    data: Data = Path(".postroom"),
+    as_json: Json = False,
+) -> None:
+    """Show or change what an organization may send and ask.
+
+    A limit is a number; 0 is no limit, and "default" what the installation's settings say (QUOTA__DAILY, QUOTA__MONTHLY,
+    RATE_LIMIT__REQUESTS_PER_SECOND). Running services go by it within seconds.
+    """
+    from .setup import set_limits  # noqa: PLC0415
+
+    asked = {"daily": daily, "monthly": monthly, "rate": rate}
+    changes = {name: _limit(name, text) for name, text in asked.items() if text is not None}
+    settings = _settings(data)
+    now = _run(set_limits(settings.database.migrate_url or settings.database.url, organization, changes))
+    if as_json:
+        say(json.dumps(now))
+    else:
+        for name, number in now.items():
+            say(f"{name:<8} {'default' if number is None else number or 'no limit'}")
+
+
+def _limit(name: str, text: str) -> int | None:
+    if text == "default":
+        return None
+    most = 2**31 - 1 if name == "rate" else 10**15
+    if not (text.isascii() and text.isdigit() and len(text) < 18 and int(text) <= most):
+        _end(f"--{name} {text}: give a number from 0 to {most}, or default.")
+    return int(text)
+
+
 @user.command("password")
 def password(
     email: Annotated[str, typer.Argument(help="The address they sign in with.")],

@@ -108,6 +108,30 @@ async def create_organization(url: str, name: str) -> tuple[UUID, str]:
     return org_id, key
 
 
+LIMITS = {"daily": "daily_quota", "monthly": "monthly_quota", "rate": "rate_limit"}
+"""What `set_limits` takes, and its column."""
+
+
+async def set_limits(url: str, org: str, changes: dict[str, int | None]) -> dict[str, int | None]:
+    """Sets what `changes` names (None: as the installation's settings say) and returns all limits. Raises NotFound, Conflict.
+
+    `org` is an id or a name.
+    """
+    async with _admin(url) as db:
+        found = await db.fetch("SELECT id FROM organizations WHERE id::text = $1 OR lower(name) = lower($1)", org)
+        if not found:
+            raise NotFound(f"There is no organization {org}. Use its id, or its name as it was created.")
+        if len(found) > 1:
+            raise Conflict(f"There is more than one organization {org}. Use its id.")
+        for name, number in changes.items():
+            await db.execute(f"UPDATE organizations SET {LIMITS[name]} = $2 WHERE id = $1", found[0]["id"], number)
+        row = await db.fetchrow(
+            "SELECT daily_quota AS daily, monthly_quota AS monthly, rate_limit AS rate FROM organizations WHERE id = $1",
+            found[0]["id"],
+        )
+    return dict(row)
+
+
 async def set_password(url: str, email: str, password: str) -> int:
     """Of a user, by who runs the installation; how many sessions this ended. Raises Invalid, NotFound."""
     if problem := weakness(password, (email,)):
