@@ -6,6 +6,7 @@ from typing import Any
 
 import dkim
 import orjson
+import pytest
 
 from mailcore.blob.memory import MemoryBlobs
 from mailcore.kit.ids import uuid7
@@ -110,3 +111,26 @@ async def test_large_parts_are_fetched_and_a_missing_one_makes_the_mail_wait() -
     missing = await fetch(content(body_blob="gone"), KEYS, blobs)
     assert isinstance(missing, Outcome)
     assert (missing.result, missing.rule) == (Result.DEFERRED, "content-unavailable")
+
+
+RAW = b"Received: by us.test;\r\n Sat, 21 Nov 2026 12:00:00 +0000\r\nDKIM-Signature: v=1; d=other.test; b=x\r\nFrom: us@us.test\r\n"
+
+
+@pytest.mark.parametrize("body", [b"", b"hello\r\n", b"\r\n.\r\n..\r\n"])
+def test_a_raw_message_is_signed_and_stays_as_it_is(body: bytes) -> None:
+    raw = RAW + b"\r\n" + body
+    done = composed(Work(content(html=None, raw=raw), None, None, (), KEYS, raw))
+    assert done.endswith(raw)
+    assert done.count(b"DKIM-Signature:") == 3
+    assert dkim.DKIM(done).verify(dnsfunc=lambda name, timeout=5: RSA_TXT.encode())
+    assert composed(Work(content(html=None, raw=raw), None, None, (), KEYS, raw)) == done
+
+
+async def test_a_large_raw_message_comes_from_the_blob_store() -> None:
+    blobs = MemoryBlobs()
+    await blobs.put("a/b", RAW)
+    work = await fetch(content(html=None, raw_blob="a/b"), KEYS, blobs)
+    assert isinstance(work, Work)
+    assert work.raw == RAW
+    missing = await fetch(content(html=None, raw_blob="a/c"), KEYS, blobs)
+    assert isinstance(missing, Outcome) and missing.result is Result.DEFERRED
