@@ -51,6 +51,7 @@ def _error(answer: bytes) -> tuple[int, str]:
     told = json.loads(body)
     assert set(told) == {"statusCode", "name", "message"}
     assert head.startswith(b"HTTP/1.1 %d " % told["statusCode"])
+    assert {b"x-frame-options: DENY", b"x-content-type-options: nosniff"} <= set(head.split(b"\r\n"))
     return told["statusCode"], told["message"]
 
 

@@ -84,7 +84,8 @@ class HttpProtocol(HttpToolsProtocol):
         content = orjson.dumps(body)
         head = (
             f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(content)}\r\nconnection: close\r\nx-content-type-options: nosniff\r\n"
+            "x-frame-options: DENY\r\nreferrer-policy: same-origin\r\n\r\n"
         )
         self.transport.write(head.encode() + content)
         self.transport.close()

@@ -22,6 +22,7 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/webhooks", False),  # their secrets sign for the organization
     ("/domains", True),
     ("/suppressions", True),
+    ("/v1/accounts", True),
 )
 """What a member of an organization may not do, its owner and admins may: paths and all below them; True: reading is for all."""
 
