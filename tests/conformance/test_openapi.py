@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import smtplib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -17,10 +20,14 @@ from stack import Stack, wait_for
 Document: TypeAlias = dict[str, Any]
 OPEN = {"/health", "/healthz", "/readyz"}
 EMAIL = {"from": "Acme <hello@postroom.test>", "to": ["you@example.com"], "subject": "s", "html": "<p>h</p>"}
+CLAIMED = "openapi-claimed.example"
+"""Verified by another organization."""
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/emails"): EMAIL | {"tags": [{"name": "a", "value": "b"}], "cc": "c@example.com"},
     ("POST", "/emails/batch"): [EMAIL],
     ("POST", "/domains"): {"name": "openapi.example"},
+    ("PATCH", "/domains/{id}"): {"open_tracking": True, "tls": "enforced"},
+    ("POST", "/domains/claim"): {"name": CLAIMED},
     ("POST", "/api-keys"): {"name": "openapi", "permission": "sending_access"},
     ("POST", "/webhooks"): {"endpoint": "http://127.0.0.1:9999/hook", "events": ["email.opened"]},
     ("PATCH", "/webhooks/{webhook_id}"): {"status": "enabled"},
@@ -59,7 +66,23 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             smtp.sendmail("ann@example.com", ["t@postroom.test"], raw)
         headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
         with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+            _verified_by_another(stack, client, CLAIMED)
             yield client
+
+
+def _verified_by_another(stack: Stack, api: httpx.Client, name: str) -> None:
+    command = [sys.executable, "-m", "postroom", "org", "create", "Other", "--json", "--data", str(stack.data)]
+    made = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as other:
+        domain = other.post("/domains", json={"name": name}).json()
+        records = [
+            {key: record[key] for key in ("name", "type", "value", "priority") if key in record}
+            for record in domain["records"]
+        ]
+        assert api.put(f"/v1/lab/dns/{name}", json={"records": records}).status_code == 200
+        other.post(f"/domains/{domain['id']}/verify")
+        wait_for(lambda: other.get(f"/domains/{domain['id']}").json()["status"] == "verified", f"{name} is verified")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +111,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "messages": newest("/v1/messages"),
         "caught": newest("/v1/caught"),
         "domains": api.post("/domains", json={"name": "openapi-2.example"}).json()["id"],
+        "claim": api.post("/domains/claim", json={"name": CLAIMED}).json()["domain_id"],
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
         "webhooks": webhook,
         "webhook_event": newest(f"/webhooks/{webhook}/events"),
@@ -104,7 +128,7 @@ def _operations(document: Document) -> list[tuple[str, str, Document]]:
 
 
 def _fill(path: str, ids: dict[str, str]) -> str:
-    segment = path.removeprefix("/v1/").strip("/").partition("/{")[0]
+    segment = "claim" if "}/claim" in path else path.removeprefix("/v1/").strip("/").partition("/{")[0]
     path = path.replace("{attachment_id}", ids["attachment"]).replace("{event_id}", ids["webhook_event"])
     return re.sub(r"\{[^}]+\}", lambda _: ids[segment], path)
 
@@ -158,7 +182,7 @@ def test_what_people_ask_well_answers_as_documented(api: httpx.Client, document:
 
 
 def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
-    unknown = {name: str(uuid4()) for name in ("attachment", "webhook_event", *_segments(document))}
+    unknown = {name: str(uuid4()) for name in ("attachment", "webhook_event", "claim", *_segments(document))}
     nonsense = dict.fromkeys(unknown, "nonsense")
     for method, path, operation in _operations(document):
         if path in OPEN or (method, path) == ("DELETE", "/v1/caught"):

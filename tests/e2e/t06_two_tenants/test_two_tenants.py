@@ -84,7 +84,7 @@ def test_every_route_says_that_it_knows_no_such_thing(
         unknown = other.request(method, _fill(path, None), **asked)
         assert foreign.status_code == 404, (method, path, foreign.text)
         assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content), (method, path)
-        if method == "GET" and "accounts" not in path:
+        if method == "GET" and "accounts" not in path and "claim" not in path:  # t07 has a claim
             assert api.get(_fill(path, objects)).status_code == 200, f"{path} finds its own object"
         checked += 1
     assert checked >= 15
