@@ -190,7 +190,7 @@ async def test_old_rows_are_not_shown_and_dropped_with_their_month(
 ) -> None:
     async def add(id_: UUID) -> None:
         async with store.door() as db:
-            await logs.insert(db, [(id_, org, None, None, "GET", "/x", 200, 1.0, None, None, None, None, None)])
+            await logs.insert(db, [(str(id_), org, None, None, "GET", "/x", 200, 1.0, None, None, None, None, None)])
 
     now = datetime.now(UTC)
     old, fresh = lower_bound(now - timedelta(days=30, minutes=1)), lower_bound(now - timedelta(days=29, hours=23))
@@ -203,9 +203,9 @@ async def test_old_rows_are_not_shown_and_dropped_with_their_month(
     )
     await add(lower_bound(datetime(2020, 1, 5, tzinfo=UTC)))
     async with store.worker() as db:
-        assert await logs.drop_old(db) == 1
+        assert await logs.drop_old(db, now) == 1
     async with store.worker() as db:
-        assert await logs.drop_old(db) == 0
+        assert await logs.drop_old(db, now) == 0
     assert await admin.fetchval("SELECT to_regclass('logs_2020_01')") is None
     assert await admin.fetchval("SELECT count(*) FROM logs WHERE endpoint = '/x'") == 2
 
@@ -214,7 +214,7 @@ async def test_without_a_database_rows_are_dropped_and_counted(store: Store) -> 
     def dropped(reason: str) -> float:
         return REGISTRY.get_sample_value("postroom_logs_dropped_total", {"reason": reason}) or 0
 
-    row: logs.NewLog = (uuid7(), uuid7(), None, None, "GET", "/x", 200, 1.0, None, None, None, None, None)
+    row: logs.NewLog = (str(uuid7()), uuid7(), None, None, "GET", "/x", 200, 1.0, None, None, None, None, None)
     away = await Store.open("postgresql://postroom@127.0.0.1:1/none", connect_seconds=1)
     writer = LogWriter(away)
     before = dropped("unavailable")
@@ -227,7 +227,7 @@ async def test_without_a_database_rows_are_dropped_and_counted(store: Store) -> 
     writer = LogWriter(store)
     full, refused = dropped("full"), dropped("refused")
     for n in range(MAX_ROWS + 5):
-        writer.note((uuid7(), *row[1:]) if n else (*row[:4], "\0", *row[5:]))
+        writer.note((str(uuid7()), *row[1:]) if n else (*row[:4], "\0", *row[5:]))
     await writer.flush()
     assert (dropped("full"), dropped("refused")) == (full + 5, refused + 1)
 

@@ -1,5 +1,5 @@
 -- Takes back 0003_keys_and_logs.sql. A key of several domains keeps the first that still exists; one that has none left is deleted.
-DROP FUNCTION drop_logs(integer);
+DROP FUNCTION drop_logs(timestamptz);
 DROP TABLE logs;
 
 CREATE OR REPLACE FUNCTION make_partitions(ahead integer DEFAULT 2) RETURNS SETOF text

@@ -74,8 +74,8 @@ BEGIN
 END $$;
 SELECT make_partitions();
 
--- Drops months of the log of which every row is older than `days`. Returns the names. What is being read stays for the next time.
-CREATE FUNCTION drop_logs(days integer) RETURNS SETOF text
+-- Drops months of the log of which every row is from before that time. Returns the names. What is being read stays for the next time.
+CREATE FUNCTION drop_logs(before timestamptz) RETURNS SETOF text
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   child text;
@@ -83,7 +83,7 @@ BEGIN
   PERFORM set_config('lock_timeout', '1s', true);
   FOR child IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                WHERE i.inhparent = 'logs'::regclass AND c.relname ~ '^logs_\d{4}_\d{2}$' ORDER BY 1 LOOP
-    IF (to_date(right(child, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' <= now() - make_interval(days => days) THEN
+    IF (to_date(right(child, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' <= before THEN
       BEGIN
         EXECUTE format('DROP TABLE %I', child);
         RETURN NEXT child;
@@ -92,8 +92,8 @@ BEGIN
     END IF;
   END LOOP;
 END $$;
-REVOKE ALL ON FUNCTION drop_logs(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION drop_logs(integer) TO postroom_worker;
+REVOKE ALL ON FUNCTION drop_logs(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION drop_logs(timestamptz) TO postroom_worker;
 
 -- ---- the lookup, made anew ---------------------------------------------------------------------------------------------
 GRANT CREATE ON SCHEMA public TO postroom_lookup;

@@ -21,11 +21,12 @@ from api.auth import WHO
 from api.bodies import Bodies, Body
 from api.errors import ApiError
 from api.limits import RATE, Headers, Limits, network
-from api.logs.record import Call, Captured, record
+from api.logs.record import Call, Captured, record, sent
 from api.logs.writer import LogWriter
-from mailcore.kit.ids import uuid7
+from mailcore.kit.ids import uuid7_text
 from mailcore.kit.log import REQUEST_ID, logger
 from mailcore.kit.metrics import AUTH_FAILURES
+from mailcore.store.logs import NewLog
 
 log = logger(__name__)
 
@@ -93,10 +94,10 @@ class Edge:
             body = self._bodies.body(_declared(headers), receive)
             hot = self._hot.get((scope["method"], path))
             if hot is not None:
-                exchange.request = request = Request(scope, body.receive)
-                await (await hot(request))(scope, body.receive, exchange.send)
+                exchange.request = Request(scope, body.receive)
+                await exchange.answer(await hot(exchange.request))
             elif scope["method"] == "OPTIONS" and (methods := self._allowed(path)):
-                await Response(None, 204, {"allow": ", ".join(methods)})(scope, receive, exchange.send)
+                await exchange.answer(Response(None, 204, {"allow": ", ".join(methods)}))
             else:
                 exchange.receive = body.receive
                 await self._app(scope, exchange.received, exchange.send)
@@ -105,7 +106,7 @@ class Edge:
                 return  # FastAPI answers by errors.install, which logs, and raises nevertheless
             if exchange.started:
                 raise
-            await errors.response(errors.from_exception(error))(scope, receive, exchange.send)
+            await exchange.answer(errors.response(errors.from_exception(error)))
         finally:
             if body is not None:
                 body.close()
@@ -114,10 +115,11 @@ class Edge:
 
     def headers(self, scope: Scope, given: Headers, status: int, request_id: str) -> Headers:
         """Of an answer: the route's own go before ours."""
-        names = {name for name, _ in given}
         ours = self._security
-        if not self._security_names.isdisjoint(names):
-            ours = [each for each in ours if each[0] not in names]
+        if len(given) > 2:  # more than type and length
+            names = {name for name, _ in given}
+            if not self._security_names.isdisjoint(names):
+                ours = [each for each in ours if each[0] not in names]
         if status == 405 and (methods := self._allowed(scope["path"])):
             # RFC 9110 §15.5.6: all of them; the router names those of one route
             given = [*(each for each in given if each[0] != b"allow"), (b"allow", ", ".join(methods).encode())]
@@ -142,7 +144,7 @@ class Edge:
     def _note(self, exchange: _Exchange) -> None:
         assert self._logs is not None
         try:
-            self._logs.note(record(exchange.call(), self._log_bytes))
+            self._logs.note(exchange.row(self._log_bytes))
         except Exception:
             log.exception("a call could not be written to the log of calls")
 
@@ -153,12 +155,12 @@ class _Exchange:
     __slots__ = (
         *(
             "_agent",
-            "_answer",
             "_asked",
             "_began",
             "_edge",
             "_given",
             "_id",
+            "_replied",
             "_send",
             "_swallow",
             "ended",
@@ -174,10 +176,11 @@ class _Exchange:
         self.scope = scope
         self.receive = receive
         self._send = send
-        self._id = uuid7()
+        self._id = self.request_id = uuid7_text()
+        self._given: str | None = None
         given = headers.get(b"x-request-id")
-        self._given = given.decode() if given is not None and _SANE_ID.fullmatch(given) else None
-        self.request_id = self._given or str(self._id)
+        if given is not None and _SANE_ID.fullmatch(given):
+            self._given = self.request_id = given.decode()
         self._agent = headers.get(b"user-agent")
         self.known = b"authorization" in headers or b"cookie" in headers
         """Whether it says who asks."""
@@ -185,12 +188,25 @@ class _Exchange:
         """Of a hot route, which reads its body whole."""
         self.head = self.started = self.ended = self._swallow = False
         self.status = 0
-        self._asked, self._answer = Captured(), Captured()
+        self._asked: Captured | None = None
+        self._replied: Captured | bytes = b""
 
     async def received(self) -> Message:
         message = await self.receive()
+        if self._asked is None:
+            self._asked = Captured()
         self._asked.add(message.get("body", b""))
         return message
+
+    async def answer(self, response: Response) -> None:
+        """A plain one, which is there as a whole."""
+        await self.send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
+        if not self._swallow:
+            self._replied = bytes(response.body)
+            await self._send({"type": "http.response.body", "body": b"" if self.head else self._replied})
+            self.ended = True
 
     async def send(self, message: Message) -> None:
         if self._swallow:
@@ -202,34 +218,45 @@ class _Exchange:
                 instead = await self._edge.opened_nothing(self.scope, self.status)
                 if instead is not None:
                     self.known = False
-                    await instead(self.scope, self.receive, self.send)
+                    await self.answer(instead)
                     self._swallow = True
                     return
             message["headers"] = self._edge.headers(self.scope, message["headers"], self.status, self.request_id)
             await self._send(message)
             return
-        if self.head:
-            message = {**message, "body": b""}
-        else:
-            self._answer.add(message.get("body", b""))
-        await self._send(message)
+        if isinstance(self._replied, bytes):
+            self._replied = Captured()
+        self._replied.add(message.get("body", b""))
+        await self._send({**message, "body": b""} if self.head else message)
         self.ended = not message.get("more_body", False)
 
-    def call(self) -> Call:
+    def row(self, limit: int) -> NewLog:
+        scope, replied = self.scope, self._replied
+        seconds, client = time.perf_counter() - self._began, scope.get("client")
         if self.request is not None:
+            if self.status == 200 and isinstance(replied, bytes) and b'"errors":[{' not in replied:
+                return sent(self._id, scope[WHO], scope["path"], seconds, self._agent, client, self._given, replied)
+            self._asked = Captured()
             self._asked.add(getattr(self.request, "_body", b""))  # where it was read at all
-        return Call(
-            id=self._id,
-            who=self.scope[WHO],
-            method="HEAD" if self.head else self.scope["method"],
-            path=self.scope["path"],
-            status=self.status,
-            seconds=time.perf_counter() - self._began,
-            user_agent=self._agent,
-            client=self.scope.get("client"),
-            request_id=self._given,
-            asked=self._asked,
-            answer=self._answer,
+        if isinstance(replied, bytes):
+            whole = Captured()
+            whole.add(replied)
+            replied = whole
+        return record(
+            Call(
+                id=self._id,
+                who=scope[WHO],
+                method="HEAD" if self.head else scope["method"],
+                path=scope["path"],
+                status=self.status,
+                seconds=seconds,
+                user_agent=self._agent,
+                client=client,
+                request_id=self._given,
+                asked=self._asked or Captured(),
+                answer=replied,
+            ),
+            limit,
         )
 
 

@@ -34,7 +34,9 @@ class Limits:
         self._on = settings.requests_per_second > 0
         self._endpoints = {_PARAMETER.sub("{id}", name): limit for name, limit in settings.endpoints.items()}
         self._strangers = settings.unauthenticated if self._on else 0
+        self._second = 0
         self._headers: dict[int, Headers] = {}
+        """What does not change within a second, by limit."""
         self._untouched = Rate(settings.requests_per_second, settings.requests_per_second, 1, False)
 
     async def count(self, scope: Scope, org_id: UUID, own: int | None = None) -> None:
@@ -58,7 +60,8 @@ class Limits:
             await self._take(scope, ("client", network(scope)), self._strangers)
 
     async def _take(self, scope: Scope, key: Hashable, limit: int | None) -> None:
-        scope[RATE] = rate = await self._rate.take(key, limit)
+        rate = self._rate.held(key, limit) or await self._rate.take(key, limit)
+        scope[RATE] = rate
         if rate.exceeded:
             raise ApiError(
                 429,
@@ -73,24 +76,22 @@ class Limits:
         if not self._on:
             return []
         rate: Rate = scope.get(RATE, self._untouched)
+        now = int(time.time())
+        if now != self._second or len(self._headers) > 1000:
+            self._second = now
+            self._headers.clear()
         fixed = self._headers.get(rate.limit)
         if fixed is None:
-            if len(self._headers) > 1000:
-                self._headers.clear()
-            limit = str(rate.limit).encode()
+            limit = b"%d" % rate.limit
             fixed = self._headers[rate.limit] = [
                 (b"ratelimit-limit", limit),
                 (b"ratelimit-reset", b"1"),
                 (b"ratelimit-policy", limit + b";w=1"),
                 (b"x-ratelimit-limit", limit),
+                (b"x-ratelimit-reset", b"%d" % (now + 1)),  # MailIt: seconds since 1970
             ]
-        remaining = str(rate.remaining).encode()
-        return [
-            *fixed,
-            (b"ratelimit-remaining", remaining),
-            (b"x-ratelimit-remaining", remaining),
-            (b"x-ratelimit-reset", str(int(time.time()) + rate.reset).encode()),  # MailIt: seconds since 1970
-        ]
+        remaining = b"%d" % rate.remaining
+        return [*fixed, (b"ratelimit-remaining", remaining), (b"x-ratelimit-remaining", remaining)]
 
 
 def endpoint(scope: Scope) -> str:

@@ -13,6 +13,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow import settle
 from mailcore.kit.ids import lower_bound, uuid7_time
 from mailcore.kit.log import logger
+from mailcore.store import logs
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -37,6 +38,7 @@ class Upkeep:
     orphan_blobs: int
     sessions: int
     auth_events: int
+    log_months: int
     webhooks: int
     """Webhook deliveries queued: ring when not 0."""
 
@@ -55,13 +57,15 @@ async def upkeep_at(store: Store, blobs: BlobStore, now: datetime, *, lifetime_s
     """What `upkeep` would do at this time, whatever the time is."""
     async with store.worker() as db:
         made = await db.fetch("SELECT make_partitions()")
+    async with store.worker() as db:
+        months = await logs.drop_old(db, now)
     keys = await _delete(store, _OLD_IDEMPOTENCY, now - timedelta(hours=IDEMPOTENCY_HOURS))
     arrivals = await _delete(store, _OLD_ARRIVALS, now - timedelta(hours=ARRIVAL_KEY_HOURS))
     sessions = await _delete(store, _OLD_SESSIONS, now)
     told = await _delete(store, _OLD_AUTH_EVENTS, lower_bound(now - timedelta(days=AUTH_EVENT_DAYS)))
     expired, webhooks = await settle.expire(store, now - timedelta(seconds=lifetime_seconds))
     orphans = await _orphans(store, blobs, now)
-    return Upkeep(len(made), keys, arrivals, expired, orphans, sessions, told, webhooks)
+    return Upkeep(len(made), keys, arrivals, expired, orphans, sessions, told, months, webhooks)
 
 
 _OLD_IDEMPOTENCY = """

@@ -16,6 +16,13 @@ def uuid7(unix_ms: int | None = None) -> UUID:
     return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
 
 
+def uuid7_text() -> str:
+    """A new id as its text alone, in half the time: for what is made at every request and mostly only written down."""
+    ms = (time.time_ns() // 1_000_000).to_bytes(6, "big").hex()
+    low = os.urandom(10).hex()
+    return f"{ms[:8]}-{ms[8:]}-7{low[:3]}-{'89ab'[int(low[3], 16) & 3]}{low[4:7]}-{low[7:19]}"
+
+
 def uuid7_time(id_: UUID) -> datetime:
     """When a UUIDv7 was made, to the millisecond."""
     return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)

@@ -67,11 +67,13 @@ class RateLimiter:
     async def take(self, key: Hashable, limit: int | None = None) -> Rate:
         """Counts one request under `key`, whose text names it in Redis. Never raises; waits no longer than Redis's time-out."""
         limit = self.limit if limit is None else limit
-        rate = self._held(key, limit) or await self._shared(key, limit)
+        rate = self.held(key, limit) or await self._shared(key, limit)
         return self._own(key, limit) if rate is None else rate
 
-    def _held(self, key: Hashable, limit: int) -> Rate | None:
-        """Out of what is known here. None: Redis must be asked."""
+    def held(self, key: Hashable, limit: int | None = None) -> Rate | None:
+        """`take` where this process knows the answer. None: Redis must be asked."""
+        if limit is None:
+            limit = self.limit
         window = int(time.time())
         if window != self._window:
             self._window = window
@@ -129,7 +131,7 @@ class RateLimiter:
         """By the share that came in while this one waited."""
         if answer.done():
             return True  # its client has gone
-        rate = self._held(key, limit)
+        rate = self.held(key, limit)
         if rate is not None:
             answer.set_result(rate)
         return rate is not None

@@ -23,7 +23,7 @@ DAYS = 30
 SEARCH_SECONDS = 5
 
 NewLog: TypeAlias = tuple[
-    UUID,
+    str,
     UUID,
     UUID | None,
     UUID | None,
@@ -37,8 +37,9 @@ NewLog: TypeAlias = tuple[
     str | None,
     str | None,
 ]
-"""id (UUIDv7), org_id, key_id, user_id, method, endpoint, status, duration_ms, user_agent, client, request_id, request_body,
-response_body. A plain tuple, and all of them as one JSON value: that is what a row costs the process that answers requests."""
+"""id (UUIDv7 as text), org_id, key_id, user_id, method, endpoint, status, duration_ms, user_agent, client, request_id,
+request_body, response_body. A plain tuple, and all of them as one JSON value: that is what a row costs the process that answers
+requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,9 @@ async def sent(db: Connection, ids: Sequence[UUID]) -> list[asyncpg.Record]:
     return [found[id_] for id_ in ids if id_ in found]
 
 
-async def drop_old(db: Connection) -> int:
+async def drop_old(db: Connection, now: datetime) -> int:
     """Months whose every row is too old to be shown; role worker. Returns how many."""
-    return len(await db.fetch("SELECT drop_logs($1)", DAYS))
+    return len(await db.fetch("SELECT drop_logs($1)", now - timedelta(days=DAYS)))
 
 
 def oldest(now: datetime) -> UUID:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from uuid import UUID
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from api.auth import Principal
 from api.logs import masking
@@ -31,8 +32,9 @@ class Captured:
             self.parts.clear()
 
 
-class Call(NamedTuple):
-    id: UUID
+@dataclass(slots=True)
+class Call:
+    id: str
     who: Principal
     method: str
     path: str
@@ -46,24 +48,43 @@ class Call(NamedTuple):
     answer: Captured
 
 
+def sent(
+    id_: str,
+    who: Principal,
+    path: str,
+    seconds: float,
+    agent: bytes | None,
+    client: Any,
+    given: str | None,
+    answer: bytes,
+) -> NewLog:
+    """An accepted send, whose request is not kept: its emails are what it asked for (api.logs.rebuilt)."""
+    ip = client[0] if client else None
+    agent_text = None if agent is None else _agent(agent)
+    milliseconds = round(seconds * 1000, 1)
+    return (  # once for every mail: nothing that is not needed
+        *(id_, who.org_id, who.key_id, who.user_id, "POST", path, 200, milliseconds, agent_text, ip, given, None),
+        answer.decode(),
+    )
+
+
 def record(call: Call, limit: int) -> NewLog:
-    """`limit`: characters kept of a body. An accepted send keeps none: its emails are what it asked for (api.logs.rebuilt)."""
-    if is_accepted_send(call.method, call.path, call.status) and call.answer.parts:
-        answer: str | None = b"".join(call.answer.parts).decode()  # ids
-        asked = None if '"errors":[{' not in (answer or "") else _body(call.asked, limit)
-    else:
-        asked, answer = _body(call.asked, limit), _body(call.answer, limit)
-    agent = None if call.user_agent is None else call.user_agent[:MAX_AGENT].decode("latin-1")
+    """Any other call. `limit`: characters kept of a body."""
     return (
         *(call.id, call.who.org_id, call.who.key_id, call.who.user_id),
         *(call.method, _clean(call.path[:MAX_ENDPOINT]), call.status, round(call.seconds * 1000, 1)),
-        *(None if agent is None else _clean(agent), call.client[0] if call.client else None, call.request_id),
-        *(asked, answer),
+        *(None if call.user_agent is None else _agent(call.user_agent), call.client[0] if call.client else None),
+        *(call.request_id, _body(call.asked, limit), _body(call.answer, limit)),
     )
 
 
 def is_accepted_send(method: str, path: str, status: int) -> bool:
     return status == 200 and path in SENDING and method == "POST"
+
+
+@lru_cache(maxsize=256)
+def _agent(octets: bytes) -> str:
+    return _clean(octets[:MAX_AGENT].decode("latin-1"))
 
 
 def _body(captured: Captured, limit: int) -> str | None:
