@@ -1,0 +1,36 @@
+"""schemathesis against /openapi.json of a running stack: no server error, no undocumented status, no undocumented shape.
+
+A small number of examples here; `make test-fuzz` asks for many (POSTROOM_TEST_EXAMPLES).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.world import World
+
+EXAMPLES = os.environ.get("POSTROOM_TEST_EXAMPLES", "4")
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.mark.timeout(int(EXAMPLES) * 60)
+def test_no_server_error_and_no_undocumented_answer(there: World, tmp_path: Path) -> None:
+    url = f"{there.stack.dev['api_url']}/openapi.json"
+    argv = [str(Path(sys.executable).with_name("st")), "run", url, "--max-examples", EXAMPLES, "--checks", CHECKS]
+    argv += ["--header", f"Authorization: Bearer {there.stack.dev['api_key']}", "--phases", "examples,coverage,fuzzing"]
+    argv += [
+        "--exclude-path-regex",
+        "^/v1/(lab|caught)",
+        "--suppress-health-check",
+        "all",
+        "--no-color",
+        "--workers",
+        "2",
+    ]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=int(EXAMPLES) * 60, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
