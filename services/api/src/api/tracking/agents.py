@@ -22,7 +22,7 @@ _GMAIL_AHEAD = "Edge/12.246 Mozilla/5.0"
 _SCANNERS = re.compile(
     r"barracuda|mimecast|proofpoint|safelinks|messagelabs|symantec|fireeye|trellix|forcepoint|sophos|trendmicro|ironport|cloudmark"
     r"|zscaler|avanan|perception-point|vade ?secure|google-safety|gmail-content-sampling|existence discovery|bingpreview"
-    r"|(?:bot|crawler|spider|slurp|scanner|preview)\b",
+    r"|(?:(?<!cu)bot|crawler|spider|slurp|scanner|preview)\b",
     re.IGNORECASE,
 )
 _PROGRAMS = re.compile(
