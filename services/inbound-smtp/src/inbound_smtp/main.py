@@ -27,7 +27,6 @@ from mailcore.flow.keys import Keys
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.parse import Reader
 from mailcore.flow.quota import Quotas
-from mailcore.flow.quota import Quotas
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
 from mailcore.flow.sandbox import Sandbox
