@@ -101,6 +101,14 @@ async def test_the_spf_record(records: dict[str, Any], there: bool) -> None:
     assert await look_up(wanted, StaticResolver(records)) is there
 
 
+async def test_an_spf_record_of_several_mechanisms() -> None:
+    several = Published("mx.us.test", "include:a.test ip4:192.0.2.0/24")
+    wanted = required_records(domain(), several)[1]
+    assert wanted.value == "v=spf1 include:a.test ip4:192.0.2.0/24 ~all"
+    for text, there in (("v=spf1 ip4:192.0.2.0/24 include:a.test -all", True), ("v=spf1 include:a.test -all", False)):
+        assert await look_up(wanted, StaticResolver({"send.example.com": {"TXT": [text]}})) is there
+
+
 def test_names_as_a_panel_wants_them() -> None:
     names = {
         "example.com": "@",

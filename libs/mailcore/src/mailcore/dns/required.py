@@ -28,7 +28,7 @@ class Published:
 
     mx_host: str
     spf: str
-    """The mechanism that covers us."""
+    """The mechanism that covers us; or several, with blanks between."""
     tracking_host: str = ""
     """Where tracking subdomains point. Empty: no tracking records."""
     tracking_caa: str = ""

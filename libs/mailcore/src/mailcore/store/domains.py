@@ -57,7 +57,7 @@ class Looked:
 
 async def count_locked(db: Connection, org_id: UUID) -> int:
     """How many it has; until the transaction ends nobody else adds one."""
-    await db.execute("SELECT FROM organizations WHERE id = $1 FOR UPDATE", org_id)
+    await db.execute("SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE", org_id)
     found: int = await db.fetchval("SELECT count(*) FROM domains")
     return found
 
@@ -97,12 +97,12 @@ async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
 
 async def find_locked(db: Connection, id_: UUID) -> asyncpg.Record | None:
     """As `find`; nobody else changes it until the transaction ends."""
-    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1 FOR UPDATE", id_)
+    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1 FOR NO KEY UPDATE", id_)
 
 
 async def named(db: Connection, name: str) -> asyncpg.Record | None:
     """The organization's own of that name."""
-    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE name = $1 FOR UPDATE", name)
+    return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE name = $1 FOR NO KEY UPDATE", name)
 
 
 async def page(db: Connection, page: Page) -> Slice:
@@ -181,7 +181,7 @@ async def owner_locked(db: Connection, name: str, not_org: UUID) -> asyncpg.Reco
     """Who has verified the name, other than this organization."""
     return await db.fetchrow(
         f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE name = $1 AND org_id <> $2 "
-        "AND status IN ('verified', 'partially_verified', 'partially_failed') FOR UPDATE",
+        "AND status IN ('verified', 'partially_verified', 'partially_failed') FOR NO KEY UPDATE",
         *(name, not_org),
     )
 
