@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from mailcore.kit.settings import Base, Group, HowMailLeaves, Networks, Strings
@@ -23,6 +24,17 @@ class Http(Group):
     """40 MB of mail as base64 in JSON, and room for the rest."""
     bodies_bytes: int = Field(256 * 1024 * 1024, ge=1_000_000)
     """Of all bodies over 1 MB that this process is reading or answering; at least body_limit_bytes."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _each_is_named(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                # `*` would believe everybody, and a name nobody
+                raise ValueError(f"`{proxy}` is neither an address nor a CIDR (of host bits only zeroes)") from None
+        return proxies
 
     @model_validator(mode="after")
     def _one_fits(self) -> Self:
