@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -129,6 +131,19 @@ def test_a_received_email() -> None:
     assert (data["from"], data["to"], data["attachments"]) == ("bounces@example.com", [], [])
 
 
+def test_a_received_email_with_its_body() -> None:
+    content = {"html": None, "text": "hi", "headers": {"subject": "Hi"}, "body_omitted": False}
+    row: dict[str, Any] = {"id": str(ID), "created_at": AT, "mail_from": "a@b.c", "rcpt_to": ["d@e.f"], "summary": None}
+    without = events.payload(Event(uuid7(), "email.received", AT), row)["data"]
+    assert events.payload(Event(uuid7(), "email.received", AT), row | {"content": content})["data"] == without | content
+    assert (without["subject"], without["message_id"]) == ("", "")
+
+
+def test_mailits_signature() -> None:
+    wanted = hmac.new(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b"1614265330.{}", hashlib.sha256).hexdigest()
+    assert events.sign_hex(SECRET, NOW, b"{}") == wanted
+
+
 def test_a_domain_as_it_was() -> None:
     row = {"id": str(ID), "name": "x.dev", "status": "verified", "created_at": AT, "region": "us-east-1"}
     event = Event(uuid7(), "domain.updated", AT)
@@ -151,6 +166,32 @@ def test_a_message_id_depends_on_event_and_endpoint_alone(event_id: UUID, webhoo
     assert len(id_) == 31 and id_.startswith("msg_") and id_[4:].isalnum() and id_.isascii()
     if event_id != webhook_id:
         assert id_ != events.message_id(webhook_id, event_id)
+
+
+@given(st.uuids(), st.uuids())
+def test_an_id_leads_back_to_its_event_at_its_own_endpoint_alone(event_id: UUID, webhook_id: UUID) -> None:
+    message, attempt = events.message_id(event_id, webhook_id), events.attempt_id(event_id, webhook_id)
+    assert events.is_message_id(message) and not events.is_message_id(attempt)
+    assert events.event_of(message, webhook_id) == event_id == events.attempt_of(attempt, webhook_id)
+    assert events.event_of(attempt, webhook_id) is events.attempt_of(message, webhook_id) is None
+    other = UUID(int=webhook_id.int ^ 1)
+    assert events.event_of(message, other) is None
+    last = "1" if message[-1] == "0" else "0"
+    assert events.event_of(message[:-1] + last, webhook_id) is None
+
+
+@given(st.text(max_size=40))
+def test_no_text_breaks_the_reading_of_ids(text: str) -> None:
+    for prefix in ("", "msg_", "atmpt_"):
+        events.is_message_id(prefix + text)
+        assert events.event_of(prefix + text, ID) is None
+        assert events.attempt_of(prefix + text, ID) is None
+    assert events.event_of("msg_" + "z" * 27, ID) is None  # more than 160 bits
+
+
+def test_ids_sort_by_time() -> None:
+    ids = [events.message_id(uuid7(1_700_000_000_000 + n * 1000), ID) for n in range(50)]
+    assert ids == sorted(ids)
 
 
 # ---- signatures ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ An event row holds `type`, `object_id`, `recipients`, `detail`; the rest of its 
 posted, so that nothing is stored twice. What `detail` holds goes into the payload's `data` as it stands, over the object's:
 
     email.bounced     {"bounce": {"type", "subType", "message", "diagnosticCode": [...]}}     see `bounce`
-    email.clicked     {"click": {"ipAddress", "link", "timestamp", "userAgent"}}              see `click`
+    email.clicked     {"click": {"ipAddress", "link", "timestamp", "userAgent"}}              see flow.track
     email.failed      {"failed": {"reason"}}
     email.suppressed  {"suppressed": {"type", "message", "reason", "diagnosticCode": [...]}}  see `suppressed`
     any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
@@ -111,11 +111,6 @@ def bounce(
     return {
         "bounce": {"type": type, "subType": sub_type, "message": message, "diagnosticCode": list(diagnostics)},
     }
-
-
-def click(*, ip: str, link: str, at: datetime, user_agent: str) -> dict[str, Any]:
-    """The `detail` of email.clicked."""
-    return {"click": {"ipAddress": ip, "link": link, "timestamp": timestamp(at), "userAgent": user_agent}}
 
 
 def suppressed(origin: str | None) -> dict[str, Any]:
