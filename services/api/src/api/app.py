@@ -91,7 +91,7 @@ class Api(FastAPI):
     def allowed(self, path: str) -> list[str]:
         """The methods that some route has for this path."""
         found: set[str] = set()
-        for route in self.routes:
+        for route in (*self.routes, *(each for router in ROUTERS for each in router.routes)):
             if isinstance(route, Route | APIRoute) and route.path_regex.match(path):
                 found |= route.methods or set()
         if "GET" in found:

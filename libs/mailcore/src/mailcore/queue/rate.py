@@ -114,6 +114,10 @@ class RateLimiter:
                     limits[key] = limit
                 if not asked:
                     continue
+                if self._away:  # found out meanwhile, by those before them
+                    for _, _, answer in asked:
+                        answer.set_result(None)
+                    continue
                 window = int(time.time())
                 granted: dict[Hashable, int] | None = None
                 wanted = {key: max(number, limits[key] // SHARE) for key, number in waiting.items()}
