@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -75,6 +75,11 @@ class Hit:
     """False: surely nobody has read the mail by this, and its last event stays."""
 
 
+_OF_VALUES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_Noted: TypeAlias = tuple[UUID, Hit]
+"""With the id of its event."""
+
+
 class Tracks:
     """One a process."""
 
@@ -85,7 +90,8 @@ class Tracks:
         self._store = store
         self._ringer = ringer
         self._room = waiting
-        self._waiting: deque[Hit] = deque()
+        self._waiting: deque[_Noted] = deque()
+        self._last = UUID(int=0)
         self._of_email: Counter[UUID] = Counter()
         """Hits that wait; of one email no more than are stored of it in an hour …"""
         self._left_out: Counter[tuple[UUID, UUID]] = Counter()
@@ -100,7 +106,9 @@ class Tracks:
             return
         else:
             self._of_email[hit.email_id] += 1
-            self._waiting.append(hit)
+            # events are in the order of their ids, those of one millisecond too
+            self._last = max(uuid7(), UUID(int=self._last.int + 1))
+            self._waiting.append((self._last, hit))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -110,10 +118,9 @@ class Tracks:
             await asyncio.wait([self._task], timeout=seconds)
         if self._task is not None:
             self._task.cancel()
-            lost = [*self._waiting]
-            for hit in lost:
+            for _, hit in self._waiting:
                 TRACKING_HITS.labels(_kind(hit), "lost").inc()
-            log.warning("opens and clicks could not be stored before the end", hits=len(lost))
+            log.warning("opens and clicks could not be stored before the end", hits=len(self._waiting))
 
     async def _run(self) -> None:
         failures = 0
@@ -129,7 +136,7 @@ class Tracks:
                     await asyncio.sleep(backoff(failures - 1, first=RETRY_FIRST, longest=RETRY_LONGEST))
                     continue
                 failures = 0
-                for hit in hits:
+                for _, hit in hits:
                     self._waiting.popleft()
                     self._of_email[hit.email_id] -= 1
                     if not self._of_email[hit.email_id]:
@@ -141,32 +148,38 @@ class Tracks:
         finally:
             self._task = None
 
-    async def _store_all(self, hits: Sequence[Hit], left_out: dict[tuple[UUID, UUID], int]) -> None:
-        """Raises Unavailable. What fails for another reason is tried one by one, so that it takes nothing else with it."""
+    async def _store_all(self, hits: Sequence[_Noted], left_out: dict[tuple[UUID, UUID], int]) -> None:
+        """Raises Unavailable; the same call may be made again, for what was stored already has its event's id.
+
+        What the database says of the values themselves, and what fails in this process, is one hit's: then they are tried one
+        by one, so that it takes nothing else with it. Everything else is temporary.
+        """
         try:
             await self._commit(hits, left_out)
         except Unavailable:
             raise
         except Exception as error:
+            if isinstance(error, asyncpg.PostgresError) and not isinstance(error, _OF_VALUES):
+                raise Unavailable(f"The database refused for now: {error}") from error
             if len(hits) + len(left_out) <= 1:
-                log.error("an open or click cannot be stored", exc_info=error)
-                TRACKING_HITS.labels(_kind(hits[0]) if hits else "open", "lost").inc()
+                if not isinstance(error, asyncpg.UniqueViolationError):  # else the reply to an earlier commit was lost
+                    log.error("an open or click cannot be stored", exc_info=error)
+                    TRACKING_HITS.labels(_kind(hits[0][1]) if hits else "open", "lost").inc()
                 return
             for hit in hits:
                 await self._store_all([hit], {})
             for key, count in left_out.items():
                 await self._store_all([], {key: count})
 
-    async def _commit(self, hits: Sequence[Hit], left_out: dict[tuple[UUID, UUID], int]) -> None:
+    async def _commit(self, hits: Sequence[_Noted], left_out: dict[tuple[UUID, UUID], int]) -> None:
         outcomes: Counter[tuple[str, str]] = Counter()
-        emails = {(hit.email_id, hit.org_id) for hit in hits} | left_out.keys()
+        emails = {(hit.email_id, hit.org_id) for _, hit in hits} | left_out.keys()
         async with self._store.worker() as db:
             found = await engagements.open_(db, sorted(emails))
             raised: list[NewEvent] = []
             opened: set[UUID] = set()
             clicked: set[UUID] = set()
-            # of one millisecond they have no order of their own, and the order of events is that of their ids
-            for hit, id_ in zip(hits, sorted(uuid7() for _ in hits), strict=True):
+            for id_, hit in hits:
                 row = found.get(hit.email_id)
                 if row is None or row.org_id != hit.org_id:
                     outcomes[_kind(hit), "gone"] += 1
