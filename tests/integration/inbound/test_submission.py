@@ -192,14 +192,14 @@ async def test_without_a_certificate_it_does_not_start(store: Store, ringer: Rin
 async def test_what_is_stored_is_what_was_handed_in(
     submission: Submitting, admin: asyncpg.Connection, token: str
 ) -> None:
-    code, text = await submission.submit(token, MAIL, "you@example.com", "You@example.com", "other@example.com")
+    code, text = await submission.submit(token, MAIL, "you@example.com", "You@example.com", "u@example.com")
     [email] = await stored(admin)
     assert (code, text) == (250, f"2.0.0 Ok: {email['id']}")
     assert email["raw"].endswith(b"\r\n" + MAIL) and email["raw"].startswith(b"Received: by mx.postroom.test")
     assert b"127.0.0.1" not in email["raw"]
     assert email["message_id"] == "<1@postroom.test>"
-    assert (email["html"], email["text_"], email["bcc"]) == (None, None, ["other@example.com"])
-    assert await recipients(admin) == ["you@example.com", "other@example.com"]
+    assert (email["html"], email["text_"], email["bcc"]) == (None, None, ["u@example.com"])
+    assert await recipients(admin) == ["you@example.com", "u@example.com"]
 
 
 async def test_a_large_mail_goes_to_the_blob_store(

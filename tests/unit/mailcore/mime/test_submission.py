@@ -125,7 +125,9 @@ def test_raw_utf_8_becomes_7_bit() -> None:
 def test_the_fingerprint_is_of_what_the_mail_says() -> None:
     def mail(boundary: bytes, date: bytes, text: bytes = b"hi", subject: bytes = b"s") -> str:
         return prepared(
-            FROM + b"Subject: %b\r\nDate: %b\r\nMessage-ID: <%b@us.test>\r\nMIME-Version: 1.0\r\n"
+            b"Resend-Idempotency-Key: k\r\n"
+            + FROM
+            + b"Subject: %b\r\nDate: %b\r\nMessage-ID: <%b@us.test>\r\nMIME-Version: 1.0\r\n"
             b"Content-Type: multipart/mixed; boundary=%b\r\n\r\n--%b\r\n\r\n%b\r\n--%b--\r\n"
             % (subject, date, boundary, boundary, boundary, text, boundary)
         ).fingerprint

@@ -87,13 +87,19 @@ class Reader:
         return File(orjson.loads(name), kind.decode(), body)
 
     async def submission(self, raw: bytes, *, id_: UUID, by: str, protocol: str, now: datetime) -> Submission:
-        """As mime.submission.prepare. Raises Refused, also when the mail cannot be read within the limits; Unavailable."""
+        """As mime.submission.prepare. Raises Refused; Unavailable, also when the mail was not read within the limits: perhaps it
+        was our load, and the sender keeps it."""
         if len(raw) <= AT_ONCE:
             return prepare(raw, id_=id_, by=by, protocol=protocol, now=now)
         if len(raw) <= IN_A_THREAD:
             return await asyncio.to_thread(prepare, raw, id_=id_, by=by, protocol=protocol, now=now)
         asked = {"id": id_, "by": by, "protocol": protocol, "now": now}
-        line, _, done = (await self._child(raw, "submission", orjson.dumps(asked).decode())).partition(b"\n")
+        try:
+            line, _, done = (await self._child(raw, "submission", orjson.dumps(asked).decode())).partition(b"\n")
+        except Refused as error:
+            raise Unavailable(
+                "Reading the message took more time or memory than it may take. Try again later."
+            ) from error
         told = orjson.loads(line)
         if "refused" in told:
             raise Refused(told["refused"], code=told["code"], enhanced=told["enhanced"])

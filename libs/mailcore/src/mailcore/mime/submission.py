@@ -67,13 +67,16 @@ class Submission:
     to: list[str]
     cc: list[str]
     reply_to: list[str]
+    named: list[str]
+    """Addresses of To and Cc in lower case."""
     subject: str
     message_id: str
     """With its angle brackets: the sender's, or ours where it was missing."""
     options: dict[str, str]
     """Resend-* fields: the rest of the name in lower case, and the value."""
     fingerprint: str
-    """SHA-256 in hex of what the mail says: the same for the same mail with another Date, Message-ID or boundary."""
+    """With a Resend-Idempotency-Key the SHA-256 in hex of what the mail says: the same for the same mail with another Date,
+    Message-ID or boundary. Else empty."""
 
     def as_json(self) -> dict[str, Any]:
         """All but `raw`."""
@@ -115,10 +118,11 @@ def prepare(raw: bytes, *, id_: UUID, by: str, protocol: str, now: datetime) -> 
         to=_shown(read, "to"),
         cc=_shown(read, "cc"),
         reply_to=_shown(read, "reply-to"),
+        named=[found.address.lower() for name in ("to", "cc") for found in addresses(read, name, [])],
         subject=next((decode_header(field.value) for field in read if field.name == "subject"), ""),
         message_id=message_id.decode(),
         options=options,
-        fingerprint=_fingerprint(given, done),
+        fingerprint=_fingerprint(given, done) if "idempotency-key" in options else "",
     )
 
 

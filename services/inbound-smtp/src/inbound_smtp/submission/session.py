@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from inbound_smtp.replies import from_error
+from inbound_smtp.replies import NO_MEMORY, from_error
 from inbound_smtp.session import Session
 from inbound_smtp.submission import options
 from inbound_smtp.submission.listener import Submission
@@ -61,6 +61,16 @@ class SubmissionSession(Session[Submission]):
         return key
 
     async def take(self, transaction: Transaction[Address], raw: bytes) -> Reply:
+        memory = self.listener.memory
+        extra = 2 * len(raw)  # the form in which it is stored, and its way there
+        if not memory.take(extra):
+            return NO_MEMORY
+        try:
+            return await self._take(transaction, raw)
+        finally:
+            memory.give_back(extra)
+
+    async def _take(self, transaction: Transaction[Address], raw: bytes) -> Reply:
         try:
             key = await self.key()
             if key is None:
@@ -90,7 +100,7 @@ class SubmissionSession(Session[Submission]):
 
 def _email(message: Message, recipients: list[Address]) -> NewEmail:
     """Raises Invalid for options that cannot be read."""
-    shown = " ".join((*message.to, *message.cc)).lower()
+    named = set(message.named)
     asked = options.read(message.options)
     return NewEmail(
         from_=message.from_,
@@ -98,7 +108,7 @@ def _email(message: Message, recipients: list[Address]) -> NewEmail:
         to=message.to,
         cc=message.cc or None,
         # whom the header does not name gets a blind copy
-        bcc=[str(address) for address in dict.fromkeys(recipients) if str(address).lower() not in shown] or None,
+        bcc=[str(address) for address in dict.fromkeys(recipients) if str(address).lower() not in named] or None,
         reply_to=message.reply_to or None,
         recipients=recipients,
         subject=message.subject,
