@@ -20,6 +20,7 @@ _OPEN = ("/health", "/healthz", "/readyz")
 _ERRORS = {
     "400": "The body is no JSON, or the API key is unknown.",
     "401": "No API key, or one that may only send.",
+    "403": "The API key is not active, or who asks may not do this.",
     "422": "A field or parameter is missing or wrong.",
     "429": "More requests than the limit allows.",
     "500": "Unexpected.",
@@ -38,7 +39,8 @@ _ALSO = {
     ("post", "/emails/{id}/cancel"): {"409": "Another request is changing this email just now."},
     ("post", "/domains"): {"403": "The name is registered already, or there are too many domains."},
     ("post", "/domains/claim"): {"403": "The domain is this organization's already, or there are too many."},
-    ("post", "/api-keys"): {"404": "`domain_id` is no domain of this organization."},
+    ("post", "/api-keys"): {"404": "`domain_id` or one of `domain_ids` is no domain of this organization."},
+    ("patch", "/api-keys/{id}"): {"403": "The key is suspended, which only the operator can take back."},
     ("post", "/v1/accounts"): {"409": "This account is connected already."},
 }
 """What only these answer besides."""

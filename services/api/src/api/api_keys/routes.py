@@ -120,7 +120,7 @@ async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
 @router.patch(
     "/api-keys/{id}",
     response_model=None,
-    responses={200: {"model": ApiKeyUpdated}, 403: {"description": "The key is suspended."}},
+    responses={200: {"model": ApiKeyUpdated}},
     openapi_extra=takes(UpdateApiKey),
 )
 async def update(request: Request, id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
