@@ -242,3 +242,16 @@ def test_dates_and_received_for() -> None:
     assert summary.date.isoformat() == "2024-01-01T08:00:00+00:00"
     for written in (b"nonsense", b"Mon, 99 Jan 2024", b"1 " * 60):
         assert Message(b"Date: " + written + b"\r\n\r\n").summary().date is None
+
+
+def test_a_content_id_is_percent_encoded_in_its_url() -> None:
+    """RFC 2392 §2."""
+    raw = (
+        b"Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: image/png\r\nContent-ID: <a%b@x>\r\n\r\nPNG\r\n"
+        b"--b--\r\n"
+    )
+    embedded = Message(raw).embed_images('<img src="cid:a%25b@x"> <img src="CID:a%25b%40x"> <img src="cid:other">')
+    assert (
+        embedded
+        == '<img src="data:image/png;base64,UE5H"> <img src="data:image/png;base64,UE5H"> <img src="cid:other">'
+    )

@@ -23,7 +23,7 @@ TEXT = """\
 The webhook {endpoint} was disabled. {reason}
 
 Events that were waiting for it are marked as failed, and nothing more is posted to it. When the endpoint is well again, enable the
-webhook (PATCH /webhooks/{id} with {{"status": "enabled"}}); events it has missed can be replayed
+webhook (PATCH /webhooks/{id} with {{"status": "enabled"}}); what failed can then be posted again
 (POST /webhooks/{id}/events/<event>/replay).
 """
 

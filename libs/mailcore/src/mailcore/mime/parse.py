@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 from mailcore.mime import fields as header
 from mailcore.mime.fields import Field, MailAddress
@@ -175,7 +176,7 @@ class Message:
 
         def data_uri(match: re.Match[str]) -> str:
             nonlocal room
-            found = by_id.get(match[1])
+            found = by_id.get(match[1]) or by_id.get(unquote(match[1]))  # RFC 2392 §2: percent-encoded in the URL
             if found is None or found[0].size > room:
                 return match[0]
             room -= found[0].size
