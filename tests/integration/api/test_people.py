@@ -283,6 +283,48 @@ async def test_a_member_does_not_do_what_admins_do(ann: httpx.AsyncClient, admin
         assert (await ann.get(path, headers=token)).status_code == 200, path
 
 
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda head, body, signature: f"{head}.{body}.",
+        lambda head, body, signature: f"{head}.{body}.{signature[::-1]}",
+        lambda head, body, signature: f"eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{body}.",
+        lambda head, body, signature: f"eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{body}.{signature}",
+        lambda head, body, signature: f"{head}.{body}",
+        lambda head, body, signature: f"{head}.{body}.{signature}.{signature}",
+        lambda head, body, signature: f"{head}.{body[:-8]}.{signature}",
+        lambda head, body, signature: f"{head}.{body}.{signature}\t.",
+        lambda head, body, signature: "..",
+        lambda head, body, signature: "eyJ" + "x" * 5_000,
+    ],
+)
+async def test_a_forged_token_opens_nothing(ann: httpx.AsyncClient, forge: Callable[[str, str, str], str]) -> None:
+    """Those that the forgery starts from opens; all the others are in tests/unit/api/test_tokens.py."""
+    token = (await ann.post("/auth/login", json=login_of(ANN))).json()["token"]
+    assert (await ann.get("/emails", headers=bearer(token))).status_code == 200
+    forged = bearer(forge(*token.split(".")))
+    for method, path in (("GET", "/emails"), ("POST", "/emails"), ("GET", "/v1/auth/me"), ("POST", "/api-keys")):
+        assert_error(await ann.request(method, path, headers=forged, content=b"{"), 401, "invalid_session")
+
+
+async def test_a_password_changed_while_it_is_compared_opens_nothing(
+    ann: httpx.AsyncClient, admin: asyncpg.Connection
+) -> None:
+    """The comparison takes a quarter of a second, without a transaction: what it found must still be so at its end."""
+    people = people_of(ann)
+
+    class Slow(Passwords):
+        async def match(self, password: str, stored: str | None) -> bool:
+            right = await super().match(password, stored)
+            await admin.execute("UPDATE users SET password_hash = $1", await self.hash("another fine password"))
+            await admin.execute("DELETE FROM sessions")
+            return right
+
+    people.passwords = Slow(cost=4)
+    assert_error(await ann.post("/auth/login", json=login_of(ANN)), 401, "invalid_credentials")
+    assert await admin.fetchval("SELECT count(*) FROM sessions") == 0
+
+
 # ---- the cookie --------------------------------------------------------------------------------------------------------
 
 
