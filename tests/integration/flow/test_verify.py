@@ -12,7 +12,7 @@ import pytest
 
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import StaticResolver
-from mailcore.flow.verify import claim_due, verify
+from mailcore.flow.verify import claim_due, claim_one, verify
 from mailcore.store import domains
 from mailcore.store.session import Store
 
@@ -244,6 +244,25 @@ async def test_domains_are_looked_at_when_they_are_due(
         waits.append((row["check_due_at"] - datetime.now(UTC)).total_seconds() / 60)
     assert [round(wait, -1) for wait in waits[:3]] in ([0, 10, 30], [0, 10, 20], [0, 10, 40])
     assert 50 < waits[3] < 70, "at last every hour"
+
+
+async def test_many_requests_make_one_look_and_none_is_lost(
+    store: Store, org: UUID, domain: UUID, zones: Zones, admin: asyncpg.Connection
+) -> None:
+    assert not await claim_one(store, domain)
+    async with store.tenant(org) as db:
+        await domains.begin_verification(db, domain)
+    assert [await claim_one(store, domain) for _ in range(3)] == [True, False, False]
+
+    class Slow(StaticResolver):
+        async def mx(self, name: str) -> Any:
+            async with store.tenant(org) as db:  # asked again, after the record was published, while we look
+                await domains.begin_verification(db, domain)
+            return await super().mx(name)
+
+    await verify(store, Slow({}), domain, PUBLISHED, now=NOW)
+    assert await admin.fetchval("SELECT checked_at FROM domains") == NOW
+    assert await claim_one(store, domain), "that request has its own look"
 
 
 # ---- tracking ---------------------------------------------------------------------------------------------------------

@@ -181,6 +181,12 @@ async def claim_due(store: Store, limit: int = 100) -> list[UUID]:
         return await claims.claim_due(db, limit)
 
 
+async def claim_one(store: Store, id_: UUID) -> bool:
+    """Whether this one is due; then it is the caller's to look at. So a hundred requests make one look."""
+    async with store.worker() as db:
+        return await claims.claim_one(db, id_)
+
+
 async def settle(store: Store, resolver: Resolver, claim_id: UUID, published: Published, *, now: datetime) -> Settled:
     """Moves a claim on as far as it can go. One that has ended is no error."""
     async with store.worker() as db:

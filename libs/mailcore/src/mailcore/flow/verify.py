@@ -59,6 +59,12 @@ async def claim_due(store: Store, limit: int = 100) -> list[UUID]:
         return await domains.claim_due(db, limit)
 
 
+async def claim_one(store: Store, id_: UUID) -> bool:
+    """Whether this one is due; then it is the caller's to look at. So a hundred requests make one look."""
+    async with store.worker() as db:
+        return await domains.claim_one(db, id_)
+
+
 async def verify(
     store: Store,
     resolver: Resolver,

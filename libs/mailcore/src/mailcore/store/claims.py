@@ -79,6 +79,17 @@ RETURNING id
 """
 
 
+async def claim_one(db: Connection, id_: UUID) -> bool:
+    """As `claim_due`, of this one. False: it is not due."""
+    return bool(
+        await db.fetchval(
+            "UPDATE domain_claims SET check_due_at = now() + interval '5 minutes' WHERE id = $1 AND check_due_at <= now() "
+            "RETURNING true",
+            id_,
+        )
+    )
+
+
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
     """One that has not ended."""
     return await db.fetchrow(f"{_SELECT} WHERE id = $1 AND status IN {_OPEN}", id_)
@@ -91,9 +102,11 @@ async def find_locked(db: Connection, id_: UUID) -> asyncpg.Record | None:
 async def write(
     db: Connection, id_: UUID, status: str, *, blocked: str | None = None, due_at: datetime | None = None
 ) -> None:
-    """`due_at` None: it has ended."""
+    """`due_at` None: it has ended. One that is due again was asked for meanwhile."""
     await db.execute(
-        "UPDATE domain_claims SET status = $2, blocked_reason = $3, check_due_at = $4 WHERE id = $1",
+        "UPDATE domain_claims SET status = $2, blocked_reason = $3, "
+        "check_due_at = CASE WHEN $4::timestamptz IS NOT NULL AND check_due_at <= now() THEN check_due_at ELSE $4 END "
+        "WHERE id = $1",
         *(id_, status, blocked, due_at),
     )
 

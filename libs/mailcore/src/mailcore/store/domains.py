@@ -199,6 +199,17 @@ RETURNING id
 """
 
 
+async def claim_one(db: Connection, id_: UUID) -> bool:
+    """As `claim_due`, of this one. False: it is not due, so whoever asked has had a look since."""
+    return bool(
+        await db.fetchval(
+            "UPDATE domains SET check_due_at = now() + interval '5 minutes' WHERE id = $1 AND check_due_at <= now() "
+            "RETURNING true",
+            id_,
+        )
+    )
+
+
 async def write_look(db: Connection, id_: UUID, looked: Looked) -> None:
     """Raises UniqueViolationError when another organization has the name."""
     await db.execute(
@@ -208,11 +219,12 @@ async def write_look(db: Connection, id_: UUID, looked: Looked) -> None:
     )
 
 
+# one that is due again was asked for while this look was under way
 _WRITE = """
 UPDATE domains SET status = $2, lacking = $3, record_status = $4, seen = $5, checked_at = $6,
   verified_at = CASE WHEN $7 THEN $6 ELSE verified_at END, waiting_since = $8,
   owned_since = CASE WHEN $2 IN ('verified', 'partially_verified', 'partially_failed') THEN coalesce(owned_since, $6) END,
-  check_due_at = now() + make_interval(secs => $9)
+  check_due_at = CASE WHEN check_due_at <= now() THEN check_due_at ELSE now() + make_interval(secs => $9) END
 WHERE id = $1
 """
 
