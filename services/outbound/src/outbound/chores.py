@@ -51,10 +51,12 @@ class Chores:
         self._exempt = exempt
 
     async def verify(self, domain_id: str) -> None:
-        await self._verify(UUID(domain_id))
+        if await verification.claim_one(self._store, UUID(domain_id)):
+            await self._verify(UUID(domain_id))
 
     async def claim(self, claim_id: str) -> None:
-        await self._claim(UUID(claim_id))
+        if await claims.claim_one(self._store, UUID(claim_id)):
+            await self._claim(UUID(claim_id))
 
     async def upkeep(self, _: str = "") -> None:
         done = await upkeep(self._store, self._blobs, lifetime_seconds=self._lifetime_seconds)
