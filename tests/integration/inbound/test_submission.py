@@ -3,10 +3,12 @@ A7)."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import smtplib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +27,7 @@ from mailcore.mime.compose import is_7bit
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
 
+from .harness import Client
 from .submitting import Submitting, make_key, plain, submitting
 
 MakeOrg = Callable[[], Awaitable[UUID]]
@@ -184,6 +187,34 @@ async def test_without_a_certificate_it_does_not_start(store: Store, ringer: Rin
     settings = Smtp(submission_port=1)
     with pytest.raises(Refused, match="TLS_CERT"):
         make_submission(settings, make_mx(settings, None, None), None, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_behind_a_load_balancer_the_client_is_whom_the_header_names(
+    domain: UUID, store: Store, ringer: Ringer, blobs: BlobStore, certificates: Path, token: str, version: str
+) -> None:
+    header = b"PROXY TCP4 192.0.2.9 192.0.2.1 1000 465\r\n"
+    if version == "v2":
+        header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((192, 0, 2, 9, 192, 0, 2, 1, 3, 232, 1, 209))
+    async with submitting(
+        *(store, ringer, blobs, certificates), proxy_protocol=version, max_auth_failures_per_ip=1
+    ) as running:
+        for octets in (b"GET / HTTP/1.1\r\n\r\n", b"PROXY " + b"x" * 200):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.tls_port)
+            writer.write(octets)
+            with suppress(ConnectionResetError):  # what it did not read resets the connection
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.tls_port)
+        writer.write(header)
+        await writer.start_tls(running.tls, server_hostname="127.0.0.1")
+        client = Client(reader, writer)
+        assert (await client.reply())[0] == 220
+        await client.ask("EHLO x")
+        assert (await client.ask(f"AUTH PLAIN {plain('re_wrong')}"))[0] == 535
+        assert running.listener.failures.too_many("192.0.2.9")
+        assert not running.listener.failures.too_many("127.0.0.1")
+        writer.transport.abort()
 
 
 # ---- the same rules as the API's ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ what has arrived, whatever door it came by.
 session.py    a connection from greeting to QUIT: its limits, its command loop (RFC 5321, on aiosmtpd)
 wire.py       lines and message data out of the bytes of a connection
 listener.py   what the connections of a port share
+proxied.py    PROXY before TLS from the first octet
 mx.py         the MX: for domains that receive here
 submission/   587 and 465: AUTH with an API key, messages handed in whole
 verbs/        what each command does, a file a step of a transaction

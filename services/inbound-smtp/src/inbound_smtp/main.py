@@ -6,7 +6,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from chassis.bells import Bells
 from chassis.process import Running, bind, run
@@ -15,6 +14,7 @@ from inbound_smtp.connections import Connections
 from inbound_smtp.domains import Domains
 from inbound_smtp.listener import Limits, Listener
 from inbound_smtp.mx import Mx, MxSession
+from inbound_smtp.proxied import ProxiedServer
 from inbound_smtp.router import Router
 from inbound_smtp.session import HANDSHAKE_SECONDS
 from inbound_smtp.settings import Settings, Smtp
@@ -116,9 +116,13 @@ async def _until_drained(routing: asyncio.Task[None]) -> None:
 
 
 async def listen(
-    kind: Callable[[Any], asyncio.Protocol], listener: Listener, host: str, port: int, *, tls: bool = False
-) -> asyncio.Server:
+    kind: Callable[..., asyncio.Protocol], listener: Listener, host: str, port: int, *, tls: bool = False
+) -> asyncio.Server | ProxiedServer:
     """`tls`: from the first octet (RFC 8314 §3.3)."""
+    if tls and listener.tls is not None and listener.proxy_version is not None:
+        return ProxiedServer(
+            bind(host, port), listener.tls, listener.proxy_version, lambda peer_ip: kind(listener, peer_ip)
+        )
     return await asyncio.get_running_loop().create_server(
         lambda: kind(listener),
         sock=bind(host, port),
@@ -157,11 +161,6 @@ def make_submission(smtp: Smtp, mx: Mx, keys: Keys, submits: Submits, rate: Rate
         raise Refused(
             "Submission takes API keys, so it needs TLS: set POSTROOM_SMTP__TLS_CERT and __TLS_KEY, or set "
             "POSTROOM_SMTP__SUBMISSION_PORT and __SUBMISSIONS_PORT to 0."
-        )
-    if smtp.submissions_port and mx.proxy_version is not None:
-        raise Refused(
-            "A PROXY header cannot stand before TLS here: set POSTROOM_SMTP__SUBMISSIONS_PORT to 0 and let clients use "
-            "the submission port with STARTTLS, or set POSTROOM_SMTP__PROXY_PROTOCOL to off."
         )
     return Submission(
         hostname=mx.hostname,

@@ -48,7 +48,8 @@ class Session(SMTP, Generic[L]):
     line_length_limit = 65_536
     """Of the stream: how much is buffered before the client has to wait."""
 
-    def __init__(self, listener: L) -> None:
+    def __init__(self, listener: L, peer_ip: str = "") -> None:
+        """`peer_ip`: the client's, where it is known already."""
         self.listener = listener
         self.helo: str | None = None
         self.extended = False
@@ -57,7 +58,7 @@ class Session(SMTP, Generic[L]):
         self.leaving = False
         self.upgrade = False
         self.junk = 0
-        self.peer_ip = ""
+        self.peer_ip = peer_ip
         self._errors = 0
         self._replies: list[bytes] = []
         self._between = True
@@ -163,6 +164,8 @@ class Session(SMTP, Generic[L]):
 
     async def _learn_peer(self) -> bool:
         """The client's address, or what the load balancer says it is. False: it said nothing we can believe."""
+        if self.peer_ip:
+            return True
         assert self.session is not None  # set in connection_made
         self.peer_ip = str((self.session.peer or ("",))[0])
         if self.listener.proxy_version is None:

@@ -89,7 +89,7 @@ class Reader:
     async def submission(self, raw: bytes, *, id_: UUID, by: str, protocol: str, now: datetime) -> Submission:
         """As mime.submission.prepare. Raises Refused; Unavailable, also when the mail was not read within the limits: perhaps it
         was our load, and the sender keeps it."""
-        if len(raw) <= AT_ONCE:
+        if len(raw) <= AT_ONCE // 4:  # it is read and written, too
             return prepare(raw, id_=id_, by=by, protocol=protocol, now=now)
         if len(raw) <= IN_A_THREAD:
             return await asyncio.to_thread(prepare, raw, id_=id_, by=by, protocol=protocol, now=now)

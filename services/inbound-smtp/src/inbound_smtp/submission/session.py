@@ -34,8 +34,8 @@ ENDPOINT = "SMTP"
 class SubmissionSession(Session[Submission]):
     transaction: Transaction[Address] | None
 
-    def __init__(self, listener: Submission) -> None:
-        super().__init__(listener)
+    def __init__(self, listener: Submission, peer_ip: str = "") -> None:
+        super().__init__(listener, peer_ip)
         self.login: str | None = None
         """The API key that was given."""
         self.failed_logins = 0
