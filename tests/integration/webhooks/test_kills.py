@@ -53,6 +53,32 @@ async def test_killed_between_post_and_commit_it_posts_again_with_the_same_id(
         assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
+async def test_an_event_that_kills_each_worker_is_given_up_with_the_reason(
+    tenant: Tenant, receiver: Receiver, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    webhook_id = await tenant.endpoint(receiver.url())
+    [event_id] = await tenant.raise_events()
+    deadly = _environment(database_url, redis_url, POSTROOM_FAILPOINT="f18")
+    deaths = 0
+    while True:
+        process = await _start(deadly, tmp_path)
+        dying, given_up = asyncio.create_task(process.wait()), asyncio.create_task(tenant.until_empty())
+        await asyncio.wait([dying, given_up], return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        if given_up.done():
+            process.terminate()
+            assert await asyncio.wait_for(dying, 30) == 0
+            break
+        given_up.cancel()
+        assert dying.result() == 137
+        deaths += 1
+        assert deaths <= 4
+    assert deaths == len(receiver.posts) == 4  # once in company, as it could have been, and three times alone
+    assert await tenant.states() == {"failed": 1}
+    [attempt] = await tenant.admin.fetch("SELECT event_id, webhook_id, attempt, response FROM webhook_attempts")
+    assert (attempt["event_id"], attempt["webhook_id"], attempt["attempt"]) == (event_id, webhook_id, 1)
+    assert "died each time, 4 times" in attempt["response"]
+
+
 async def test_many_kills_lose_nothing(
     tenant: Tenant, receiver: Receiver, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
