@@ -171,10 +171,7 @@ async def test_only_a_trusted_proxy_says_who_asks(serve: Any, admin: asyncpg.Con
         # what the client itself put before the proxy's word counts for nothing
         chain = [(await login(behind, f"198.51.100.{n}, 203.0.113.7, 10.0.0.3", n)).status_code for n in range(5)]
         assert chain == [401] * 3 + [429] * 2
-        nonsense = [
-            (await login(behind, forwarded, 9)).status_code
-            for forwarded in ("x", "'; --", "::1%25eth0, y")
-        ]
+        nonsense = [(await login(behind, forwarded, 9)).status_code for forwarded in ("x", "'; --", "::1%25eth0, y")]
         assert set(nonsense) <= {401, 429}
         registered = await client.post(f"http://127.0.0.1:{behind}/auth/register", json=ANN)
         assert registered.status_code == 201
@@ -214,33 +211,33 @@ POST = b"POST /auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\
 SMUGGLED = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
-        b"content-length: 5\r\ncontent-length: 6\r\n\r\n{}   ",
-        b"content-length: 2, 3\r\n\r\n{}",
-        b"content-length: +2\r\n\r\n{}",
-        b"content-length: 0x2\r\n\r\n{}",
-        b"content-length: -1\r\n\r\n{}",
-        b"content-length: 99999999999999999999999\r\n\r\n{}",
-        b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
-        b"transfer-encoding: identity, chunked, identity\r\n\r\n0\r\n\r\n",
-        b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
-        b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-        b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
-        b"x: a\r\n b\r\ncontent-length\x0b: 2\r\n\r\n{}",
-    ],
-)
-async def test_no_second_request_hides_in_a_first(serve: Any, head: bytes) -> None:
+TWO_READINGS = [
+    b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+    b"content-length: 5\r\ncontent-length: 6\r\n\r\n{}   ",
+    b"content-length: 2, 3\r\n\r\n{}",
+    b"content-length: +2\r\n\r\n{}",
+    b"content-length: 0x2\r\n\r\n{}",
+    b"content-length: -1\r\n\r\n{}",
+    b"content-length: 99999999999999999999999\r\n\r\n{}",
+    b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    b"transfer-encoding: identity, chunked, identity\r\n\r\n0\r\n\r\n",
+    b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
+    b"x: a\r\n b\r\ncontent-length\x0b: 2\r\n\r\n{}",
+]
+
+
+async def test_no_second_request_hides_in_a_first(serve: Any) -> None:
     """Where two readers could disagree on where a body ends, nothing after it is answered (RFC 9112 §6.3, §11.2)."""
     port = await serve()
-    answer = await _raw(port, POST + head + SMUGGLED)
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
-    assert b'"ok"' not in answer
-    assert answer.count(b"HTTP/1.1 ") <= 1, answer
-    assert b"HTTP/1.1 5" not in answer
+    for head in TWO_READINGS:
+        answer = await _raw(port, POST + head + SMUGGLED)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+        assert b'"ok"' not in answer
+        assert answer.count(b"HTTP/1.1 ") <= 1, answer
+        assert b"HTTP/1.1 5" not in answer
 
 
 async def test_bodies_that_drip_hold_up_nobody(serve: Any) -> None:
