@@ -20,6 +20,7 @@ from api.auth import WHO, authenticate
 from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
+from api.docs.routes import router as docs
 from api.domains.claims import router as domain_claims
 from api.domains.routes import router as domains
 from api.downloads import router as downloads
@@ -61,6 +62,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     api_keys,
     logs,
     health,
+    docs,
     caught,
     lab,
     accounts,

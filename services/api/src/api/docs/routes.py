@@ -1,0 +1,33 @@
+"""GET /docs: /openapi.json for people. One page, no script, nothing from anywhere else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.context import Ctx
+from api.docs.page import STYLE, render
+
+router = APIRouter(include_in_schema=False)
+
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@router.get("/docs")
+async def docs(request: Request, ctx: Ctx) -> Response:
+    """Made at the first request and kept: what runs does not change."""
+    state = request.app.state
+    page: bytes | None = getattr(state, "docs_page", None)
+    if page is None:
+        page = state.docs_page = render(request.app.openapi(), ctx.settings.http.public_url).encode()
+    tag = f'"{hashlib.sha256(page).hexdigest()[:32]}"'
+    headers = {"content-security-policy": POLICY, "cache-control": "public, max-age=300", "etag": tag}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    return Response(page, headers=headers, media_type="text/html; charset=utf-8")
