@@ -7,19 +7,21 @@ import asyncpg
 DOOR = {
     "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes logs queue "
     "recipient_domains sites usage_deltas webhook_deliveries webhook_queue",
-    "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites suppressions",
+    "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites suppressions unsubscribes",
     "UPDATE": "arrival_keys idempotency_keys",
 }
 WORKER = {
-    "DELETE": "arrival_keys arrival_queue auth_events event_counts idempotency_keys messages queue sessions usage_deltas "
+    "DELETE": "arrival_keys arrival_queue auth_events domains event_counts idempotency_keys messages queue sessions usage_deltas "
     "webhook_queue workers",
-    "INSERT": "arrival_queue attempts deliveries emails event_counts events folders lanes mailboxes messages queue "
+    "INSERT": "arrival_queue attempts deliveries emails engagements event_counts events folders lanes mailboxes messages queue "
     "recipient_domains sites suppressions usage usage_deltas webhook_attempts webhook_deliveries webhook_queue workers",
-    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domains emails "
-    "event_counts event_counts_mark events folders idempotency_keys installation lanes mailboxes messages organizations queue "
-    "recipient_domains sessions sites suppressions usage usage_deltas webhook_attempts webhook_deliveries "
+    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domain_claims domains emails "
+    "engagements event_counts event_counts_mark events folders idempotency_keys installation lanes mailboxes messages "
+    "organizations queue "
+    "recipient_domains sessions sites suppressions unsubscribes usage usage_deltas webhook_attempts webhook_deliveries "
     "webhook_queue webhooks workers",
-    "UPDATE": "accounts arrival_queue arrivals deliveries domains event_counts event_counts_mark folders queue "
+    "UPDATE": "accounts arrival_queue arrivals deliveries domain_claims domains engagements event_counts event_counts_mark "
+    "folders queue "
     "recipient_domains sites usage "
     "webhook_deliveries webhook_queue workers",
 }

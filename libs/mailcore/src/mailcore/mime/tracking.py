@@ -148,7 +148,7 @@ def read_click(keys: Sequence[bytes], token: str) -> Tracked | None:
 
 
 def unsubscribe_token(key: bytes, org_id: UUID, recipient: str, *, list_id: UUID = ALL, email_id: UUID = ALL) -> str:
-    rest = list_id.bytes + recipient.lower().encode()
+    rest = list_id.bytes + recipient.encode().lower()  # ASCII letters alone, as lists of addresses compare them
     return _token(key, b"unsubscribe", org_id, email_id, rest)
 
 
