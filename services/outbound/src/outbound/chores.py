@@ -68,7 +68,10 @@ class Chores:
         await self.upkeep()
 
     async def watch(self) -> None:
-        """Until cancelled: domains that wait for a look and usage to add up, and upkeep at the start and hourly."""
+        """Until cancelled: domains and claims that are due for a look; usage to add up, and upkeep at the start and hourly."""
+        await asyncio.gather(self._watch_domains(), self._watch_upkeep())
+
+    async def _watch_upkeep(self) -> None:
         upkeep_at = 0.0
         while True:
             now = asyncio.get_running_loop().time()
@@ -76,6 +79,11 @@ class Chores:
                 done = await self._try("upkeep", self.upkeep())
                 upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
             await self._try("usage", self._roll_up())
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _watch_domains(self) -> None:
+        """Apart from the rest: whose domain is due waits for nobody's upkeep."""
+        while True:
             await self._try("verify", self._due(verification.claim_due, "verify", self._verify))
             await self._try("claim", self._due(claims.claim_due, "claim", self._claim))
             await asyncio.sleep(WATCH_SECONDS)
