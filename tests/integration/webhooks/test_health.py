@@ -99,6 +99,20 @@ async def test_without_a_domain_to_write_from_the_reason_stays_visible(
     assert await admin.fetchval("SELECT count(*) FROM emails WHERE subject LIKE 'Webhook disabled%'") == 0
 
 
+async def test_an_owner_who_cannot_be_written_to_holds_up_nothing(
+    tenant: Tenant, receiver: Receiver, run: Run, admin: asyncpg.Connection, org: UUID, domain: UUID
+) -> None:
+    await _owner(admin, org, "no address")
+    await tenant.endpoint(receiver.url("/off"))
+    await admin.execute("UPDATE webhooks SET status = 'disabled', notice_due = true")
+    await tenant.endpoint(receiver.url("/on"))
+    async with run():
+        await tenant.raise_events()
+        await tenant.until_empty()
+        await tenant.until(lambda: admin.fetchval("SELECT NOT bool_or(notice_due) FROM webhooks"))
+    assert len(receiver.at("/on")) == 1
+
+
 @pytest.mark.parametrize(("status", "state"), [(500, "failed"), (200, "success")])
 async def test_an_endpoint_that_asks_for_it_is_disabled(
     client: httpx.AsyncClient, tenant: Tenant, receiver: Receiver, run: Run, status: int, state: str

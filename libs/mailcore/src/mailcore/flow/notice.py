@@ -29,14 +29,23 @@ webhook (PATCH /webhooks/{id} with {{"status": "enabled"}}); what failed can the
 
 
 async def send(store: Store, submits: Submits) -> None:
-    """All notices that are due. Raises Unavailable: those that are left stay due."""
+    """All notices that are due. Never raises: those that could not be sent stay due."""
+    after = UUID(int=0)
     while True:
-        async with store.worker() as db:
-            due = await webhook_queue.notices_due(db, AT_ONCE)
+        try:
+            async with store.worker() as db:
+                due = await webhook_queue.notices_due(db, after, AT_ONCE)
+        except Exception as error:
+            log.warning("notices of disabled webhooks wait", error=repr(error))
+            return
         for webhook_id, org_id in due:
-            await _tell(store, submits, webhook_id, org_id)
+            try:
+                await _tell(store, submits, webhook_id, org_id)
+            except Exception as error:  # the others are told, and posting goes on
+                log.warning("a notice of a disabled webhook waits", webhook_id=str(webhook_id), error=repr(error))
         if len(due) < AT_ONCE:
             return
+        after = due[-1][0]
 
 
 async def _tell(store: Store, submits: Submits, webhook_id: UUID, org_id: UUID) -> None:

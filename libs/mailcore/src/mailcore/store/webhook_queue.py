@@ -330,9 +330,11 @@ SELECT id, org_id, disabled_reason FROM updated WHERE reason IS NOT NULL
 # ---- 3. notices ---------------------------------------------------------------------------------------------------------
 
 
-async def notices_due(db: Connection, limit: int) -> list[tuple[UUID, UUID]]:
-    """Endpoints that were disabled and whose owners do not know it yet, with their organizations."""
-    rows = await db.fetch("SELECT id, org_id FROM webhooks WHERE notice_due ORDER BY id LIMIT $1", limit)
+async def notices_due(db: Connection, after: UUID, limit: int) -> list[tuple[UUID, UUID]]:
+    """Endpoints behind `after` that were disabled and whose owners do not know it yet, with their organizations."""
+    rows = await db.fetch(
+        "SELECT id, org_id FROM webhooks WHERE notice_due AND id > $1 ORDER BY id LIMIT $2", after, limit
+    )
     return [(row["id"], row["org_id"]) for row in rows]
 
 
