@@ -24,6 +24,7 @@ from inbound_smtp.submission.listener import Submission
 from inbound_smtp.submission.session import SubmissionSession
 from mailcore.blob.base import BlobStore
 from mailcore.flow.keys import Keys
+from mailcore.flow.quota import Quotas
 from mailcore.flow.receive import Receives
 from mailcore.flow.submit import Submits
 from mailcore.kit.ids import uuid7
@@ -110,7 +111,7 @@ async def make_key(
 
 @asynccontextmanager
 async def submitting(
-    store: Store, ringer: Ringer, blobs: BlobStore, certificates: Path, *, rate: int = 0, **smtp: Any
+    store: Store, ringer: Ringer, blobs: BlobStore, certificates: Path, *, rate: int = 0, daily: int = 0, **smtp: Any
 ) -> AsyncIterator[Submitting]:
     settings = Smtp(
         hostname="mx.postroom.test",
@@ -118,7 +119,7 @@ async def submitting(
         tls_key=str(certificates / "key.pem"),
         **{"auth_failure_seconds": 0.02, **smtp},
     )
-    submits = Submits(store, ringer, blobs)
+    submits = Submits(store, ringer, blobs, quotas=Quotas(store, daily=daily))
     mx = make_mx(settings, Domains(store), Receives(store, ringer, blobs))
     listener = make_submission(settings, mx, Keys(store), submits, RateLimiter(ringer, rate))
     servers = [

@@ -25,7 +25,9 @@ from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.kit.errors import Refused
 from mailcore.mime.compose import is_7bit
 from mailcore.queue.bell import Ringer
+from mailcore.store import suppressions
 from mailcore.store.session import Store
+from mailcore.store.suppressions import NewSuppression
 
 from .harness import Client
 from .submitting import Submitting, make_key, plain, submitting
@@ -357,6 +359,26 @@ async def test_a_mail_counts_as_a_request(
             await client.ask("RSET")
         assert set(codes) == {250, 451}
         assert codes.count(250) < 20
+
+
+async def test_quotas_and_suppressions_hold(
+    org: UUID,
+    domain: UUID,
+    store: Store,
+    ringer: Ringer,
+    blobs: BlobStore,
+    certificates: Path,
+    token: str,
+    admin: asyncpg.Connection,
+) -> None:
+    async with store.tenant(org) as db:
+        await suppressions.add(db, [NewSuppression(org, "gone@example.com", "manual")])
+    async with submitting(store, ringer, blobs, certificates, daily=2) as running:
+        assert (await running.submit(token, MAIL, "you@example.com", "gone@example.com"))[0] == 250
+        code, text = await running.submit(token, MAIL, "you@example.com")
+        assert (code, text[:5]) == (450, "4.7.1")
+    states = {row["recipient"]: row["state"] for row in await admin.fetch("SELECT recipient, state FROM deliveries")}
+    assert states == {"you@example.com": "queued", "gone@example.com": "suppressed"}
 
 
 # ---- one end of data ------------------------------------------------------------------------------------------------

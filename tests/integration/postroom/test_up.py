@@ -82,6 +82,7 @@ def test_dev_json_says_where_everything_is(stack: Stack) -> None:
     assert dev["api_url"] == f"http://127.0.0.1:{base}"
     assert (dev["mx"], dev["catcher"], dev["dns"]) == tuple(f"127.0.0.1:{base + offset}" for offset in (1, 5, 7))
     assert dev["relay"] is None
+    assert (dev["submission"], dev["submissions"]) == (f"127.0.0.1:{base + 2}", f"127.0.0.1:{base + 3}")
     assert set(dev["ops"]) == {"api", "api-2"}
     assert {group: len(pids) for group, pids in dev["pids"].items()} == {
         "postgres": 1,

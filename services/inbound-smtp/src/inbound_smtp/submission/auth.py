@@ -108,6 +108,6 @@ async def _decide(session: SubmissionSession, token: str) -> Reply:
         return OK
     session.failed_logins += 1
     session.listener.failures.note(session.peer_ip)
-    log.warning("authentication failed", peer=session.peer_ip, failures=session.failed_logins)
+    log.info("authentication failed", peer=session.peer_ip, failures=session.failed_logins)
     await asyncio.sleep(max(0.0, asked_at + session.listener.failure_seconds - loop.time()))
     return TOO_MANY if session.failed_logins >= MOST_FAILURES else WRONG
