@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -152,6 +153,17 @@ async def test_a_verified_domain_that_is_to_receive_too_goes_on_sending(
     assert (await api.post("/emails", json=email())).status_code == 200
     await api.patch(f"/domains/{domain}", json={"capabilities": {"receiving": "disabled"}})
     assert (await api.get(f"/domains/{domain}")).json()["status"] == "verified"
+
+
+async def test_the_labs_own_domain_stays_verified(
+    token: str, make_client: MakeClient, domain: UUID, tmp_path: Path
+) -> None:
+    api = await make_client(token, catch={"dir": str(tmp_path)})
+    got = (await api.get(f"/domains/{domain}")).json()
+    assert {each["status"] for each in got["records"]} == {"verified"}, "though nobody has looked"
+    for change in ("disabled", "enabled"):
+        await api.patch(f"/domains/{domain}", json={"capabilities": {"receiving": change}})
+        assert (await api.get(f"/domains/{domain}")).json()["status"] == "verified"
 
 
 async def test_a_domain_that_only_receives_proves_whose_it_is(api: httpx.AsyncClient) -> None:

@@ -73,7 +73,10 @@ class Claims:
             queued = 0
             if before.domain is not None:
                 domain_id = before.domain["id"]
-                await domains.update(db, domain_id, _settings(wanted, before.domain))
+                changed = {key: value for key, value in asked.items() if before.domain[key] != value}
+                if before.domain["tracking_subdomain"] is not None:
+                    changed.pop("tracking_subdomain", None)  # once set it stays
+                queued = await self._changed(db, domain_id, changed)
             elif await domains.insert(db, wanted, keys):
                 domain_id = wanted.id
                 made = await domains.find(db, domain_id)
@@ -109,6 +112,14 @@ class Claims:
         if domain is None:
             self._domains.check_room(count)
         return _Before(domain, claim)
+
+    async def _changed(self, db: Connection, domain_id: UUID, changed: dict[str, Any]) -> int:
+        if not changed:
+            return 0
+        await domains.update(db, domain_id, changed)
+        after = await domains.find(db, domain_id)
+        assert after is not None
+        return await raise_event(db, "domain.updated", after, self._domains.published)
 
     async def latest(self, org_id: UUID, domain_id: UUID) -> asyncpg.Record:
         """Raises NotFound."""
@@ -150,14 +161,6 @@ def _asked(wanted: NewDomain) -> dict[str, Any]:
         "click_tracking": wanted.click_tracking,
         "tracking_subdomain": wanted.tracking_subdomain,
     }
-
-
-def _settings(wanted: NewDomain, present: Mapping[str, Any]) -> dict[str, Any]:
-    """What a claim changes in a row of that name which was there already. A tracking subdomain once set stays."""
-    asked = _asked(wanted)
-    if present["tracking_subdomain"] is not None:
-        del asked["tracking_subdomain"]
-    return asked
 
 
 def record(claim: Mapping[str, Any]) -> str:

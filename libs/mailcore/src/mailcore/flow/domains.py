@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,14 +61,28 @@ def _host_name(url: str) -> str | None:
 
 
 class Domains:
-    """The door. `most`: domains an organization may have."""
+    """The door.
 
-    def __init__(self, store: Store, ringer: Ringer, keyring: Keyring, published: Published, *, most: int) -> None:
+    most    domains an organization may have
+    exempt  names that are verified whatever the DNS says: the lab's own
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ringer: Ringer,
+        keyring: Keyring,
+        published: Published,
+        *,
+        most: int,
+        exempt: Collection[str] = (),
+    ) -> None:
         self._store = store
         self._ringer = ringer
         self._keyring = keyring
         self.published = published
         self._most = most
+        self._exempt = exempt
         self._making_keys = asyncio.Semaphore(
             2
         )  # an RSA key takes some 100 ms of a thread, and there are other threads' work
@@ -127,20 +141,23 @@ class Domains:
                 return
             if "tracking_subdomain" in changed:
                 changed |= _tracking(before, changed["tracking_subdomain"], datetime.now(UTC))
-            changed |= self._judged({**before, **changed}, changed)
+            changed |= self._judged(before, changed)
             await domains.update(db, id_, changed)
             queued = await self._updated(db, before, always=True)
         self.ring(queued)
         if before["status"] != NOT_STARTED:
             await self._ringer.enqueue(VERIFY, str(id_))
 
-    def _judged(self, after: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    def _judged(self, before: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
         """What its status becomes by another choice of capabilities, before the DNS is asked."""
+        after = {**before, **changed}
         if not (after["sending"] or after["receiving"]):
             raise Invalid("Enable at least one of the capabilities `sending` and `receiving`.")
         if not {"sending", "receiving"} & changed.keys() or after["status"] in (NOT_STARTED, PENDING, FAILED):
             return {}
-        verdict = overall(required_records(after, self.published), after["record_status"])
+        if after["name"] in self._exempt:
+            return {}
+        verdict = overall(required_records(after, self.published), _known(before, self.published))
         missing = {} if verdict.status == VERIFIED else {"waiting_since": datetime.now(UTC)}
         return {"status": verdict.status, "lacking": verdict.lacking, **missing}
 
@@ -224,10 +241,16 @@ def _dkim_keys(keyring: Keyring, suffix: str) -> list[NewKey]:
 
 def records_shown(row: Mapping[str, Any], published: Published, *, webhook: bool = False) -> list[dict[str, Any]]:
     unseen = NOT_STARTED if row["status"] == NOT_STARTED else PENDING
-    return [
-        each.shown(row["record_status"].get(each.key, unseen), webhook=webhook)
-        for each in required_records(row, published)
-    ]
+    known = _known(row, published)
+    return [each.shown(known.get(each.key, unseen), webhook=webhook) for each in required_records(row, published)]
+
+
+def _known(row: Mapping[str, Any], published: Published) -> dict[str, str]:
+    """The status of each record. Of a domain that was verified and never looked at (the lab's) all are as good as seen."""
+    known: dict[str, str] = row["record_status"]
+    if not known and row["status"] == VERIFIED:
+        return {each.key: VERIFIED for each in required_records(row, published)}
+    return known
 
 
 async def raise_event(db: Connection, type_: str, row: Mapping[str, Any], published: Published) -> int:
