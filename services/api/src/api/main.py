@@ -56,6 +56,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             tracking_url=settings.tracking.url or settings.http.public_url,
         ),
         most=settings.domains.max_per_organization,
+        exempt=("postroom.test",) if settings.catch.dir else (),
     )
     ctx = Context(
         settings=settings,
