@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from fastapi import FastAPI, Request
 
 from api.main import start
 from api.settings import Settings
@@ -189,6 +190,25 @@ async def test_only_a_trusted_proxy_says_who_asks(serve: Any, admin: asyncpg.Con
     assert "127.0.0.1" in ips
     assert "203.0.113.7" in ips
     assert "198.51.100.1" not in ips
+
+
+async def test_a_proxy_is_known_by_its_ipv4_address_on_a_socket_of_both_families() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def client(request: Request) -> list[str | None]:
+        return [request.client.host if request.client else None, request.url.scheme]
+
+    answers = []
+    for trusted in (["127.0.0.0/8"], ["127.0.0.1"], ["10.0.0.0/8"]):
+        server, sock = make_server(app, "::", 0, trusted)
+        task = asyncio.create_task(server.serve(sockets=[sock]))
+        headers = {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https"}
+        async with httpx.AsyncClient() as client_:
+            answers.append((await client_.get(f"http://127.0.0.1:{sock.getsockname()[1]}/", headers=headers)).json())
+        server.should_exit = True
+        await task
+    assert answers == [["192.0.2.1", "https"], ["192.0.2.1", "https"], ["::ffff:127.0.0.1", "http"]]
 
 
 async def _raw(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:

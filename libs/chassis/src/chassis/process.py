@@ -8,6 +8,7 @@ SIGTERM or SIGINT (or POST /drain) the process turns unready, drains (no new wor
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import signal
 import socket
 import sys
@@ -139,7 +140,7 @@ def make_server(
         access_log=False,
         lifespan="off",
         proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=trusted_proxies or None,
+        forwarded_allow_ips=[*trusted_proxies, *_mapped(trusted_proxies)] or None,
         server_header=False,
         date_header=True,
         timeout_keep_alive=75,
@@ -149,6 +150,12 @@ def make_server(
     )
     server = _Server(config)
     return server, bind(host, port)
+
+
+def _mapped(networks: list[str]) -> list[str]:
+    """IPv4 networks as a socket of both families shows them (RFC 4291 §2.5.5.2)."""
+    parsed = (ipaddress.ip_network(network) for network in networks)
+    return [f"::ffff:{each.network_address}/{each.prefixlen + 96}" for each in parsed if each.version == 4]
 
 
 def bind(host: str, port: int) -> socket.socket:
