@@ -17,7 +17,7 @@ import dkim
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
 from mailcore.kit.seal import Keyring
-from mailcore.mime.tracking import read_click, read_open
+from mailcore.mime.tracking import read_click, read_open, read_unsubscribe
 
 Run = Callable[..., AbstractAsyncContextManager[Any]]
 HTML = '<p>Hi <a href="https://shop.example/?a=1&amp;b=2">shop</a> <a href="mailto:x@example.com">mail</a></p></body>'
@@ -136,3 +136,33 @@ async def test_messages_that_were_handed_in_whole(
         signed = head + b"DKIM-Signature: v=1; a=rsa-sha256; d=other.example\r\n" + parts
         _, kept = await _sent(tenant, sink, html=None, text=None, raw=signed)
         assert kept.endswith(parts), "what somebody else has signed stays as it is"
+
+
+async def test_an_unsubscribe_url_for_the_recipient_where_it_is_asked_for(
+    tenant: Tenant, domain: UUID, sink: SmtpServer, outbound: Run, keyring: Keyring
+) -> None:
+    place = "{{{RESEND_UNSUBSCRIBE_URL}}}"
+    changes = {
+        "html": f'<a href="{place}">out</a>',
+        "headers": {"list-unsubscribe": f"<{place}>"},
+        "track_clicks": True,
+    }
+    async with outbound(sink):
+        id_, raw = await _sent(tenant, sink, text=None, **changes)
+        message = email.message_from_bytes(raw, policy=policy.default)
+        url = message["List-Unsubscribe"].strip("<>")
+        assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        found = read_unsubscribe(keyring.derive_all("track"), url.partition("?token=")[2])
+        assert found is not None
+        assert (found.org_id, found.email_id, found.recipient) == (tenant.org_id, id_, "you@example.com")
+        assert _hrefs(_body(raw, "html")) == [url]
+        assert url in _body(raw, "plain")
+        for signature in message.get_all("DKIM-Signature"):
+            signed = re.sub(r"\s", "", signature.partition("h=")[2].partition(";")[0]).split(":")
+            assert signed.count("list-unsubscribe") == signed.count("list-unsubscribe-post") == 2, (
+                "signed and oversigned"
+            )
+        several = await tenant.send("a@example.com", "b@example.com", **changes)
+        await tenant.state(several, "delivered")
+        shared = email.message_from_bytes(sink.caught[-1].content, policy=policy.default)
+        assert shared["List-Unsubscribe"] is None and shared["List-Unsubscribe-Post"] is None

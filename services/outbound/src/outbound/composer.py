@@ -30,11 +30,10 @@ from mailcore.mailauth.dkim.keys import SigningKey
 from mailcore.mailauth.dkim.sign import sign
 from mailcore.mime.compose import Message, Part, compose
 from mailcore.mime.plaintext import html_to_text
-from mailcore.mime.tracking import Tracking
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.deliveries import Content
-from outbound.tracking import tracked_html, tracked_raw
+from outbound.tracking import Tracker, tracked_html, tracked_raw, with_unsubscribe
 
 log = logger(__name__)
 
@@ -54,7 +53,7 @@ class Work:
     parts: tuple[Part, ...]
     keys: tuple[SigningKey, ...]
     raw: bytes | None = None
-    tracking: Tracking | None = None
+    tracker: Tracker | None = None
 
 
 Composed = bytes | Outcome
@@ -62,7 +61,7 @@ Composed = bytes | Outcome
 
 
 async def fetch(
-    content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore, tracking: Tracking | None = None
+    content: Content, keys: tuple[SigningKey, ...], blobs: BlobStore, tracker: Tracker | None = None
 ) -> Work | Outcome:
     """Its large parts from the blob store. A blob that is not there may be on its way back: the mail waits."""
     html, text, raw = content.html, content.text, content.raw
@@ -77,7 +76,7 @@ async def fetch(
         log.error("the content of an email cannot be read", email_id=str(content.id), error=repr(error))
         what = "is not in the blob store" if isinstance(error, NotFound) else "cannot be read just now"
         return Outcome(Result.DEFERRED, Reply(451, f"a part of the mail {what}", "4.3.0"), rule="content-unavailable")
-    return Work(content, html, text, tuple(parts), keys, raw, tracking)
+    return Work(content, html, text, tuple(parts), keys, raw, tracker)
 
 
 async def _part(attachment: dict[str, Any], blobs: BlobStore) -> Part:
@@ -123,14 +122,17 @@ def compose_one(work: Work) -> Composed:
         )
     try:
         date = content.scheduled_at or content.created_at
+        tracking = work.tracker.of(content) if work.tracker else None
         if work.raw is not None:
-            raw = tracked_raw(work.raw, content, work.tracking) if work.tracking else work.raw
+            raw = tracked_raw(work.raw, content, tracking) if tracking else work.raw
             return _signed(*_split(raw), work.keys, date)
-        html, text = work.html, work.text
+        html, text, headers = work.html, work.text, content.headers
+        if work.tracker:
+            html, text, headers = with_unsubscribe(work.tracker, content, html, text)
         if text is None and html is not None:
             text = html_to_text(html)
-        if html and work.tracking:
-            html = tracked_html(html, content, work.tracking)
+        if html and tracking:
+            html = tracked_html(html, content, tracking)
         message = Message(
             from_=content.from_,
             to=content.to,
@@ -139,7 +141,7 @@ def compose_one(work: Work) -> Composed:
             subject=content.subject,
             html=html,
             text=text,
-            headers=content.headers,
+            headers=headers,
             attachments=work.parts,
             message_id=content.message_id,
             date=date,

@@ -268,7 +268,7 @@ class SiteRun:
             if identity is None:
                 self._settle_all(by_email[content.id], _DOMAIN_GONE)
                 continue
-            fetched = await fetch(content, identity.keys, office.blobs, office.tracker.of(content))
+            fetched = await fetch(content, identity.keys, office.blobs, office.tracker)
             if isinstance(fetched, Work):
                 work.append(fetched)
             else:

@@ -1,4 +1,4 @@
-"""Opens and clicks: which mails are tracked, and their html with it, before they are signed.
+"""Opens, clicks and unsubscribing: what is put into a mail before it is signed.
 
 An email's own switch goes before its domain's. What cannot be tracked is sent as it is: tracking never keeps a mail from leaving.
 """
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from mailcore.kit.log import logger
 from mailcore.mime.rewrite import Leaf, field_name, field_value, rewrite, split_fields
-from mailcore.mime.tracking import Tracking, track
+from mailcore.mime.tracking import UNSUBSCRIBE, Tracking, track, unsubscribe_token
+from mailcore.smtp.address import parse_mailbox
 from mailcore.store.deliveries import Content
 
 log = logger(__name__)
 
+PLACE = "{{{RESEND_UNSUBSCRIBE_URL}}}"
 _URL = re.compile(r"<([^<>]*)>")
 _SIGNED = (b"dkim-signature", b"arc-message-signature")
 
@@ -29,8 +31,37 @@ class Tracker:
         """What holds for this email; None: nothing is tracked."""
         if not (content.track_opens or content.track_clicks):
             return None
-        base = self.url.rstrip("/") if content.tracking_host is None else f"https://{content.tracking_host}"
-        return Tracking(base, self.key, content.track_opens, content.track_clicks)
+        return Tracking(self.base(content), self.key, content.track_opens, content.track_clicks)
+
+    def base(self, content: Content) -> str:
+        return self.url.rstrip("/") if content.tracking_host is None else f"https://{content.tracking_host}"
+
+
+def with_unsubscribe(
+    tracker: Tracker, content: Content, html: str | None, text: str | None
+) -> tuple[str | None, str | None, dict[str, str]]:
+    """Html, text and headers with the recipient's own unsubscribe URL where they ask for it by PLACE.
+
+    In List-Unsubscribe it brings List-Unsubscribe-Post with it (RFC 8058 §3.1). A mail to several has one text for all: what one
+    of them could unsubscribe another by is left out of its header, and its text stays.
+    """
+    field = next((name for name in content.headers if name.lower() == "list-unsubscribe"), None)
+    asked = field is not None and PLACE in content.headers[field]
+    if not asked and not any(part and PLACE in part for part in (html, text)):
+        return html, text, content.headers
+    headers = dict(content.headers)
+    if not content.alone:
+        if asked and field is not None:
+            del headers[field]
+        return html, text, headers
+    recipient = str(parse_mailbox(content.to[0]).address)
+    token = unsubscribe_token(tracker.key, content.org_id, recipient, email_id=content.id)
+    url = f"{tracker.base(content)}{UNSUBSCRIBE}?token={token}"
+    if asked and field is not None:
+        headers[field] = headers[field].replace(PLACE, url)
+        if not any(name.lower() == "list-unsubscribe-post" for name in headers):
+            headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    return html and html.replace(PLACE, url), text and text.replace(PLACE, url), headers
 
 
 def tracked_html(html: str, content: Content, tracking: Tracking) -> str:

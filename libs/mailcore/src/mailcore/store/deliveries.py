@@ -92,6 +92,8 @@ class Content:
     track_clicks: bool = False
     tracking_host: str | None = None
     """Of the domain's own, where opens and clicks come in; None until its record is verified."""
+    alone: bool = False
+    """It has one recipient, the one in `to`: what it says may be for this one only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,16 +307,18 @@ def _content(row: asyncpg.Record) -> Content:
         track_opens=bool(row["opens"]),
         track_clicks=bool(row["clicks"]),
         tracking_host=row["tracking_host"],
+        alone=bool(row["alone"]),
     )
 
 
 _COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host"""
+       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone"""
 # asked with each content, and not kept: who switches it means the next mail
 _TRACKED = """
 LEFT JOIN LATERAL (
   SELECT coalesce(track_opens, d.open_tracking) AS opens, coalesce(track_clicks, d.click_tracking) AS clicks,
-         CASE WHEN d.tracking_verified THEN d.tracking_subdomain || '.' || d.name END AS tracking_host
+         CASE WHEN d.tracking_verified THEN d.tracking_subdomain || '.' || d.name END AS tracking_host,
+         cardinality(to_) = 1 AND cardinality(coalesce(cc, '{}') || coalesce(bcc, '{}')) = 0 AS alone
   FROM domains d WHERE d.id = domain_id
 ) tracked ON true
 """
@@ -323,7 +327,7 @@ _CONTENTS = f"SELECT {_COLUMNS} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[
 _LIGHT_CONTENTS = f"""
 SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
        CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
-       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, light,
+       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
          AS size
