@@ -150,7 +150,7 @@ async def test_a_message_that_was_handed_in_is_kept_as_it_is(
     (id_,) = (await submits.submit(org, [new], door="test")).ids
     async with store.worker() as db:
         ((content, size),), heavy = await deliveries.light_contents(db, [id_], 16_384)
-    assert (content.raw, content.raw_blob, content.track_opens, content.track_clicks) == (raw, None, False, None)
+    assert (content.raw, content.raw_blob, content.track_opens, content.track_clicks) == (raw, None, False, False)
     assert (size, heavy) == (len(raw), {})
     async with store.worker() as db:
         light, heavy = await deliveries.light_contents(db, [id_], 100)

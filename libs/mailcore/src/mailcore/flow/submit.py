@@ -258,10 +258,17 @@ class Submits:
             raise _busy()
         self._in_progress.add(key)
         try:
-            before = await self.stored(org_id, once)
-            if before is not None:
+            # the group's transaction looks for the key; before it only where there is much to be done in vain
+            if any(map(_is_large, new)) and (before := await self.stored(org_id, once)) is not None:
                 return Submitted([], before, replayed=True)
-            ready = await self.prepare(org_id, new, only=only)
+            try:
+                ready = await self.prepare(org_id, new, only=only)
+            except MailError:
+                # what was answered once is answered again, whatever has become of the domain and the quota
+                before = await self.stored(org_id, once)
+                if before is None:
+                    raise
+                return Submitted([], before, replayed=True)
             return await self._group.join(self._member(ready, once, key))
         finally:
             self._in_progress.discard(key)
@@ -292,7 +299,7 @@ class Submits:
     ) -> NewRow:
         id_ = uuid7()
         html, text, body_blob, body_bytes = email.html, email.text, None, 0
-        if (html is not None and len(html) > INLINE_BYTES // 4) or (text is not None and len(text) > INLINE_BYTES // 4):
+        if _is_long(html) or _is_long(text):
             html, text, body_blob, body_bytes = await self._body(org_id, id_, html, text)
         rest: dict[str, object] = {}
         for name, mailboxes in (("cc", email.cc), ("bcc", email.bcc), ("reply_to", email.reply_to)):
@@ -412,6 +419,16 @@ class Submits:
         ):
             raise RuntimeError("an idempotency key was stored under another's lock")  # the group is retried singly
         return [answers.get(id(member)) for member in members]
+
+
+def _is_large(email: NewEmail) -> bool:
+    """It may need blobs."""
+    return bool(email.attachments) or email.raw is not None or _is_long(email.html) or _is_long(email.text)
+
+
+def _is_long(text: str | None) -> bool:
+    """So that it may not fit into the row: a character has four octets at most."""
+    return text is not None and len(text) > INLINE_BYTES // 4
 
 
 def _suppressed(row: Suppressed) -> NewEvent:
