@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from api.logs.writer import MAX_ROWS, LogWriter
 from mailcore.kit.ids import lower_bound, uuid7
 from mailcore.store import logs
+from mailcore.store.pages import Page
 from mailcore.store.session import Store
 
 from .harness import MakeClient, MakeKey, assert_error, email
@@ -208,6 +209,28 @@ async def test_old_rows_are_not_shown_and_dropped_with_their_month(
         assert await logs.drop_old(db, now) == 0
     assert await admin.fetchval("SELECT to_regclass('logs_2020_01')") is None
     assert await admin.fetchval("SELECT count(*) FROM logs WHERE endpoint = '/x'") == 2
+
+
+async def test_a_page_of_a_large_organization_reads_a_page(store: Store, admin: asyncpg.Connection, org: UUID) -> None:
+    """Among many small ones, which the planner takes for the rule."""
+    now = datetime.now(UTC)
+
+    def row(org_id: UUID, n: int) -> logs.NewLog:
+        id_ = UUID(int=lower_bound(now - timedelta(seconds=n)).int | n)
+        return (str(id_), org_id, None, None, "GET", "/x", 200, 1.0, None, None, None, None, None)
+
+    async with store.door() as db:
+        await logs.insert(db, [row(org, n) for n in range(5_000)] + [row(uuid7(), n) for n in range(5_000)])
+    await admin.execute("ANALYZE logs")
+    async with store.tenant(org) as db:
+        before = await db.fetchval(_READ)
+        found = await logs.page(db, Page(20), logs.Wanted())
+        assert (len(found.rows), found.has_more) == (20, True)
+        assert await db.fetchval(_READ) - before < 100
+
+
+_READ = """SELECT sum(pg_stat_get_xact_tuples_returned(c.oid) + pg_stat_get_xact_tuples_fetched(c.oid))::bigint
+FROM pg_class c WHERE c.relname LIKE 'logs%'"""
 
 
 async def test_without_a_database_rows_are_dropped_and_counted(store: Store) -> None:

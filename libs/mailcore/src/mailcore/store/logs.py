@@ -66,7 +66,7 @@ async def insert(db: Connection, rows: Sequence[NewLog]) -> None:
 async def page(db: Connection, page: Page, wanted: Wanted, *, now: datetime | None = None) -> Slice:
     """Raises asyncpg.QueryCanceledError after SEARCH_SECONDS."""
     where, args = _where(wanted, now or datetime.now(UTC))
-    await db.execute(f"SET LOCAL statement_timeout = '{SEARCH_SECONDS}s'")
+    await db.execute(_SEARCH)
     return await fetch(db, f"SELECT {_SUMMARY} FROM logs WHERE {where}", args, page)
 
 
@@ -125,6 +125,11 @@ def _where(wanted: Wanted, now: datetime) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), args
 
 
+# The planner takes every organization for an average one, and would read and sort all rows of a large one for a page of it;
+# the index has them in order.
+_SEARCH = (
+    f"SET LOCAL statement_timeout = '{SEARCH_SECONDS}s'; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off"
+)
 _SUMMARY = "id, key_id, user_id, method, endpoint, status, duration_ms, user_agent, client, request_id"
 _INSERT = """
 INSERT INTO logs (id, org_id, key_id, user_id, method, endpoint, status, duration_ms, user_agent, client, request_id,
