@@ -111,6 +111,23 @@ def test_an_open_and_a_click(stack: Stack, api: httpx.Client, tracked: None) -> 
     assert answer.status_code == 404 and "location" not in answer.headers
 
 
+def test_one_click_unsubscribe(stack: Stack, api: httpx.Client, tracked: None) -> None:
+    place = "{{{RESEND_UNSUBSCRIBE_URL}}}"
+    fields = {"html": f'<a href="{place}">leave</a>', "headers": {"List-Unsubscribe": f"<{place}>"}}
+    _, body = _sent(stack, api, "t08-leaves@example.com", **fields)
+    (caught,) = stack.caught(to="t08-leaves@example.com")
+    message = email.message_from_bytes(stack.raw(caught), policy=policy.default)
+    url = message["List-Unsubscribe"].strip("<>")
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert re.findall(r'href="([^"]*)"', body) == [url], "not led through click tracking"
+    page = httpx.get(url)
+    assert page.status_code == 200 and "t08-leaves@example.com" in page.text and "<script" not in page.text
+    answers = [httpx.post(url, data={"List-Unsubscribe": "One-Click"}) for _ in range(2)]
+    assert [(answer.status_code, "set-cookie" in answer.headers) for answer in answers] == [(200, False)] * 2
+    assert answers[0].text == answers[1].text != page.text
+    assert httpx.post(url[:-2] + "AA", data={"List-Unsubscribe": "One-Click"}).status_code == 404
+
+
 def test_an_email_that_is_not_tracked(stack: Stack, api: httpx.Client, tracked: None) -> None:
     _, body = _sent(stack, api, "t08-private@example.com", tracking={"opens": False, "clicks": False})
     assert body.strip() == HTML
