@@ -206,7 +206,7 @@ async def test_advice_goes_by_how_mail_leaves(token: str, make_client: MakeClien
 async def test_a_lost_record_is_said(api: httpx.AsyncClient, domain: UUID, admin: asyncpg.Connection) -> None:
     await admin.execute(
         """UPDATE domains SET waiting_since = '2026-01-01', record_status = '{"spf_mx": "temporary_failure"}', """
-        """seen = '{"spf": {"lookups": 13, "void": 3, "records": 2, "loop": false, "incomplete": true}}'"""
+        """seen = '{"spf": {"lookups": 13, "void": 3, "records": 2, "wide_mx": true, "loop": false, "incomplete": true}}'"""
     )
     got = (await api.get(f"/domains/{domain}")).json()
     lost, spf = [each for each in got["advice"] if each["topic"] in ("Records", "SPF")]

@@ -15,7 +15,7 @@ from typing import Any
 from mailcore.dns.required import Published, relative_name, required_records, tracking_key
 from mailcore.dns.suffixes import registered_domain
 from mailcore.dns.verdict import FAILED, TEMPORARY
-from mailcore.mailauth.spf.count import MAX_LOOKUPS, MAX_VOID
+from mailcore.mailauth.spf.count import MAX_LOOKUPS, MAX_MX, MAX_VOID
 
 PATIENCE = timedelta(hours=72)
 Item = dict[str, Any]
@@ -77,6 +77,8 @@ def _spf(row: Mapping[str, Any]) -> list[Item]:
             f"Evaluating it takes {more}{count['lookups']} DNS lookups; past {MAX_LOOKUPS} receivers ignore the record "
             "(RFC 7208 §4.6.4). Remove what no longer sends for you, or write addresses as ip4: and ip6:."
         )
+    if count["wide_mx"]:
+        wrong.append(f"One of its mx terms finds more than {MAX_MX} hosts; receivers take that for an error.")
     if count["void"] > MAX_VOID:
         wrong.append(f"{count['void']} of its names do not exist; more than {MAX_VOID} are an error. Remove them.")
     if wrong:

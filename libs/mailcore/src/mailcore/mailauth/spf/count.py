@@ -17,6 +17,7 @@ from mailcore.dns.verdict import is_spf
 
 MAX_LOOKUPS = 10
 MAX_VOID = 2
+MAX_MX = 10
 COUNTED_MOST = 40
 """Beyond this nothing more is asked: it is four times too many."""
 MAX_DEPTH = 10
@@ -29,6 +30,8 @@ class Count:
     void: int = 0
     records: int = 1
     """SPF records at the name: more than one is an error (§4.5)."""
+    wide_mx: bool = False
+    """An mx term finds more than ten hosts: an error too."""
     loop: bool = False
     """A record includes itself."""
     incomplete: bool = False
@@ -94,6 +97,7 @@ async def _ask(kind: str, target: str, resolver: Resolver, count: Count) -> None
     try:
         if kind == "mx":
             found: tuple[object, ...] = (await resolver.mx(target)).values
+            count.wide_mx |= len(found) > MAX_MX
         else:  # §5.7: exists asks for A, whatever the connection is
             found = (await resolver.a(target)).values
             if not found and kind == "a":
