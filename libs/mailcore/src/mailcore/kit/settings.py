@@ -170,7 +170,7 @@ class HowMailLeaves(Group, extra="ignore"):
 
 
 class Tracking(Group):
-    url: str = ""
+    url: str = Field("", pattern=r"^(?:https?://[^/\s]+/?)?$")
     """Where opens and clicks come in, of domains without a tracking subdomain of their own. Empty: HTTP__PUBLIC_URL."""
 
 
