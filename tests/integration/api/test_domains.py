@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ async def test_names(api: httpx.AsyncClient) -> None:
 
 async def test_there_is_a_limit(token: str, make_client: MakeClient) -> None:
     api = await make_client(token, domains={"max_per_organization": 2})
-    assert (await api.post("/domains", json={"name": "second.example"})).status_code == 201
-    answer = await api.post("/domains", json={"name": "third.example"})
-    assert_error(answer, 403, "validation_error", "limit of 2 domains")
+    answers = await asyncio.gather(*(api.post("/domains", json={"name": f"d{n}.example"}) for n in range(5)))
+    assert sorted(each.status_code for each in answers) == [201, 403, 403, 403, 403], "however many ask at once"
+    refused = next(each for each in answers if each.status_code == 403)
+    assert_error(refused, 403, "validation_error", "limit of 2 domains")
 
 
 async def test_each_change_is_an_event(api: httpx.AsyncClient, made: dict[str, Any], admin: asyncpg.Connection) -> None:
@@ -256,6 +258,13 @@ async def test_claim(other: httpx.AsyncClient, api: httpx.AsyncClient, admin: as
     assert (await api.get(f"/domains/{uuid4()}/claim")).content == (await api.get(path)).content
     assert (await other.delete(f"/domains/{claim['domain_id']}")).status_code == 200
     assert await admin.fetchval("SELECT status FROM domain_claims") == "canceled"
+
+
+async def test_of_equal_claims_at_once_one_is_made(other: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
+    answers = await asyncio.gather(*(other.post("/domains/claim", json={"name": "postroom.test"}) for _ in range(5)))
+    assert sorted(each.status_code for each in answers) == [200, 200, 200, 200, 201]
+    assert len({each.content for each in answers}) == 1
+    assert await admin.fetchval("SELECT count(*) FROM domain_claims") == 1
 
 
 async def test_bad_claims(other: httpx.AsyncClient, api: httpx.AsyncClient, domain: UUID) -> None:

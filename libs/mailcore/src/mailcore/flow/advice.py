@@ -77,7 +77,7 @@ def _spf(row: Mapping[str, Any]) -> list[Item]:
             f"Evaluating it takes {more}{count['lookups']} DNS lookups; past {MAX_LOOKUPS} receivers ignore the record "
             "(RFC 7208 §4.6.4). Remove what no longer sends for you, or write addresses as ip4: and ip6:."
         )
-    if count["wide_mx"]:
+    if count.get("wide_mx"):
         wrong.append(f"One of its mx terms finds more than {MAX_MX} hosts; receivers take that for an error.")
     if count["void"] > MAX_VOID:
         wrong.append(f"{count['void']} of its names do not exist; more than {MAX_VOID} are an error. Remove them.")
