@@ -3,7 +3,7 @@
     tracks.note(Hit(…))           returns at once and never fails: a picture or a redirect does not wait for the database
     await unsubscribe(store, …)   returns after the commit
 
-A hit waits in memory, in a bounded queue, until the transaction under way is done; what gathered leaves together in the next one:
+The first hit is stored at once. Others wait in memory, in a bounded queue, for a moment, and leave together:
 
 1. each email's row is locked: who was first, what was stored this hour
 2. a hit that comes as no person's would is marked: within seconds of the delivery, or one link right after another
@@ -20,6 +20,7 @@ import asyncio
 import hashlib
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
@@ -48,6 +49,8 @@ EVENTS_AN_HOUR = 100
 WAITING = 10_000
 """Hits that wait in a process, some 2 KiB each at most."""
 BATCH = 500
+GATHER_SECONDS = 0.2
+"""From one transaction to the next, so that many readers cost few."""
 AT_ONCE = timedelta(seconds=5)
 """After the delivery no person has read the mail yet: it is the receiving side that looks at it."""
 NEXT_LINK = timedelta(seconds=2)
@@ -78,6 +81,8 @@ class Hit:
 _OF_VALUES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 _Noted: TypeAlias = tuple[UUID, Hit]
 """With the id of its event."""
+_LeftOut: TypeAlias = tuple[UUID, UUID, str]
+"""Email, organization, `open` or `click`."""
 
 
 class Tracks:
@@ -94,13 +99,14 @@ class Tracks:
         self._last = UUID(int=0)
         self._of_email: Counter[UUID] = Counter()
         """Hits that wait; of one email no more than are stored of it in an hour …"""
-        self._left_out: Counter[tuple[UUID, UUID]] = Counter()
-        """… and how many came beyond, by email and organization."""
+        self._left_out: Counter[_LeftOut] = Counter()
+        """… and how many came beyond."""
         self._task: asyncio.Task[None] | None = None
+        self._draining = asyncio.Event()
 
     def note(self, hit: Hit) -> None:
         if self._of_email[hit.email_id] >= EVENTS_AN_HOUR:
-            self._left_out[hit.email_id, hit.org_id] += 1
+            self._left_out[hit.email_id, hit.org_id, _kind(hit)] += 1
         elif len(self._waiting) >= self._room:
             TRACKING_HITS.labels(_kind(hit), "lost").inc()
             return
@@ -114,6 +120,7 @@ class Tracks:
 
     async def drain(self, seconds: float = 5.0) -> None:
         """Returns when everything noted so far is stored, or after that time; then what is left is counted as lost."""
+        self._draining.set()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=seconds)
         if self._task is not None:
@@ -145,10 +152,13 @@ class Tracks:
                     self._left_out[key] -= count
                     if not self._left_out[key]:
                         del self._left_out[key]
+                if len(self._waiting) < BATCH:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._draining.wait(), GATHER_SECONDS)
         finally:
             self._task = None
 
-    async def _store_all(self, hits: Sequence[_Noted], left_out: dict[tuple[UUID, UUID], int]) -> None:
+    async def _store_all(self, hits: Sequence[_Noted], left_out: dict[_LeftOut, int]) -> None:
         """Raises Unavailable; the same call may be made again, for what was stored already has its event's id.
 
         What the database says of the values themselves, and what fails in this process, is one hit's: then they are tried one
@@ -164,16 +174,16 @@ class Tracks:
             if len(hits) + len(left_out) <= 1:
                 if not isinstance(error, asyncpg.UniqueViolationError):  # else the reply to an earlier commit was lost
                     log.error("an open or click cannot be stored", exc_info=error)
-                    TRACKING_HITS.labels(_kind(hits[0][1]) if hits else "open", "lost").inc()
+                    TRACKING_HITS.labels(_kind(hits[0][1]) if hits else next(iter(left_out))[2], "lost").inc()
                 return
             for hit in hits:
                 await self._store_all([hit], {})
             for key, count in left_out.items():
                 await self._store_all([], {key: count})
 
-    async def _commit(self, hits: Sequence[_Noted], left_out: dict[tuple[UUID, UUID], int]) -> None:
+    async def _commit(self, hits: Sequence[_Noted], left_out: dict[_LeftOut, int]) -> None:
         outcomes: Counter[tuple[str, str]] = Counter()
-        emails = {(hit.email_id, hit.org_id) for _, hit in hits} | left_out.keys()
+        emails = {(hit.email_id, hit.org_id) for _, hit in hits} | {key[:2] for key in left_out}
         async with self._store.worker() as db:
             found = await engagements.open_(db, sorted(emails))
             raised: list[NewEvent] = []
@@ -191,8 +201,8 @@ class Tracks:
                 raised.append(event)
                 if hit.read:
                     (opened if hit.url is None else clicked).add(hit.email_id)
-            for (email_id, _), count in left_out.items():
-                outcomes["open", "limited"] += count
+            for (email_id, _, kind), count in left_out.items():
+                outcomes[kind, "limited"] += count
                 if email_id in found:
                     found[email_id].left_out += count
             await engagements.write(db, list(found.values()))
