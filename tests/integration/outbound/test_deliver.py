@@ -234,8 +234,8 @@ async def test_a_flood_of_one_tenant_does_not_hold_up_another(
         place = seen.index("vip@example.com")
         await until(lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "all delivered")
     assert len(seen) == 3_001
-    # behind what was claimed before it (deliver.MOST), not behind the flood; the rest is room for a busy machine
-    assert place < 1_500
+    # behind what its site had in hand when it was noticed (at most deliver.MOST; some 20 to 40 as a rule), not behind the flood
+    assert place < 600
 
 
 async def test_scheduled_mail_waits_for_its_time(

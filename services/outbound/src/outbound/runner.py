@@ -1,7 +1,8 @@
 """Who works where: looks for due lanes, finds their sites, keeps one SiteRun a site.
 
 Woken by the bell and by the sweep. A look costs one index probe a lane with rows, so that bells in quick succession share one:
-after a look of d seconds the next begins no sooner than 10 d later. The sweep also buries dead workers and takes their rows back.
+after a look of d seconds the next begins no sooner than 10 d later, or MAX_SPACING. The sweep also buries dead workers and takes
+their rows back.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ log = logger(__name__)
 SERVICE = "outbound"
 SPACING = 0.005
 """Seconds between looks at least; a busy queue gathers rows meanwhile."""
+MAX_SPACING = 0.25
+"""And at most: on a busy machine a look takes long because it waits for its turn, and whoever comes new waits for the look."""
 MAX_FINDING = 100
 """Domains that are looked up in the DNS at the same time."""
 SUSPECT_SECONDS = 10.0
@@ -100,7 +103,7 @@ class Outbound:
             busy = [site for site, count in self._alone.items() if count >= MAX_ALONE]
             suspect = await deliveries.peek_suspect(db, busy)
         now = time.monotonic()
-        self._next_look = now + max(SPACING, 10 * (now - began))
+        self._next_look = now + min(MAX_SPACING, max(SPACING, 10 * (now - began)))
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - due[0].due_at.timestamp()) if due else 0.0)
         for lane in due:
             self._give(lane)
