@@ -13,6 +13,7 @@ from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
 from mailcore.flow import claims, quota
 from mailcore.flow import verify as verification
+from mailcore.flow.count import count
 from mailcore.flow.upkeep import upkeep
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
@@ -79,6 +80,7 @@ class Chores:
                 done = await self._try("upkeep", self.upkeep())
                 upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
             await self._try("usage", self._roll_up())
+            await self._try("count", self._count())
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _watch_domains(self) -> None:
@@ -87,6 +89,9 @@ class Chores:
             await self._try("verify", self._due(verification.claim_due, "verify", self._verify))
             await self._try("claim", self._due(claims.claim_due, "claim", self._claim))
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _count(self) -> None:
+        await count(self._store)
 
     async def _roll_up(self) -> None:
         await quota.roll_up(self._store)

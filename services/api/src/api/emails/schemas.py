@@ -153,6 +153,36 @@ class DeliveryList(BaseModel):
     data: list[Delivery]
 
 
+class MetricsRow(BaseModel, extra="allow"):
+    """Beside these a number for each metric."""
+
+    period: str | None = Field(None, description="When it begins, ISO 8601 in the time zone asked for.")
+    domain_id: str | None = None
+    domain_name: str | None = None
+    email_id: str | None = None
+    broadcast_id: str | None = None
+    broadcast_name: str | None = None
+
+
+class Metrics(BaseModel):
+    object: str = "metrics"
+    start_date: str
+    end_date: str
+    metrics: list[str]
+    dimensions: list[str]
+    granularity: str
+    totals: dict[str, float]
+    data: list[MetricsRow] | None = Field(None, description="Left out without `dimensions`.")
+
+
+class MailItMetrics(BaseModel):
+    period: str
+    from_: str = Field(alias="from")
+    to: str
+    totals: dict[str, float]
+    data: list[dict[str, str | float]]
+
+
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema(ref_template="#/components/schemas/{model}")
 
@@ -217,5 +247,18 @@ LIST: dict[str, Any] = {
         _query("end_date", "ISO 8601; of a date the whole day.", _TEXT),
         _query("page", "MailIt's form of the list: the page's number.", {"type": "integer", "minimum": 1}),
         _query("per_page", "MailIt's form of the list.", {"type": "integer", "minimum": 1, "maximum": 100}),
+    ]
+}
+METRICS_QUERY: dict[str, Any] = {
+    "parameters": [
+        _query("start_date", "ISO 8601 date or date and time. Default: six days before `end_date`.", _TEXT),
+        _query("end_date", "ISO 8601; of a date the whole day. Default, and at most: now.", _TEXT),
+        _query("timezone", "IANA name; default UTC.", _TEXT),
+        _query("granularity", "Of `period`; default daily.", _TEXT),
+        _query("metrics", "Comma-separated or repeated; default all.", _TEXT),
+        _query("dimensions", "`period`, `domain`, and `email` or `broadcast`; comma-separated or repeated.", _TEXT),
+        _query("domain_id", "Up to 100; comma-separated or repeated.", _TEXT),
+        _query("email_id", "Up to 100; comma-separated or repeated.", _TEXT),
+        _query("broadcast_id", "Up to 100; comma-separated or repeated.", _TEXT),
     ]
 }
