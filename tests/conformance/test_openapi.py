@@ -25,6 +25,8 @@ CLAIMED = "openapi-claimed.example"
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/emails"): EMAIL | {"tags": [{"name": "a", "value": "b"}], "cc": "c@example.com"},
     ("POST", "/emails/batch"): [EMAIL],
+    ("PATCH", "/emails/{id}"): {"scheduled_at": "in 1 hour"},
+    ("POST", "/emails/{id}/share"): {"expires_in": "1 hour"},
     ("POST", "/domains"): {"name": "openapi.example"},
     ("PATCH", "/domains/{id}"): {"open_tracking": True, "tls": "enforced"},
     ("POST", "/domains/claim"): {"name": CLAIMED},
@@ -100,11 +102,14 @@ def ids(api: httpx.Client) -> dict[str, str]:
         return wait_for(lambda: api.get(path).json()["data"], path)[0]["id"]  # type: ignore[no-any-return]
 
     webhook = api.post("/webhooks", json={"endpoint": "http://127.0.0.1:9999/hook", "events": ["*"]}).json()["id"]
-    email = api.post("/emails", json=EMAIL).json()["id"]
+    file = {"filename": "a.txt", "content": "aGk="}
+    email = api.post("/emails", json=EMAIL | {"attachments": [file]}).json()["id"]
     wait_for(lambda: api.get(f"/v1/emails/{email}/deliveries").json()["data"][0]["attempts"], "an attempt")
     arrival = newest("/emails/receiving")
     return {
         "emails": email,
+        "sent_attachment": api.get(f"/emails/{email}/attachments").json()["data"][0]["id"],
+        "scheduled": api.post("/emails", json=EMAIL | {"scheduled_at": "in 2 hours"}).json()["id"],
         "emails/receiving": arrival,
         "inbound/emails": arrival,
         "attachment": api.get(f"/emails/receiving/{arrival}/attachments").json()["data"][0]["id"],
@@ -131,7 +136,10 @@ def _operations(document: Document) -> list[tuple[str, str, Document]]:
 
 def _fill(path: str, ids: dict[str, str]) -> str:
     segment = "claim" if "}/claim" in path else path.removeprefix("/v1/").strip("/").partition("/{")[0]
-    path = path.replace("{attachment_id}", ids["attachment"]).replace("{event_id}", ids["webhook_event"])
+    if path in ("/emails/{id}", "/emails/{id}/cancel"):
+        segment = "scheduled"
+    attachment = "sent_attachment" if path.startswith("/emails/{id}") else "attachment"
+    path = path.replace("{attachment_id}", ids[attachment]).replace("{event_id}", ids["webhook_event"])
     return re.sub(r"\{[^}]+\}", lambda _: ids[segment], path)
 
 
@@ -184,7 +192,8 @@ def test_what_people_ask_well_answers_as_documented(api: httpx.Client, document:
 
 
 def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
-    unknown = {name: str(uuid4()) for name in ("attachment", "webhook_event", "claim", *_segments(document))}
+    others = ("attachment", "sent_attachment", "scheduled", "webhook_event", "claim")
+    unknown = {name: str(uuid4()) for name in (*others, *_segments(document))}
     nonsense = dict.fromkeys(unknown, "nonsense")
     for method, path, operation in _operations(document):
         if path in OPEN or (method, path) == ("DELETE", "/v1/caught"):

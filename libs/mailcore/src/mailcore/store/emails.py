@@ -1,4 +1,4 @@
-"""Emails: written by the door of sending, with deliveries, queue rows and events in one statement; read by organization."""
+"""Emails: written by the door of sending, with deliveries, queue rows and events in one statement. Read by store.sent."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
-
 from mailcore.store.events import FAN_OUT
-from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
 
 
@@ -89,19 +86,6 @@ async def insert(db: Connection, rows: Sequence[NewRow]) -> Inserted:
     suppressed = [Suppressed(UUID(row[0]), UUID(row[1]), row[2], row[3]) for row in done["suppressed"] or ()]
     return Inserted(done["sites"], done["queued"], suppressed)
 
-
-async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
-    """With `last_event`; role app."""
-    return await db.fetchrow(f"SELECT {_SUMMARY}, html, text_, tags, body_blob FROM emails e WHERE id = $1", id_)
-
-
-async def page(db: Connection, page: Page) -> Slice:
-    return await fetch(db, f"SELECT {_SUMMARY} FROM emails e WHERE org_id = (SELECT current_org())", [], page)
-
-
-# of several recipients the latest event speaks for the email
-_SUMMARY = """id, message_id, to_, from_, created_at, subject, cc, bcc, reply_to, scheduled_at,
-  (SELECT d.last_event FROM deliveries d WHERE d.email_id = e.id ORDER BY d.last_event_at DESC, d.n LIMIT 1) AS last_event"""
 
 _INSERT = f"""
 WITH new_emails AS (
