@@ -200,7 +200,9 @@ async def test_scheduled(api: httpx.AsyncClient, admin: asyncpg.Connection) -> N
     assert (await api.get(f"/emails/{id_}")).json()["scheduled_at"] is None
 
 
-@pytest.mark.parametrize("at", ["tomorrow at 9", "in 31 days", "next week", "", "2026-13-01", 5, "9999-12-31T23:59:59-12:00"])
+@pytest.mark.parametrize(
+    "at", ["tomorrow at 9", "in 31 days", "next week", "", "2026-13-01", 5, "9999-12-31T23:59:59-12:00"]
+)
 async def test_bad_schedules(api: httpx.AsyncClient, at: object) -> None:
     assert_error(await api.post("/emails", json=email(scheduled_at=at)), 422, "validation_error", "scheduled_at")
 

@@ -35,7 +35,9 @@ async def test_mail_of_a_removed_domain_fails_at_once_and_says_so(
     scheduled = await tenant.send("a@example.com", scheduled_at=later)
     waiting = await tenant.send("b@example.com")
     kept = await tenant.send("c@example.com", domain="other.test", scheduled_at=later)
-    mailbox = "INSERT INTO mailboxes (id, org_id, address, domain_id) VALUES (gen_random_uuid(), $1, 'a@postroom.test', $2)"
+    mailbox = (
+        "INSERT INTO mailboxes (id, org_id, address, domain_id) VALUES (gen_random_uuid(), $1, 'a@postroom.test', $2)"
+    )
     await admin.execute(mailbox, tenant.org_id, domain)
     door = Domains(store, ringer, keyring, Published("mx.us.test", "a:mx.us.test"), most=10)
     await door.remove(tenant.org_id, domain)

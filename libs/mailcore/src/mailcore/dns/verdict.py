@@ -43,7 +43,9 @@ async def look_up(required: Required, resolver: Resolver) -> bool | None:
         return any(same_key(text, required.value) for text in texts)
     # RFC 7208 §4.5: two SPF records are an error, whatever they say
     found = [text.lower().split() for text in texts if is_spf(text)]
-    wanted = required.value.lower().split()[1:-1]  # between the version and ~all: one, or as many as the operator has set
+    wanted = required.value.lower().split()[
+        1:-1
+    ]  # between the version and ~all: one, or as many as the operator has set
     return len(found) == 1 and all(term in found[0] or f"+{term}" in found[0] for term in wanted)
 
 

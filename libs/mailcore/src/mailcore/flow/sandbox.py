@@ -39,4 +39,6 @@ class Sandbox:
 
 
 # row-level security shows a tenant its own members
-_MEMBERS = "SELECT u.email FROM users u JOIN memberships m ON m.user_id = u.id ORDER BY m.created_at, u.email LIMIT 1000"
+_MEMBERS = (
+    "SELECT u.email FROM users u JOIN memberships m ON m.user_id = u.id ORDER BY m.created_at, u.email LIMIT 1000"
+)

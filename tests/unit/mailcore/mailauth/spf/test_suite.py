@@ -30,7 +30,9 @@ async def test_processing_limits(case: str) -> None:
     asked = _CASES[case]
     count = await count_lookups(asked["mailfrom"].partition("@")[2], StaticResolver(_ZONES))
     assert count is not None
-    if case == "include-at-limit":  # its sender matches before the last term; mail from elsewhere would take one lookup more
+    if (
+        case == "include-at-limit"
+    ):  # its sender matches before the last term; mail from elsewhere would take one lookup more
         assert count.lookups == MAX_LOOKUPS + 1
         return
     over = count.lookups > MAX_LOOKUPS or count.void > MAX_VOID or count.loop or count.wide_mx
