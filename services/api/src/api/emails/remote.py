@@ -14,34 +14,49 @@ from mailcore.kit.guard import GuardedClient
 from mailcore.mime.headers import check_content_type
 
 DEADLINE_SECONDS = 15.0
+TOTAL_SECONDS = 60.0
 AT_ONCE = 4
 REDIRECTS = 3
 
 
-async def complete(client: GuardedClient, emails: Sequence[Parsed]) -> None:
-    """Sets `attachments` of each email. Holds no transaction. Raises ApiError 422 where a URL gives no file."""
-    if not any(isinstance(part, Remote) for parsed in emails for part in parsed.parts):
-        for parsed in emails:
-            parsed.email.attachments = [part for part in parsed.parts if not isinstance(part, Remote)]
-        return
-    turn = asyncio.Semaphore(AT_ONCE)
+class Fetching:
+    """Of one request: its URLs share the time and the octets that all of them together may take."""
 
-    async def whole(part: NewAttachment | Remote) -> NewAttachment:
+    def __init__(self, client: GuardedClient) -> None:
+        self._client = client
+        self._ends = asyncio.get_running_loop().time() + TOTAL_SECONDS
+        self._left = MAX_MESSAGE
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def complete(self, emails: Sequence[Parsed]) -> None:
+        """Sets `attachments` of each email. Holds no transaction. Raises ApiError 422 where a URL gives no file."""
+        for parsed in emails:
+            if not parsed.parts:
+                continue
+            parsed.email.attachments = await asyncio.gather(*(self._whole(part) for part in parsed.parts))
+            if sum([encoded_size(part) for part in parsed.email.attachments]) > MAX_MESSAGE:
+                raise invalid(f"The email is larger than {MAX_MESSAGE // 1_000_000} MB, attachments counted as base64.")
+
+    async def _whole(self, part: NewAttachment | Remote) -> NewAttachment:
         if not isinstance(part, Remote):
             return part
-        async with turn:
-            return await _fetch(client, part)
+        async with self._turn:
+            seconds = min(DEADLINE_SECONDS, self._ends - asyncio.get_running_loop().time())
+            if seconds <= 0:
+                raise _failed(part, f"the attachments of this request took longer than {TOTAL_SECONDS:g} s.")
+            found = await _fetch(self._client, part, seconds)
+        self._left -= len(found.content)
+        if self._left < 0:
+            raise _failed(
+                part, f"together they are larger than {MAX_MESSAGE // 1_000_000} MB; send them in several requests."
+            )
+        return found
 
-    for parsed in emails:
-        parsed.email.attachments = await asyncio.gather(*(whole(part) for part in parsed.parts))
-        if sum([encoded_size(part) for part in parsed.email.attachments]) > MAX_MESSAGE:
-            raise invalid(f"The email is larger than {MAX_MESSAGE // 1_000_000} MB, attachments counted as base64.")
 
-
-async def _fetch(client: GuardedClient, part: Remote) -> NewAttachment:
+async def _fetch(client: GuardedClient, part: Remote, seconds: float) -> NewAttachment:
     try:
         answer = await client.request(
-            "GET", part.url, deadline=DEADLINE_SECONDS, max_body=MAX_MESSAGE * 3 // 4, redirects=REDIRECTS
+            "GET", part.url, deadline=seconds, max_body=MAX_MESSAGE * 3 // 4, redirects=REDIRECTS
         )
     except MailError as error:
         raise _failed(part, error.public) from None

@@ -17,7 +17,7 @@ from api.emails import schemas
 from api.emails.batch import Batch, parse_batch
 from api.emails.once import once
 from api.emails.parse import parse
-from api.emails.remote import complete
+from api.emails.remote import Fetching
 from api.errors import ApiError, invalid
 from mailcore.kit.errors import Refused
 
@@ -38,7 +38,7 @@ async def send(request: Request) -> Response:
         if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
             return _json(stored, ctx, who.org_id)
         await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_ids)
-        await complete(ctx.attachments, [parsed])
+        await Fetching(ctx.attachments).complete([parsed])
     done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, only=who.domain_ids, once=mark)
     return _json(done.response or _id_body(done.ids[0]), ctx, who.org_id)
 
@@ -63,7 +63,12 @@ async def send_batch(request: Request) -> Response:
     if batch.permissive:
         await _drop_unsendable(ctx, who.org_id, who.domain_ids, batch)
     else:
-        await complete(ctx.attachments, batch.emails)
+        for parsed in batch.emails:
+            if parsed.parts:  # who may not send has nothing fetched
+                await ctx.submits.sending_domain(
+                    who.org_id, parsed.email.domain, only=who.domain_ids, to=parsed.email.recipients
+                )
+        await Fetching(ctx.attachments).complete(batch.emails)
     if not batch.emails:
         return _json(batch.answer([]), ctx, who.org_id)
     done = await ctx.submits.submit(
@@ -74,11 +79,12 @@ async def send_batch(request: Request) -> Response:
 
 async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | None, batch: Batch) -> None:
     """From the last to the first, so that places stay what they are."""
+    fetching = Fetching(ctx.attachments)
     for which in range(len(batch.emails) - 1, -1, -1):
         parsed = batch.emails[which]
         try:
             await ctx.submits.sending_domain(org_id, parsed.email.domain, only=only, to=parsed.email.recipients)
-            await complete(ctx.attachments, [parsed])
+            await fetching.complete([parsed])
         except (ApiError, Refused) as error:
             batch.drop(which, error)
 
