@@ -10,9 +10,10 @@ from typing import Any
 
 import structlog
 
+# possessive, and begun once a run of characters: strangers' text is read once, whatever it is
 _TOKEN = re.compile(
-    r"re_[0-9A-Za-z]{8}_[0-9A-Za-z]{24}|whsec_[0-9A-Za-z+/=]{16,}|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
-    r"|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+|(?<=postroom_session=)[\w-]+"
+    r"re_[0-9A-Za-z]{8}_[0-9A-Za-z]{24}|whsec_[0-9A-Za-z+/=]{16,}|(?<=://)[^/@:\s]*+:[^/@\s]++(?=@)"
+    r"|(?<![\w-])eyJ[\w-]++\.eyJ[\w-]++\.[\w-]+|(?<=postroom_session=)[\w-]+"
 )
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "encryption_key", "api_key")
 

@@ -20,11 +20,12 @@ MASK = "***"
 _SECRET = re.compile(
     r"passw|secret|token|authorization|cookie|api[_-]?key|private[_-]?key|credential|jwt|csrf|otp|signature", re.I
 )
+# anybody's text comes by here, between requests: possessive, and begun once a run of characters, so that it is read once
 _VALUES = re.compile(
     r"\bre_[0-9A-Za-z_]{16,}"  # API keys, also of other makers
     r"|whsec_[0-9A-Za-z+/=]{8,}"
-    r"|\beyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]+\.[0-9A-Za-z_-]+"  # JWT
-    r"|(?<=://)[^/@\s\"]+:[^/@\s\"]+(?=@)"
+    r"|(?<![0-9A-Za-z_-])eyJ[0-9A-Za-z_-]{8,}+\.[0-9A-Za-z_-]++\.[0-9A-Za-z_-]+"  # JWT
+    r"|(?<=://)[^/@:\s\"]*+:[^/@\s\"]++(?=@)"
     r"|(?<=signature=)[^&\"\s\\]+|(?<=token=)[^&\"\s\\]+"
 )
 
