@@ -162,8 +162,6 @@ async def test_the_index_of_recipients_is_used(admin: asyncpg.Connection, org: U
         )
     plan = "\n".join(line[0] for line in lines)
     full = await admin.fetchval("SELECT tableoid::regclass::text FROM deliveries LIMIT 1")
-    assert (
-        f"Index Scan Backward using {full}_org_id_lower_email_id_idx" in plan or f"Index Scan using {full}_org" in plan
-    ), plan
+    assert f"using {full}_hashtext_email_id_idx" in plan, plan
     assert f"Seq Scan on {full}" not in plan, plan
     assert "Rows Removed by Filter" not in plan, plan

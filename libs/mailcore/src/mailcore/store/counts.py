@@ -189,7 +189,7 @@ WITH raised AS (
     )
 }
 """
-# an email's events are found by it: those named, or those of the range
+# an email's events are found by it: those named, or those of the range. That of its submit is in no index, but follows from it
 _OF_EMAILS = f"""
 WITH wanted AS (
   SELECT id FROM emails WHERE org_id = (SELECT current_org()) AND id = ANY ($8::uuid[])
@@ -197,7 +197,11 @@ WITH wanted AS (
   SELECT id FROM emails WHERE $8::uuid[] IS NULL AND org_id = (SELECT current_org()) AND id >= $9 AND id < $10
 ), raised AS (
   SELECT e.org_id, e.type, e.object_id, e.recipients, e.detail, e.created_at
-  FROM wanted w JOIN events e ON e.object_id = w.id WHERE e.type IN {_COUNTED}
+  FROM wanted w JOIN events e ON e.object_id = w.id
+  WHERE e.type IN {_COUNTED} AND NOT (e.type IN ('email.sent', 'email.scheduled') AND e.recipients IS NULL)
+  UNION ALL
+  SELECT m.org_id, 'email.sent', m.id, NULL, NULL, m.created_at
+  FROM wanted w JOIN emails m ON m.id = w.id WHERE m.scheduled_at IS NULL
 ), {_KINDS}, {_LEFT}
 {
     _SUMMED.format(
