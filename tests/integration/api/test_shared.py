@@ -210,3 +210,17 @@ async def test_a_message_that_was_handed_in_whole(
     page = await stranger.get(_path(url))
     assert page.status_code == 200
     assert "t.csv" in page.text
+
+
+async def test_an_image_named_many_times_does_not_grow_the_page(
+    api: httpx.AsyncClient, anyone: Callable[[], Awaitable[httpx.AsyncClient]]
+) -> None:
+    """Each place got the image whole: a mail of some megabytes made a page of gigabytes, and took the process with it."""
+    image = PNG + bytes(200_000)
+    files = [_file(image, filename="logo.png", content_id="logo", content_type="image/png")]
+    id_ = await _send(api, html='<img src="cid:logo">' * 300, attachments=files)
+    url = (await api.post(f"/emails/{id_}/share")).json()["url"]
+    shown = await (await anyone()).get(_path(url).replace("?", "/body?"))
+    assert shown.status_code == 200
+    assert "data:image/png;base64," in shown.text and 'src="cid:logo"' in shown.text
+    assert len(shown.text) < 7_000_000

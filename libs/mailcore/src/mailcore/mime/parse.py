@@ -173,15 +173,19 @@ class Message:
             if attachment.content_id and _IMAGE.match(attachment.content_type)
         }
         room = EMBEDDED_BYTES
+        made: dict[int, str] = {}
 
         def data_uri(match: re.Match[str]) -> str:
             nonlocal room
             found = by_id.get(match[1]) or by_id.get(unquote(match[1]))  # RFC 2392 §2: percent-encoded in the URL
             if found is None or found[0].size > room:
                 return match[0]
-            room -= found[0].size
-            content = base64.b64encode(self._content(found[1])).decode("ascii")
-            return f"data:{found[0].content_type};base64,{content}"
+            image, part = found
+            room -= image.size
+            if image.n not in made:  # what is named often is decoded once
+                content = base64.b64encode(self._content(part)).decode("ascii")
+                made[image.n] = f"data:{image.content_type};base64,{content}"
+            return made[image.n]
 
         return _CID.sub(data_uri, html) if by_id else html
 

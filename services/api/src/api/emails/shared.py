@@ -30,7 +30,7 @@ from mailcore.store import arrivals, sent
 router = APIRouter(include_in_schema=False)
 
 MAX_INLINE = 5_000_000
-"""Bytes of images inside a mail that its page shows."""
+"""Bytes of images inside a mail that its page shows; one that stands in several places counts in each."""
 _CID: Final = re.compile(r"cid:([^\"'\s)>]{1,200})", re.IGNORECASE)
 _IMAGES: Final = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"))
 
@@ -163,7 +163,7 @@ async def _received(ctx: Context, org_id: UUID, email_id: UUID) -> dict[str, Any
 async def _with_images(ctx: Context, org_id: UUID, email_id: UUID, html: str, entries: list[dict[str, Any]]) -> str:
     """`cid:` images of the email itself, up to MAX_INLINE, as `data:`."""
     wanted = {found.lower() for found in _CID.findall(html)}
-    images: dict[str, str] = {}
+    images: dict[str, tuple[str, int]] = {}
     room = MAX_INLINE
     for one in entries:
         name = (one["content_id"] or "").strip("<>").lower()
@@ -172,8 +172,19 @@ async def _with_images(ctx: Context, org_id: UUID, email_id: UUID, html: str, en
         file = await files.content(ctx, org_id, email_id, one["id"])
         if file is not None:
             room -= len(file.content)
-            images[name] = f"data:{file.content_type.lower()};base64,{base64.b64encode(file.content).decode()}"
-    return _CID.sub(lambda found: images.get(found[1].lower(), found[0]), html)
+            uri = f"data:{file.content_type.lower()};base64,{base64.b64encode(file.content).decode()}"
+            images[name] = uri, len(file.content)
+    room = MAX_INLINE
+
+    def shown(found: re.Match[str]) -> str:
+        nonlocal room
+        uri, size = images.get(found[1].lower(), (found[0], 0))
+        if size > room:
+            return found[0]
+        room -= size
+        return uri
+
+    return _CID.sub(shown, html)
 
 
 def _document(content: str, title: str) -> Response:
