@@ -38,6 +38,15 @@ async def newest(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
     return (await client.get(f"/logs/{found['id']}")).json()  # type: ignore[no-any-return]
 
 
+async def test_the_duration_is_shown_as_it_was_taken(api: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
+    """4.2 is kept in four bytes, and was shown as 4.199999809265137."""
+    await api.get("/domains")
+    await flush(api)
+    await admin.execute("UPDATE logs SET duration_ms = 4.2")
+    answer = await api.get("/logs")
+    assert [row["duration_ms"] for row in answer.json()["data"]] == [4.2]
+
+
 async def test_a_send_and_its_bodies(api: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
     asked = email(
         cc="c@example.com",

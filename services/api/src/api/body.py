@@ -66,9 +66,25 @@ def from_pydantic(error: ValidationError) -> ApiError:
         if problem["type"] == "missing":
             return missing(".".join(str(part) for part in problem["loc"]))
     first = problems[0]
-    field = ".".join(str(part) for part in first["loc"] if isinstance(part, int | str)) or "body"
-    message = first["msg"].removeprefix("Value error, ")
-    return invalid(f"Invalid `{field}` field. {message.rstrip('.')}.")
+    context = {**first.get("ctx", {})}
+    said = _WORDS.get(first["type"], "{msg}").format(msg=first["msg"].removeprefix("Value error, "), **context)
+    field = ".".join(str(part) for part in first["loc"])
+    return invalid((f"Invalid `{field}` field. " if field else "") + said.rstrip(".") + ".")
+
+
+_WORDS = {
+    "string_type": "It must be a string",
+    "string_too_long": "It may have at most {max_length} characters",
+    "bool_type": "It must be true or false",
+    "int_type": "It must be a whole number",
+    "list_type": "It must be an array",
+    "dict_type": "It must be an object",
+    "model_type": "It must be an object",
+    "literal_error": "It must be {expected}",
+    "too_short": "It must hold at least {min_length}",
+    "too_long": "It may hold at most {max_length}",
+}
+"""By pydantic's type of problem, the way the rest of the API words it; what is not here keeps pydantic's words."""
 
 
 def takes(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def _summary(row: Any) -> dict[str, Any]:
         "api_key_id": None if row["key_id"] is None else str(row["key_id"]),
         "user_id": None if row["user_id"] is None else str(row["user_id"]),
         "ip": row["client"],
-        "duration_ms": row["duration_ms"],
+        "duration_ms": round(row["duration_ms"], 1),
         "request_id": row["request_id"] or str(row["id"]),
     }
 
