@@ -1,4 +1,5 @@
 -- Takes back 0002_door.sql.
+DROP FUNCTION take_idempotency_keys(uuid[], text[], text[], bigint[], bytea[], bytea[]);
 DROP FUNCTION lookup_usage(uuid[]);
 DROP TABLE usage_deltas, usage, suppressions;
 DROP POLICY lookup ON organizations;

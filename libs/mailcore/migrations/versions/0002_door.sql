@@ -93,3 +93,40 @@ ALTER FUNCTION lookup_usage(uuid[]) OWNER TO postroom_lookup;
 REVOKE CREATE ON SCHEMA public FROM postroom_lookup;
 REVOKE ALL ON FUNCTION lookup_usage(uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION lookup_usage(uuid[]) TO postroom_app, postroom_door, postroom_worker;
+
+-- ---- idempotency keys in one round trip --------------------------------------------------------------------------------
+-- Locks each key until the transaction ends, tells what was stored under it within a day, and stores what is asked where the lock
+-- was had and nothing was there. Three statements, for each sees what was committed before it (READ COMMITTED): the second what
+-- the holder of a lock before us stored. Runs with the caller's rights. A row a key, in order.
+CREATE FUNCTION take_idempotency_keys(orgs uuid[], endpoints text[], keys text[], locks bigint[], fingerprints bytea[],
+                                      responses bytea[])
+  RETURNS TABLE (busy boolean, mine boolean, fingerprint bytea, response bytea)
+  LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  locked boolean[] := ARRAY(SELECT pg_try_advisory_xact_lock(k.id) FROM unnest(locks) WITH ORDINALITY AS k (id, n) ORDER BY k.n);
+BEGIN
+  RETURN QUERY
+  WITH asked AS MATERIALIZED (
+    SELECT k.*, i.fingerprint AS stored_fingerprint, i.response AS stored_response
+    FROM unnest(orgs, endpoints, keys, fingerprints, responses, locked) WITH ORDINALITY
+      AS k (org_id, endpoint, key, fingerprint, response, locked, n)
+    LEFT JOIN LATERAL (
+      SELECT i.fingerprint, i.response FROM idempotency_keys i
+      WHERE i.org_id = k.org_id AND i.endpoint = k.endpoint AND i.key = k.key AND i.created_at > now() - interval '24 hours'
+      OFFSET 0) i ON true
+  ), stored AS (
+    INSERT INTO idempotency_keys AS i (org_id, endpoint, key, fingerprint, response, created_at)
+    SELECT a.org_id, a.endpoint, a.key, a.fingerprint, a.response, now() FROM asked a
+    WHERE a.locked AND a.stored_fingerprint IS NULL ORDER BY a.org_id, a.endpoint, a.key
+    ON CONFLICT (org_id, endpoint, key) DO UPDATE
+      SET fingerprint = EXCLUDED.fingerprint, response = EXCLUDED.response, created_at = EXCLUDED.created_at
+      WHERE i.created_at <= now() - interval '24 hours'
+    RETURNING i.org_id, i.endpoint, i.key
+  )
+  SELECT NOT a.locked, s.key IS NOT NULL, a.stored_fingerprint, a.stored_response
+  FROM asked a LEFT JOIN stored s ON s.org_id = a.org_id AND s.endpoint = a.endpoint AND s.key = a.key
+  ORDER BY a.n;
+END $$;
+REVOKE ALL ON FUNCTION take_idempotency_keys(uuid[], text[], text[], bigint[], bytea[], bytea[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION take_idempotency_keys(uuid[], text[], text[], bigint[], bytea[], bytea[]) TO postroom_door;

@@ -99,12 +99,20 @@ class Quotas:
         if known is not None and (error := known.standing.refusal(recipients)) is not None:
             raise error
 
-    async def admit(self, db: Connection, asked: Sequence[tuple[UUID, int]]) -> list[Exceeded | None]:
-        """For each organization and number of recipients, in order, whether it must not be stored. In the door's transaction."""
+    def near(self, asked: Sequence[tuple[UUID, int]]) -> list[UUID]:
+        """Organizations whose limits so many more recipients each may meet: only `admit` can tell."""
         totals: Counter[UUID] = Counter()
         for org_id, recipients in asked:
             totals[org_id] += recipients
-        near = [org_id for org_id, total in totals.items() if self._near(org_id, total)]
+        return [org_id for org_id, total in totals.items() if self._near(org_id, total)]
+
+    async def admit(
+        self, db: Connection, asked: Sequence[tuple[UUID, int]], near: Sequence[UUID]
+    ) -> list[Exceeded | None]:
+        """For each organization and number of recipients, in order, whether it must not be stored. In the door's transaction.
+
+        `near`: what `near` said of them and others; when that is nothing, nothing is refused and the database not asked.
+        """
         left: dict[UUID, Standing] = {}
         if near:
             await usage.lock(db, near)

@@ -39,7 +39,7 @@ from mailcore.smtp.address import Address
 from mailcore.store import domains, emails, events, idempotency, lanes
 from mailcore.store.emails import NewRow, Suppressed, text_array
 from mailcore.store.events import NewEvent
-from mailcore.store.idempotency import Busy, OnceKey, Stored
+from mailcore.store.idempotency import Busy, OnceKey, Stored, Wanted
 from mailcore.store.lanes import LaneKey
 from mailcore.store.session import Connection, Store
 
@@ -123,7 +123,8 @@ class Due:
 class _Member:
     ready: list[NewRow]
     once: Once | None
-    key: OnceKey | None
+    wanted: Wanted | None
+    """The idempotency key."""
     response: bytes | None
     weight: int
     copies: int
@@ -382,9 +383,12 @@ class Submits:
 
     def _member(self, ready: list[NewRow], once: Once | None = None, key: OnceKey | None = None) -> _Member:
         size = sum([len(each.html or "") + len(each.text or "") + len(each.rest or "") for each in ready])
-        response = None if once is None else once.response([each.id for each in ready])
+        response, wanted = None, None
+        if once is not None and key is not None:
+            response = once.response([each.id for each in ready])
+            wanted = Wanted(key, once.fingerprint, response)
         copies = sum([len(each.recipients) for each in ready])
-        return _Member(ready, once, key, response, len(ready) + size // INLINE_BYTES, copies)
+        return _Member(ready, once, wanted, response, len(ready) + size // INLINE_BYTES, copies)
 
     async def _commit(self, members: Sequence[_Member]) -> list[Submitted | MailError]:
         async with self._store.door() as db:
@@ -401,23 +405,21 @@ class Submits:
 
     async def _claim(self, db: Connection, members: Sequence[_Member]) -> list[Submitted | MailError | None]:
         """For each member its answer, or None where it is to be written; stores the keys of those."""
+        near = self.quotas.near([(member.ready[0].org_id, member.copies) for member in members if member.ready])
+        keyed = [member for member in members if member.wanted is not None]
+        wanted = [member.wanted for member in keyed if member.wanted is not None]
         answers: dict[int, Submitted | MailError | None] = {}
-        keyed = [member for member in members if member.key is not None]
         if keyed:
-            found = await idempotency.claim(db, [member.key for member in keyed if member.key is not None])
+            keys = [each.key for each in wanted]
+            found = await (idempotency.claim(db, keys) if near else idempotency.take(db, wanted))
             answers = {id(member): _answer(member, claimed) for member, claimed in zip(keyed, found, strict=True)}
-        # after the keys, so that a replay is answered whatever the quota; before they are stored: a refusal burns none
+        # after the keys, so that a replay is answered whatever the quota
         open_ = [member for member in members if member.ready and answers.get(id(member)) is None]
-        admitted = await self.quotas.admit(db, [(member.ready[0].org_id, member.copies) for member in open_])
+        admitted = await self.quotas.admit(db, [(member.ready[0].org_id, member.copies) for member in open_], near)
         answers |= {id(member): refusal for member, refusal in zip(open_, admitted, strict=True) if refusal}
-        mine = [member for member in keyed if answers[id(member)] is None]
-        if mine and not await idempotency.insert(
-            db,
-            [member.key for member in mine if member.key is not None],
-            [member.once.fingerprint for member in mine if member.once is not None],
-            [member.response or b"" for member in mine],
-        ):
-            raise RuntimeError("an idempotency key was stored under another's lock")  # the group is retried singly
+        if near:  # where something may have been refused, keys are stored only now: a refusal burns none
+            mine = [each for each, member in zip(wanted, keyed, strict=True) if answers[id(member)] is None]
+            await idempotency.insert(db, mine)
         return [answers.get(id(member)) for member in members]
 
 

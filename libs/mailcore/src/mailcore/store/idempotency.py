@@ -36,17 +36,52 @@ async def claim(db: Connection, keys: Sequence[OnceKey]) -> list[Stored | Busy |
     rows = await db.fetch(_LOCK, [_lock_id(key) for key in keys])
     # a statement of its own: it must see what the holder of the lock before us committed
     stored = await find(db, keys)
-    return [stored.get(key) if row["locked"] else Busy() for key, row in zip(keys, rows, strict=True)]
+    return [stored.get(key, None if row["locked"] else Busy()) for key, row in zip(keys, rows, strict=True)]
 
 
-async def insert(
-    db: Connection, keys: Sequence[OnceKey], fingerprints: Sequence[bytes], responses: Sequence[bytes]
-) -> bool:
-    """Of claimed keys. False when one of them is stored after all: the transaction must not be committed."""
-    done = await db.fetch(
-        _INSERT, [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys], fingerprints, responses
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A key with what is to be stored under it."""
+
+    key: OnceKey
+    fingerprint: bytes
+    response: bytes
+
+
+async def take(db: Connection, wanted: Sequence[Wanted]) -> list[Stored | Busy | None]:
+    """`claim`, and where that gives None `insert`, in one round trip. Raises as `insert`."""
+    keys = [each.key for each in wanted]
+    rows = await db.fetch(
+        "SELECT * FROM take_idempotency_keys($1, $2, $3, $4, $5, $6)",
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        [key[2] for key in keys],
+        [_lock_id(key) for key in keys],
+        [each.fingerprint for each in wanted],
+        [each.response for each in wanted],
     )
-    return len(done) == len(keys)
+    if not all(row["mine"] or row["busy"] or row["fingerprint"] for row in rows):
+        raise RuntimeError("an idempotency key was stored under another's lock")
+    return [
+        Stored(row["fingerprint"], row["response"]) if row["fingerprint"] else Busy() if row["busy"] else None
+        for row in rows
+    ]
+
+
+async def insert(db: Connection, wanted: Sequence[Wanted]) -> None:
+    """Of claimed keys. Raises RuntimeError when one of them is stored after all: the transaction must not be committed."""
+    if not wanted:
+        return
+    done = await db.fetch(
+        _INSERT,
+        [each.key[0] for each in wanted],
+        [each.key[1] for each in wanted],
+        [each.key[2] for each in wanted],
+        [each.fingerprint for each in wanted],
+        [each.response for each in wanted],
+    )
+    if len(done) != len(wanted):
+        raise RuntimeError("an idempotency key was stored under another's lock")
 
 
 def _lock_id(key: OnceKey) -> int:

@@ -196,6 +196,8 @@ def _tags(value: Any) -> list[dict[str, str]] | None:
 def _tracking(item: dict[str, Any]) -> tuple[bool | None, bool | None]:
     """`(opens, clicks)`; None: as the domain says. `tracking: {opens, clicks}`, or by the names of a domain's settings."""
     within = item.get("tracking")
+    if within is None and "open_tracking" not in item and "click_tracking" not in item:
+        return None, None
     if within is not None and type(within) is not dict:
         raise invalid("Invalid `tracking` field. It must be an object with `opens` and `clicks`.")
     said: list[bool | None] = []
