@@ -50,7 +50,7 @@ class _Wanted(Asked):
     ids: list[str] | None = None
     on: bool = False
     tls: Literal["opportunistic", "enforced"] = "opportunistic"
-    more: dict[str, str] = {}
+    more: dict[str, str] | None = None
     count: int = 0
 
     @model_validator(mode="after")

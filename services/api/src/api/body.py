@@ -66,8 +66,8 @@ def from_pydantic(error: ValidationError) -> ApiError:
         if problem["type"] == "missing":
             return missing(".".join(str(part) for part in problem["loc"]))
     first = problems[0]
-    context = {**first.get("ctx", {})}
-    said = _WORDS.get(first["type"], "{msg}").format(msg=first["msg"].removeprefix("Value error, "), **context)
+    known = _WORDS.get(first["type"])
+    said = known.format(**first.get("ctx", {})) if known else first["msg"].removeprefix("Value error, ")
     field = ".".join(str(part) for part in first["loc"])
     return invalid((f"Invalid `{field}` field. " if field else "") + said.rstrip(".") + ".")
 
