@@ -217,3 +217,27 @@ def test_anything_is_a_mailbox_that_survives_or_invalid(text: str) -> None:
 def test_every_name_survives(name: str) -> None:
     mailbox = Mailbox(name, Address("a", "b.c"))
     assert parse_mailbox(str(mailbox)) == mailbox
+
+
+@pytest.mark.parametrize(
+    "local",
+    [
+        "=?utf-8?q?ceo=40bank.test=3e?=",
+        "=?utf-8?b?Y2VvQGJhbmsudGVzdA==?=",
+        "a=?iso-8859-1?Q?=22?=",
+        '"=?utf-8?q?ceo=40bank.test=3e?="',
+        "ü=?utf-8?q?=3c?=",
+    ],
+)
+def test_an_encoded_word_is_no_local_part(local: str) -> None:
+    """RFC 2047 §5: who decodes before he reads takes it for another's address."""
+    for text in (f"{local}@mine.test", f"<{local}@mine.test>", f"Me <{local}@mine.test>"):
+        with pytest.raises(Invalid):
+            parse_mailbox(text)
+    with pytest.raises(Invalid):
+        parse_address(f"{local}@mine.test", allow_quoted=True)
+
+
+@pytest.mark.parametrize("local", ["a=?b", "SRS0=x?=y", "=?a?=", "bounce=?q"])
+def test_marks_of_encoded_words_that_are_none(local: str) -> None:
+    assert str(parse_mailbox(f"{local}@mine.test").address) == f"{local}@mine.test"
