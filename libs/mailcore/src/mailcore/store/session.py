@@ -3,6 +3,7 @@
 The login inherits nothing (migrations, roles), so a statement outside these blocks is refused by Postgres:
 
     async with store.tenant(org_id) as db:    reads and writes of one organization, held by row-level security
+    async with store.search(org_id) as db:    the same, for a statement that may take seconds
     async with store.door() as db:            inserts for any organization, reads none: submit and receive
     async with store.worker() as db:          claim and settle: the runners
     async with store.people() as db:          users, memberships, sessions of all; nothing else: who signs people in
@@ -14,7 +15,9 @@ aggregate (ADR 0003). Transaction-local settings only, so that PgBouncer's trans
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -23,7 +26,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from mailcore.kit.errors import Unavailable
+from mailcore.kit.errors import Exceeded, Unavailable
 from mailcore.kit.metrics import DB_POOL_IN_USE
 
 Connection: TypeAlias = "asyncpg.Connection"
@@ -39,16 +42,26 @@ _LOST = (
 )
 
 
+MAX_SEARCHES = 10
+"""Of one organization in a process: one is made, the others wait."""
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the database, not the statement, was the trouble: worth trying again later, as a whole."""
     return isinstance(error, _LOST)
 
 
 class Store:
-    def __init__(self, pool: asyncpg.Pool, *, wait_seconds: float = 10.0) -> None:
-        """`wait_seconds`: the longest that a block waits for a connection of the pool; then it raises Unavailable."""
+    def __init__(self, pool: asyncpg.Pool, *, wait_seconds: float = 10.0, searches: int = 3) -> None:
+        """`wait_seconds`: the longest that a block waits for a connection of the pool; then it raises Unavailable.
+
+        `searches`: how many connections they may have, of all organizations.
+        """
         self._pool = pool
         self._wait_seconds = wait_seconds
+        self._searches = asyncio.Semaphore(searches)
+        self._searching: Counter[UUID] = Counter()
+        self._turns: dict[UUID, asyncio.Lock] = {}
 
     @classmethod
     async def open(cls, url: str, *, pool_size: int = 6, connect_seconds: float = 5.0, name: str = "postroom") -> Store:
@@ -69,7 +82,7 @@ class Store:
             server_settings={"application_name": name},  # PgBouncer takes few others; the login has the rest (migrate)
         )
         await pool
-        return cls(pool, wait_seconds=2 * connect_seconds)
+        return cls(pool, wait_seconds=2 * connect_seconds, searches=max(1, pool_size // 2))
 
     async def close(self) -> None:
         await self._pool.close()
@@ -85,6 +98,25 @@ class Store:
             f"BEGIN; SET LOCAL ROLE postroom_app; SET LOCAL app.org_id = '{UUID(int=org_id.int)}'"
         ) as db:
             yield db
+
+    @asynccontextmanager
+    async def search(self, org_id: UUID) -> AsyncIterator[Connection]:
+        """As `tenant`, for what may take seconds: one an organization at a time, so that mail never waits for a connection behind
+        somebody's searches. Raises Exceeded when MAX_SEARCHES of the organization are here already."""
+        if self._searching[org_id] >= MAX_SEARCHES:
+            raise Exceeded(
+                "Too many searches at once. Wait for the answers of those under way.",
+                name="rate_limit_exceeded",
+                retry_after=5,
+            )
+        self._searching[org_id] += 1
+        try:
+            async with self._turns.setdefault(org_id, asyncio.Lock()), self._searches, self.tenant(org_id) as db:
+                yield db
+        finally:
+            self._searching[org_id] -= 1
+            if not self._searching[org_id]:
+                del self._searching[org_id], self._turns[org_id]
 
     @asynccontextmanager
     async def door(self) -> AsyncIterator[Connection]:

@@ -85,7 +85,7 @@ async def metrics(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]
     )
     # no email belongs to a broadcast until there are broadcasts: of one, or by one, there is nothing to count
     none = bool(broadcasts) or "broadcast" in dimensions
-    async with ctx.store.tenant(who.org_id) as db:
+    async with ctx.store.search(who.org_id) as db:
         cells = {} if none else await _cells(db, asked)
         names = (
             {row["id"]: row["name"] for row in await db.fetch("SELECT id, name FROM domains")}
@@ -127,7 +127,7 @@ async def overview(who: FullAccess, ctx: Ctx, period: str = "7d") -> dict[str, A
     end = datetime.now(UTC)
     zone = ZoneInfo("UTC")
     asked = Asked(start=_floor(end - back, unit, zone), end=_up(end), zone="UTC", granularity=unit)
-    async with ctx.store.tenant(who.org_id) as db:
+    async with ctx.store.search(who.org_id) as db:
         cells = await _cells(db, asked)
     counted = ["sent", "delivered", "bounced", "failed", "opened", "clicked", "complained"]
     return {

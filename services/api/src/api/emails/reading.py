@@ -39,7 +39,7 @@ MAX_PER_PAGE = 100
 async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     search = _search(request)
     try:
-        async with ctx.store.tenant(who.org_id) as db:
+        async with ctx.store.search(who.org_id) as db:
             if "page" in request.query_params or "per_page" in request.query_params:
                 return await _numbered(request, db, search)
             found = await sent.page(db, page(request), search)

@@ -86,7 +86,7 @@ async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     asked = page(request)
     wanted = _wanted(request)
     try:
-        async with ctx.store.tenant(who.org_id) as db:
+        async with ctx.store.search(who.org_id) as db:
             found = await logs.page(db, asked, wanted)
     except asyncpg.QueryCanceledError:
         raise invalid("This search takes too long. Narrow it by `start_date` and `end_date`, or by `status`.") from None
