@@ -7,7 +7,7 @@ import time
 import orjson
 import pytest
 
-from api.logs import masking
+from api.logs import masking, record
 from mailcore.kit import log
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_"
@@ -47,3 +47,11 @@ def test_text_made_to_hold_up_the_masking_holds_up_nothing(text: str) -> None:
     masking.kept(body, 16_384)
     log.mask(text * 10)
     assert time.process_time() - began < 5.0  # of the processor; it is some 20 ms
+
+
+@pytest.mark.parametrize(
+    "secret", ["re_c1tpEyD8_NKFusih9vKVQknRAQfmFcWCv", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", TOKEN]
+)
+def test_secrets_in_paths_and_names_of_clients_are_masked(secret: str) -> None:
+    assert record._clean(f"/webhooks/{secret}") == "/webhooks/***"
+    assert record._agent(f"curl {secret}".encode()) == "curl ***"
