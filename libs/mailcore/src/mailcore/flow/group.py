@@ -1,7 +1,7 @@
 """Group commit: what is in flight together shares one transaction and one fsync.
 
-A lone member never waits for company: it starts a group at once. While `in_flight` groups are being committed, later members
-gather and leave together in the next one. A group runs in a task of its own, so a client that hangs up takes nothing with it. When
+A lone member never waits for company: it starts a group at once. While one is being committed, later members gather and leave
+together in the next one; when `company` of them wait, a further group leaves beside it, up to `in_flight`. A group runs in a task of its own, so a client that hangs up takes nothing with it. When
 a group fails for a reason that is one member's, every member is tried again alone; when the database is away, all learn it at once.
 """
 
@@ -28,11 +28,13 @@ class GroupCommit(Generic[M, R]):
         commit: Callable[[Sequence[M]], Awaitable[Sequence[R | MailError]]],
         *,
         in_flight: int = 2,
+        company: int = 1,
         members: int = 200,
         weight: Callable[[M], int] = lambda _: 1,
     ) -> None:
         self._commit = commit
         self._in_flight = in_flight
+        self._company = company
         self._members = members
         self._weight = weight
         self._waiting: list[tuple[M, asyncio.Future[R]]] = []
@@ -43,7 +45,7 @@ class GroupCommit(Generic[M, R]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((member, future))
-        if len(self._running) < self._in_flight:
+        if not self._running or (len(self._running) < self._in_flight and len(self._waiting) >= self._company):
             task = loop.create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)

@@ -45,6 +45,9 @@ from mailcore.store.session import Connection, Store
 
 DOMAIN_SECONDS = 3.0
 """How long a verified domain is believed to be one: a removed domain stops sending in less than five seconds."""
+COMPANY = 50
+"""Requests that wait before a second group leaves beside the first. A statement costs this process more than a mail: few large
+groups are cheaper than many small ones."""
 MAX_REMEMBERED = 100_000
 INLINE_TOTAL = 4 * INLINE_BYTES
 """Of one email's attachments; beyond it the small ones go to the blob store too."""
@@ -152,7 +155,7 @@ class Submits:
         self._ringer = ringer
         self._blobs = blobs
         self._group: GroupCommit[_Member, Submitted] = GroupCommit(
-            self._commit, in_flight=in_flight, members=members, weight=lambda member: member.weight
+            self._commit, in_flight=in_flight, company=COMPANY, members=members, weight=lambda member: member.weight
         )
         self._domains: Remembered[tuple[UUID, str], UUID] = Remembered(self._domain, seconds=DOMAIN_SECONDS)
         self._lanes: dict[LaneKey, int] = {}
