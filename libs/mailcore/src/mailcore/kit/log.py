@@ -14,6 +14,7 @@ import structlog
 _TOKEN = re.compile(
     r"re_[0-9A-Za-z]{8}_[0-9A-Za-z]{24}|whsec_[0-9A-Za-z+/=]{16,}|(?<=://)[^/@:\s]*+:[^/@\s]++(?=@)"
     r"|(?<![\w-])eyJ[\w-]++\.eyJ[\w-]++\.[\w-]+|(?<=postroom_session=)[\w-]+"
+    r"|(?<=[?&]signature=)\w+|(?<=[?&]token=)[\w-]+"
 )
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "encryption_key", "api_key")
 
