@@ -22,6 +22,7 @@ import suites
 from inbound_smtp.main import make_mx, make_submission
 from inbound_smtp.settings import Smtp
 from mailcore.blob.base import INLINE_BYTES, BlobStore
+from mailcore.flow.sandbox import Sandbox
 from mailcore.kit.errors import Refused
 from mailcore.mime.compose import is_7bit
 from mailcore.queue.bell import Ringer
@@ -265,6 +266,18 @@ async def test_nobody_sends_from_what_is_not_theirs(
     assert await stored(admin) == []
     mail = MAIL.replace(b"us@postroom.test", b"us@second.test")
     assert (await submission.submit(held, mail, "you@example.com", mail_from="ceo@bank.test"))[0] == 250
+
+
+async def test_the_sandbox_is_a_sender_to_members_only(
+    submission: Submitting, token: str, admin: asyncpg.Connection, make_org: MakeOrg, make_domain: MakeDomain
+) -> None:
+    """Sender names who sent it (RFC 5322 §3.6.2): the sandbox's owner vouches for mail to an organization's own people."""
+    await make_domain(await make_org(), "sandbox.test")
+    submits = submission.listener.submits
+    submits._sandbox = Sandbox(submits._store, "sandbox.test")
+    code, text = await submission.submit(token, b"Sender: x@sandbox.test\r\n" + MAIL, "you@example.com")
+    assert (code, text[:5]) == (550, "5.7.1"), text
+    assert await stored(admin) == []
 
 
 REFUSED: list[tuple[bytes, int, str]] = [

@@ -92,7 +92,9 @@ class SubmissionSession(Session[Submission]):
         )
         email = _email(message, transaction.recipients)
         if message.sender_domain is not None and message.sender_domain != message.domain:
-            await submits.sending_domain(key.org_id, message.sender_domain, only=key.domain_ids)
+            await submits.sending_domain(
+                key.org_id, message.sender_domain, only=key.domain_ids, to=transaction.recipients
+            )
         once = _once(message, transaction.recipients)
         done = await submits.submit(key.org_id, [email], door="submission", only=key.domain_ids, once=once)
         return str(orjson.loads(done.response)["id"]) if done.response is not None else str(done.ids[0])
