@@ -214,6 +214,15 @@ def get_pids_alive(dev: dict[str, Any]) -> list[int]:
     return [pid for pids in dev["pids"].values() for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_one_stop_that_arrives_twice_kills_nothing(tmp_path: Path) -> None:
+    """make hands on the SIGTERM that `timeout` and supervisors send to the whole group: `postroom up` sees it twice."""
+    with Stack(tmp_path, env=LIGHT) as stack:
+        assert stack.process is not None
+        stack.process.send_signal(signal.SIGTERM)
+        assert stack.stop(signal.SIGINT) == 0
+        assert "Told twice" not in stack.output()
+
+
 def test_kill_of_up_leaves_no_orphan_and_the_next_start_works(tmp_path: Path) -> None:
     stack = Stack(tmp_path, env=LIGHT).start()
     dev = stack.dev

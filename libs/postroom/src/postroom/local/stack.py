@@ -33,6 +33,8 @@ _STOP_STAGES = ([service.name for service in SERVICES], ["catcher", "dns"], ["re
 _UNCLEAN_SECONDS = 15.0
 _DRAIN_SECONDS = 35.0  # more than the longest drain of a service
 _SLOW_SECONDS = 30.0
+_ONE_STOP_SECONDS = 1.0
+"""A group that is told to stop is told twice: make hands the signal on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ async def up(choice: Choice, given: Given) -> int:
     stack = Stack(choice, given)
     await _check_ports(stack)
     stack.folder.dev_json.unlink(missing_ok=True)
-    told = asyncio.Event()
+    told, told_at = asyncio.Event(), 0.0
     dev: list[DevFile] = []
 
     def changed() -> None:
@@ -187,10 +189,13 @@ async def up(choice: Choice, given: Given) -> int:
     supervisor = Supervisor(stack.folder.log, changed)
 
     def on_signal() -> None:
-        if told.is_set():
+        nonlocal told_at
+        if not told.is_set():
+            told_at = time.monotonic()
+            told.set()
+        elif time.monotonic() - told_at > _ONE_STOP_SECONDS:
             warn("Told twice: killing what still runs")
             supervisor.kill_all()
-        told.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
