@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -161,3 +162,30 @@ async def test_one_tenant_over_quota_keeps_no_other_of_the_group_waiting_for_its
     )
     assert [isinstance(each, Exceeded) for each in done].count(True) == 9
     assert not any(isinstance(each, BaseException) for each in done[10:])
+
+
+async def test_what_is_stored_while_the_sum_is_asked_for_is_told_once(
+    store: Store, ringer: Ringer, tmp_path: Path, org: UUID, domain: UUID
+) -> None:
+    """A sender saw 9, 11, 11 in `x-resend-monthly-quota`: the sum held the mail that was also counted as under way."""
+    open_ = asyncio.Event()
+    open_.set()
+
+    class Slow:
+        async def lookup(self, *asked: Any) -> Any:
+            await open_.wait()
+            return await store.lookup(*asked)
+
+    quotas = Quotas(Slow())  # type: ignore[arg-type]
+    submits = Submits(store, ringer, LocalBlobs(tmp_path / "blobs"), quotas=quotas)
+    await submits.submit(org, [letter()], door="test")
+    for told in (2, 3):
+        open_.clear()
+        asking = asyncio.create_task(quotas._ask(org))
+        await asyncio.sleep(0)
+        await submits.submit(org, [letter()], door="test")
+        open_.set()
+        await asking
+        known = quotas.known(org)
+        assert known is not None
+        assert (known.daily, known.monthly) == (told, told)

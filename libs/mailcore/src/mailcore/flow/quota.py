@@ -68,6 +68,8 @@ class _Known:
     taken: int
     """By this process until it was asked."""
     at: float
+    twice: int
+    """Of what this process took while it was asked, how much the answer holds already, as far as can be known."""
 
 
 class Quotas:
@@ -86,7 +88,7 @@ class Quotas:
     def known(self, org_id: UUID) -> Standing | None:
         """As this process knew it last, with what it took since; asks nobody. None: it has not met the organization."""
         known = self._known.get(org_id)
-        return None if known is None else self._now(known, org_id)
+        return None if known is None else _more(self._now(known, org_id), -known.twice)
 
     async def exact(self, org_id: UUID) -> Standing | None:
         """As it is committed."""
@@ -146,8 +148,17 @@ class Quotas:
             return None
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
-        known = self._known[org_id] = _Known(self._standing(found[0]), taken, at)
+        standing = self._standing(found[0])
+        twice = self._twice(org_id, standing, self._taken[org_id] - taken)
+        known = self._known[org_id] = _Known(standing, taken, at, twice)
         return known
+
+    def _twice(self, org_id: UUID, standing: Standing, meanwhile: int) -> int:
+        """The sum is at least what was answered, and what was known before with all that this process took since."""
+        before = self.known(org_id)
+        if before is None or before.day != standing.day:
+            return meanwhile
+        return meanwhile - min(meanwhile, max(0, before.monthly - standing.monthly))
 
     async def _read(self, orgs: list[UUID]) -> list[Used]:
         return [Used(*row) for row in await self._store.lookup(usage.READ, orgs)]
