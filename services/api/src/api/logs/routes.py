@@ -48,10 +48,18 @@ class LogWithBodies(Log):
     response_body: Any
 
 
+class MailItLog(BaseModel):
+    id: str
+    level: str
+    message: str
+    email_id: str | None
+    created_at: str
+
+
 class LogList(BaseModel):
     object: str = "list"
     has_more: bool
-    data: list[Log]
+    data: list[Log] | list[MailItLog]
 
 
 def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
