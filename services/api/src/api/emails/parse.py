@@ -20,6 +20,7 @@ from mailcore.mime.headers import check_header_name, check_headers, check_text
 from mailcore.smtp.address import FORBIDDEN, Address, parse_mailbox
 
 MAX_RECIPIENTS = 50
+"""Of each field."""
 MAX_MESSAGE = 40_000_000
 """Bytes of a message, attachments as base64."""
 MAX_TAGS = 75
@@ -59,8 +60,6 @@ def parse(item: Any) -> Parsed:
     to_list = _addresses(to, "to", recipients)
     cc = _addresses(item.get("cc"), "cc", recipients)
     bcc = _addresses(item.get("bcc"), "bcc", recipients)
-    if len(recipients) > MAX_RECIPIENTS:
-        raise invalid(f"The `to`, `cc` and `bcc` fields may hold at most {MAX_RECIPIENTS} addresses together.")
     reply_to = _addresses(item.get("reply_to"), "reply_to", [])
     sender = _sender(from_)
     if type(subject) is not str:
