@@ -75,7 +75,7 @@ class Hit:
     scanner: bool = False
     """By what it sent it is a program: a scanner, a preview, a prefetch."""
     read: bool = True
-    """False: surely nobody has read the mail by this, and its last event stays."""
+    """False: surely nobody has read the mail by this: it is no first open, and the mail's last event stays."""
 
 
 _OF_VALUES = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
@@ -240,7 +240,7 @@ def _event(id_: UUID, row: Engagement, hit: Hit) -> NewEvent | None:
     if scanner:
         told["scanner"] = True
     detail: dict[str, Any] = {"open" if hit.url is None else "click": told}
-    if not hit.proxy and not scanner and _is_first(row, hit):
+    if hit.read and not scanner and _is_first(row, hit):
         detail["first"] = True
     # of a mail to several it is not known who of them it was: the event tells of the email
     recipients = [row.recipient] if row.recipients == 1 and row.recipient is not None else None

@@ -7,7 +7,7 @@ under way.
 
 Kinds: sent, delivered, delivery_delayed, bounced_permanent, bounced_transient, bounced_undetermined, complained, suppressed,
 failed: by recipient. opened and clicked: every one but those of scanners. unique_opened and unique_clicked: a person's first of an
-email, neither a scanner's nor a mail provider's proxy's. received: by email. unsubscribed: by recipient and list.
+email, which no scanner made and no proxy that asks for every mail. received: by email. unsubscribed: by recipient and list.
 """
 
 from __future__ import annotations
