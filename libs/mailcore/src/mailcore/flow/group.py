@@ -1,8 +1,9 @@
 """Group commit: what is in flight together shares one transaction and one fsync.
 
 A lone member never waits for company: it starts a group at once. While one is being committed, later members gather and leave
-together in the next one; when `company` of them wait, a further group leaves beside it, up to `in_flight`. A group runs in a task of its own, so a client that hangs up takes nothing with it. When
-a group fails for a reason that is one member's, every member is tried again alone; when the database is away, all learn it at once.
+together in the next one; when `company` of them wait, a further group leaves beside it, up to `in_flight`. A group runs in a task
+of its own, so a client that hangs up takes nothing with it. When a group fails for a reason that is one member's, every member
+is tried again alone; when the database is away, all learn it at once.
 """
 
 from __future__ import annotations
