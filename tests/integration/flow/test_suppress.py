@@ -70,7 +70,10 @@ async def test_the_others_of_the_same_mail_go_out(
         "b@example.com": "queued",
     }
     assert await admin.fetchval("SELECT array_agg(n ORDER BY n) FROM queue") == [0, 2]
-    assert await events(admin, email_id) == [("email.sent", None), ("email.suppressed", ["Gone@example.com"])]
+    assert await events(admin, email_id) == [
+        ("email.sent", ["a@example.com", "b@example.com"]),
+        ("email.suppressed", ["Gone@example.com"]),
+    ]
     detail = await admin.fetchval("SELECT detail FROM events WHERE type = 'email.suppressed'")
     assert detail["suppressed"]["type"] == "OnAccountSuppressionList"
     assert "reason" not in detail["suppressed"]

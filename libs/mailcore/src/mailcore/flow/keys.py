@@ -19,6 +19,8 @@ log = logger(__name__)
 TTL_SECONDS = 3.0
 MAX_TOKEN = 200
 NOTE_SECONDS = 30.0
+AT_ONCE = 2
+"""Unknown tokens that are looked for at the same time: who guesses takes no more of the pool from everybody's mail."""
 
 
 class Keys:
@@ -26,6 +28,7 @@ class Keys:
         self._store = store
         self._known: Remembered[bytes, Key] = Remembered(self._ask, seconds=TTL_SECONDS)
         self._used: dict[UUID, UUID] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def find(self, token: str) -> Key | None:
         """None: no such key. Raises Refused (`restricted_api_key`, `suspended_api_key`) for one that is not active; Unavailable."""
@@ -61,7 +64,8 @@ class Keys:
                 log.exception("last use of keys not written")
 
     async def _ask(self, digest: bytes) -> Key | None:
-        key = await api_keys.find(self._store, digest)
+        async with self._turns:
+            key = await api_keys.find(self._store, digest)
         if key is not None:
             self._used[key.id] = key.org_id
         return key

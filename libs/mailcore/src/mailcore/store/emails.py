@@ -126,9 +126,13 @@ WITH new_emails AS (
 ), listed AS MATERIALIZED (
   SELECT email_id, org_id, recipient, suppressed FROM copies WHERE suppressed IS NOT NULL
 ), new_events AS (
-  -- without recipients of its own the event concerns all of the email's
+  -- without recipients of its own the event concerns all of the email's; of one with suppressed ones it names the others
   SELECT event_id AS id, org_id, CASE WHEN scheduled_at IS NULL THEN 'email.sent' ELSE 'email.scheduled' END AS type,
-         id AS object_id, NULL::text[] AS recipients, NULL::jsonb AS detail, created_at
+         id AS object_id,
+         CASE WHEN EXISTS (SELECT FROM listed l WHERE l.email_id = t.id)
+              THEN ARRAY(SELECT c.recipient FROM copies c WHERE c.email_id = t.id AND c.suppressed IS NULL ORDER BY c.n)
+              END AS recipients,
+         NULL::jsonb AS detail, created_at
   FROM unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $13::uuid[], $14::timestamptz[])
     AS t (id, org_id, scheduled_at, event_id, created_at)
   -- nothing is sent of an email whose recipients are all suppressed
