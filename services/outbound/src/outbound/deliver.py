@@ -72,6 +72,7 @@ class SiteRun:
         """Rows under way when a claim is answered; the next one is made at half of it."""
         self.closed = False
         self.claimed = 0
+        self._rested = False
 
     def offer(self, lane: int) -> bool:
         """Rows of that lane are due. False: this run is at its end, begin another."""
@@ -81,6 +82,11 @@ class SiteRun:
             self._lanes[lane] = None
             self._changed.set()
         return True
+
+    @property
+    def falling(self) -> bool:
+        """The site takes no mail, and that is not written yet: a new run would cost another mail its attempt."""
+        return self._down is not None and not self._rested
 
     def stop(self) -> None:
         """No more claims; what no session has begun is given back, and nothing waits for memory."""
@@ -396,6 +402,7 @@ class SiteRun:
         for queue, _ in self._queues.values():
             queue.close()
         await self._release()  # what is under way may take minutes
+        await self._rest()
         for _, task in self._queues.values():
             try:
                 await task
@@ -406,8 +413,7 @@ class SiteRun:
             # the transport ended without a word about it: its final dot may have left
             outcome = _own(Result.DEFERRED, "this process failed", "4.3.0", "internal-error")
             self._settle(row, dataclasses.replace(outcome, dot_sent=True))
-        if self._down is not None:
-            await self._rest(str(self._down.reply))
+        await self._rest()
 
     async def _release(self) -> None:
         rows, self._unattempted = self._unattempted, []
@@ -417,7 +423,10 @@ class SiteRun:
         await door.release(self._office.store, rows)
         self._office.held.difference_update([row.key for row in rows])
 
-    async def _rest(self, reply: str) -> None:
+    async def _rest(self) -> None:
+        if not self.falling or self._down is None:
+            return
+        reply = str(self._down.reply)
         try:
             async with self._office.store.worker() as db:
                 seconds = await sites.suspend(
@@ -429,6 +438,8 @@ class SiteRun:
             log.warning(
                 "a site takes no mail now", site=self._way.site.key, reply=reply[:200], rests_seconds=round(seconds)
             )
+        finally:
+            self._rested = True
 
 
 def _full(rows: Sequence[Leased], quantum: int) -> set[int]:

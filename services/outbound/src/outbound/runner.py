@@ -136,6 +136,8 @@ class Outbound:
         else:
             key = (way.site.id, way.order)
             run = self._runs.get(key)
+            if run is not None and run.falling:
+                return  # its end wakes us
             if run is None or not run.offer(lane.lane_id):
                 run = self._runs[key] = SiteRun(self._office, way, lane.failures)
                 run.offer(lane.lane_id)
