@@ -31,6 +31,9 @@ from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
 
 
+GC_THRESHOLD = (20_000, 20, 50)
+
+
 def main() -> None:
     run("api", load(Settings), start)
 
@@ -99,6 +102,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     # what exists now lives as long as the process: a full collection need not walk it while requests wait
     gc.collect()
     gc.freeze()
+    # a request leaves few cycles and many objects: looked for seldom, they are found all the same
+    gc.set_threshold(*GC_THRESHOLD)
     try:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},

@@ -45,7 +45,7 @@ from mailcore.store.session import Connection, Store
 
 DOMAIN_SECONDS = 3.0
 """How long a verified domain is believed to be one: a removed domain stops sending in less than five seconds."""
-COMPANY = 50
+COMPANY = 32
 """Requests that wait before a second group leaves beside the first. A statement costs this process more than a mail: few large
 groups are cheaper than many small ones."""
 MAX_REMEMBERED = 100_000
