@@ -30,7 +30,6 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
 
-
 GC_THRESHOLD = (20_000, 20, 50)
 
 
