@@ -74,3 +74,22 @@ async def test_groups_keep_to_their_weight() -> None:
     groups.gate.set()
     await asyncio.gather(*results)
     assert groups.seen == [[1, 6, 3], [2], [50], [1]]
+
+
+@pytest.mark.parametrize("company", [1, 32])
+async def test_who_joins_while_the_last_group_ends_is_not_forgotten(company: int) -> None:
+    """Between a group's last look for members and the end of its task there is a moment in which others run."""
+    loop = asyncio.get_running_loop()
+    committed: list[str] = []
+
+    async def commit(members: Sequence[str]) -> list[str]:
+        committed.extend(members)
+        if members == ["first"]:
+            loop.call_soon(lambda: group.join("late").send(None))  # before what ends the task is called
+        return list(members)
+
+    group: GroupCommit[str, str] = GroupCommit(commit, in_flight=1 if company == 1 else 2, company=company)
+    await group.join("first")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert committed == ["first", "late"]

@@ -40,13 +40,17 @@ class GroupCommit(Generic[M, R]):
         self._weight = weight
         self._waiting: list[tuple[M, asyncio.Future[R]]] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._leaving = 0
+        """Groups under way that will look for members once more. Not `_running`: a task that has looked for the last time is in
+        there for a moment longer, and who joined in that moment would wait for nobody."""
 
     async def join(self, member: M) -> R:
         """Returns after the commit. Raises the member's MailError, Unavailable when the database is away."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((member, future))
-        if not self._running or (len(self._running) < self._in_flight and len(self._waiting) >= self._company):
+        if not self._leaving or (self._leaving < self._in_flight and len(self._waiting) >= self._company):
+            self._leaving += 1
             task = loop.create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -58,14 +62,17 @@ class GroupCommit(Generic[M, R]):
             await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _run(self) -> None:
-        while self._waiting:
-            group = self._take()
-            try:
-                results = await self._commit([member for member, _ in group])
-            except Exception as error:
-                await self._failed(group, error)
-                continue
-            _settle(group, results)
+        try:
+            while self._waiting:
+                group = self._take()
+                try:
+                    results = await self._commit([member for member, _ in group])
+                except Exception as error:
+                    await self._failed(group, error)
+                    continue
+                _settle(group, results)
+        finally:
+            self._leaving -= 1
 
     def _take(self) -> list[tuple[M, asyncio.Future[R]]]:
         total, count = 0, 0
