@@ -51,7 +51,7 @@ class Pool:
         key = destination.pool_key
         site = self._sites.get(key)
         if site is None:
-            site = self._sites[key] = SiteConnections(self, lambda: self._sites.pop(key, None))
+            site = self._sites[key] = SiteConnections(self, destination.site, lambda: self._sites.pop(key, None))
         site.resize(connections)
         site.calls += 1
         try:
@@ -70,12 +70,17 @@ class Pool:
         """How many there are now, busy and idle."""
         return sum(site.open for site in self._sites.values())
 
+    def open_at(self, site: str) -> int:
+        """To one site, whatever their source, policy and credentials; those that are closing count."""
+        return sum(each.open for each in self._sites.values() if each.site == site)
+
 
 class SiteConnections:
     """What all calls for one key share: the number of connections, and those that are idle."""
 
-    def __init__(self, pool: Pool, forget: Callable[[], object]) -> None:
+    def __init__(self, pool: Pool, site: str, forget: Callable[[], object]) -> None:
         self.pool = pool
+        self.site = site
         self.calls = 0
         self._forget = forget
         self._limit = 1
