@@ -162,11 +162,56 @@ class Sandbox(Group):
     Empty: none."""
 
 
+class Reputation(Group):
+    """When a domain or an API key is stopped for what becomes of its mail. Rates are shares: 0.0025 is 0.25 %."""
+
+    pause: bool = True
+    """Past the limits a domain sends nothing more. False: there are warnings only."""
+    complaint_warning: float = Field(0.0008, gt=0, le=1)
+    """Of delivered mail, in 24 hours. Gmail and Yahoo ask for less than 0.1 %."""
+    complaint_limit: float = Field(0.0025, gt=0, le=1)
+    """They block at 0.3 %."""
+    min_complaints: int = Field(5, ge=1)
+    """Fewer decide nothing, whatever share they are."""
+    bounce_warning: float = Field(0.025, gt=0, le=1)
+    """Of mail that came to an end, in 24 hours: what bounced for good."""
+    bounce_limit: float = Field(0.05, gt=0, le=1)
+    min_bounces: int = Field(20, ge=1)
+    key_factor: float = Field(10, ge=1)
+    """An API key that sends so many times what its busiest hour of 30 days was raises an alarm …"""
+    key_min_recipients: int = Field(100, ge=1)
+    """… where a busiest hour of fewer recipients counts as so many."""
+    key_bounce_limit: float = Field(0.2, gt=0, le=1)
+    """Of what a key sent in the last hour."""
+    suspend_keys: bool = False
+    """Such a key is suspended until the operator takes that back. False: there is an alarm only."""
+    gate: bool = True
+    """Broadcasts go out only from domains that meet what Gmail, Yahoo and Microsoft ask of bulk senders."""
+
+
+class Health(Group):
+    """What outbound looks at hourly, besides."""
+
+    blocklists: Strings = Field(
+        default_factory=lambda: ["zen.spamhaus.org", "bl.spamcop.net", "psbl.surriel.com", "bl.mailspike.net"]
+    )
+    """DNS blocklists that our own addresses are looked for in. Empty: none."""
+    probe_domain: str = "gmail.com"
+    """Whether port 25 is open to the world is tried with a server of this domain: a greeting, no mail. Empty: it is not tried."""
+
+
 class HowMailLeaves(Group, extra="ignore"):
     """What others than outbound need to know of its settings, for what they advise."""
 
     route: Literal["mx", "smarthost", "provider", "catch"] = "mx"
     source_ip: str | None = None
+    mx_port: int = 25
+    smarthost_host: str | None = None
+    smarthost_port: int = 587
+    catch_host: str = "127.0.0.1:8085"
+    test_domains: Strings = Field(default_factory=lambda: ["resend.dev"])
+    ehlo_name: str = ""
+    """Empty: the machine's own name."""
 
 
 class Tracking(Group):
@@ -196,6 +241,8 @@ class Base(BaseSettings):
     sandbox: Sandbox = Sandbox()
     imap: Imap = Imap()
     tracking: Tracking = Tracking()
+    reputation: Reputation = Reputation()
+    health: Health = Health()
     failpoint: str = ""
     """Test builds only: where to die (kit.failpoint)."""
 
