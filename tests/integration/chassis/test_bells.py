@@ -33,7 +33,7 @@ async def test_rings_that_nobody_answers_do_not_pile_up(redis_url: str, ringer: 
     for _ in range(50):
         ringer.ring(ROUTE)
         await asyncio.sleep(0.002)
-    await asyncio.gather(*ringer._tasks)
+    await ringer.drain()
     assert await ringer.redis.zcard(arq_queue("inbound_smtp")) == 1
     assert await ringer.redis.exists(bell_key(ROUTE, ""))
 

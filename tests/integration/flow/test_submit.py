@@ -37,7 +37,7 @@ def letter(to: str = "you@example.com", *, subject: str = "Hello", **fields: obj
 
 
 async def rung(ringer: Ringer) -> None:
-    await asyncio.gather(*ringer._tasks)
+    await ringer.drain()
 
 
 async def test_within_another_door(

@@ -75,6 +75,11 @@ class Body:
         self._task: asyncio.Task[Any] | None = None
         self._given_up = False
 
+    @property
+    def small(self) -> bool:
+        """It is said to be so small that it is not counted: where it is all there, it need not be received here."""
+        return self._declared is not None and self._declared <= UNCOUNTED_BYTES
+
     async def receive(self) -> Message:
         """Raises ApiError 408, 413, 503."""
         if self._ended:

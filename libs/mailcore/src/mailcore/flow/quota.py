@@ -4,8 +4,9 @@ Mail counts when it is accepted, each recipient of To, Cc and Bcc once, also one
 day it is handed in, so that what was accepted is never failed for want of quota later. What is cancelled is not given back.
 
 1. `check`    before anything else is done: refuses what was used up by what is known here (`SECONDS` old at most)
-2. `admit`    in the transaction. Far from the limit it decides by what is known, without a word to the database. Within `MARGIN` of
-              it, under a lock an organization: what is committed is read, and the last that fits is the last that passes
+2. `near`     whether a limit is within `MARGIN`, by what is known; far from it nothing more is asked (`took`)
+   `admit`    near it, in the transaction, under a lock an organization: what is committed is read, and the last that fits is the
+              last that passes
 3. the statement that stores the mail adds what it took (`store.emails`); nobody waits for a shared row
 4. `roll_up`  a chore: rows become sums
 
@@ -17,8 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from mailcore.kit.errors import Exceeded
@@ -35,8 +36,7 @@ MAX_REMEMBERED = 100_000
 """Organizations."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where an organization stands. Limits are None where there is none."""
 
     day: date
@@ -62,8 +62,7 @@ class Standing:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     standing: Standing
     taken: int
     """By this process until it was asked."""
@@ -108,18 +107,21 @@ class Quotas:
             totals[org_id] += recipients
         return [org_id for org_id, total in totals.items() if self._near(org_id, total)]
 
+    def took(self, asked: Sequence[tuple[UUID, int]]) -> None:
+        """So many recipients each are being stored, far from every limit: the database is not asked."""
+        for org_id, recipients in asked:
+            self._taken[org_id] += recipients
+
     async def admit(
         self, db: Connection, asked: Sequence[tuple[UUID, int]], near: Sequence[UUID]
     ) -> list[Exceeded | None]:
         """For each organization and number of recipients, in order, whether it must not be stored. In the door's transaction.
 
-        `near`: what `near` said of them and others; when that is nothing, nothing is refused and the database not asked.
+        `near`: what `near` said of them and others.
         """
-        left: dict[UUID, Standing] = {}
-        if near:
-            await usage.lock(db, near)
-            # a statement of its own: it sees what the holder of the lock before us committed
-            left = {found.org_id: self._standing(found) for found in await usage.read(db, near)}
+        await usage.lock(db, near)
+        # a statement of its own: it sees what the holder of the lock before us committed
+        left = {found.org_id: self._standing(found) for found in await usage.read(db, near)}
         answers: list[Exceeded | None] = []
         for org_id, recipients in asked:
             standing = left.get(org_id)
@@ -135,7 +137,7 @@ class Quotas:
         known = self._known.get(org_id)
         if known is None or asyncio.get_running_loop().time() - known.at > SECONDS:
             return True
-        return self._now(known, org_id).refusal(more + MARGIN) is not None
+        return known.standing.refusal(self._taken[org_id] - known.taken + more + MARGIN) is not None
 
     def _now(self, known: _Known, org_id: UUID) -> Standing:
         return _more(known.standing, self._taken[org_id] - known.taken)

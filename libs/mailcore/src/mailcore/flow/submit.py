@@ -19,6 +19,7 @@ import base64
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 import orjson
@@ -37,7 +38,7 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
 from mailcore.smtp.address import Address
 from mailcore.store import domains, emails, events, idempotency, lanes
-from mailcore.store.emails import NewRow, Suppressed, text_array
+from mailcore.store.emails import Inserted, NewRow, Suppressed, text_array
 from mailcore.store.events import NewEvent
 from mailcore.store.idempotency import Busy, OnceKey, Stored, Wanted
 from mailcore.store.lanes import LaneKey
@@ -95,8 +96,7 @@ class NewEmail:
     """That of `raw`, with its angle brackets. None: made from the email's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Once:
+class Once(NamedTuple):
     """An idempotency key. `response` makes the answer to store from the new ids, before they are committed."""
 
     endpoint: str
@@ -105,8 +105,7 @@ class Once:
     response: Callable[[list[UUID]], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     ids: list[UUID]
     """Empty when `replayed`."""
     response: bytes | None = None
@@ -122,8 +121,7 @@ class Due:
     webhooks: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     ready: list[NewRow]
     once: Once | None
     wanted: Wanted | None
@@ -132,6 +130,10 @@ class _Member:
     weight: int
     copies: int
     """Recipients: what it counts against the quota."""
+
+
+_Refused: TypeAlias = dict[int, Submitted | MailError]
+"""Members that are not stored, by their place, and what they are answered: a replay, or why."""
 
 
 class Submits:
@@ -232,7 +234,9 @@ class Submits:
 
     async def submit_in(self, db: Connection, ready: Sequence[NewRow]) -> Due:
         """Within the caller's transaction (role door or worker). After its commit: `ring`."""
-        done = await emails.insert(db, ready)
+        return await self._due(db, await emails.insert(db, ready))
+
+    async def _due(self, db: Connection, done: Inserted) -> Due:
         queued = done.webhooks
         if done.suppressed:
             queued += await events.insert(db, [_suppressed(each) for each in done.suppressed])
@@ -394,36 +398,53 @@ class Submits:
         return _Member(ready, once, wanted, response, len(ready) + size // INLINE_BYTES, copies)
 
     async def _commit(self, members: Sequence[_Member]) -> list[Submitted | MailError]:
+        near = self.quotas.near([(member.ready[0].org_id, member.copies) for member in members if member.ready])
         async with self._store.door() as db:
-            answers = await self._claim(db, members)
-            fresh = [member for member, answer in zip(members, answers, strict=True) if answer is None]
-            due = await self.submit_in(db, [each for member in fresh for each in member.ready]) if fresh else None
+            answers, due = await (self._store_near(db, members, near) if near else self._store_all(db, members))
         failpoint.hit("f4")
         if due is not None:
             self.ring(due)
         return [
-            Submitted([each.id for each in member.ready], member.response) if answer is None else answer
-            for member, answer in zip(members, answers, strict=True)
+            answers.get(place) or Submitted([each.id for each in member.ready], member.response)
+            for place, member in enumerate(members)
         ]
 
-    async def _claim(self, db: Connection, members: Sequence[_Member]) -> list[Submitted | MailError | None]:
-        """For each member its answer, or None where it is to be written; stores the keys of those."""
-        near = self.quotas.near([(member.ready[0].org_id, member.copies) for member in members if member.ready])
-        keyed = [member for member in members if member.wanted is not None]
-        wanted = [member.wanted for member in keyed if member.wanted is not None]
-        answers: dict[int, Submitted | MailError | None] = {}
-        if keyed:
-            keys = [each.key for each in wanted]
-            found = await (idempotency.claim(db, keys) if near else idempotency.take(db, wanted))
-            answers = {id(member): _answer(member, claimed) for member, claimed in zip(keyed, found, strict=True)}
+    async def _store_all(self, db: Connection, members: Sequence[_Member]) -> tuple[_Refused, Due | None]:
+        """Far from every quota: all in one statement. Returns the answers of those that are not stored, by their place."""
+        ready = [row for member in members for row in member.ready]
+        wanted = [member.wanted for member in members if member.wanted is not None]
+        if wanted:
+            keyed = [place for place, member in enumerate(members) if member.wanted is not None]
+            number = {place: n for n, place in enumerate(keyed, 1)}
+            key_of = [number.get(place, 0) for place, member in enumerate(members) for _ in member.ready]
+            done = await emails.insert_once(db, ready, wanted, key_of)
+            refused = {keyed[n]: _answer(members[keyed[n]], claimed) for n, claimed in done.refused.items()}
+        else:
+            done, refused = await emails.insert(db, ready), {}
+        self.quotas.took(
+            [(m.ready[0].org_id, m.copies) for place, m in enumerate(members) if m.ready and place not in refused]
+        )
+        return refused, await self._due(db, done)
+
+    async def _store_near(
+        self, db: Connection, members: Sequence[_Member], near: Sequence[UUID]
+    ) -> tuple[_Refused, Due | None]:
+        """Near a quota: keys are asked for, then the quota, then both are taken by what is left. A refusal burns no key."""
+        keyed = [(place, member.wanted) for place, member in enumerate(members) if member.wanted is not None]
+        found = await idempotency.claim(db, [wanted.key for _, wanted in keyed])
+        refused: _Refused = {
+            place: _answer(members[place], claimed)
+            for (place, _), claimed in zip(keyed, found, strict=True)
+            if claimed is not None
+        }
         # after the keys, so that a replay is answered whatever the quota
-        open_ = [member for member in members if member.ready and answers.get(id(member)) is None]
-        admitted = await self.quotas.admit(db, [(member.ready[0].org_id, member.copies) for member in open_], near)
-        answers |= {id(member): refusal for member, refusal in zip(open_, admitted, strict=True) if refusal}
-        if near:  # where something may have been refused, keys are stored only now: a refusal burns none
-            mine = [each for each, member in zip(wanted, keyed, strict=True) if answers[id(member)] is None]
-            await idempotency.insert(db, mine)
-        return [answers.get(id(member)) for member in members]
+        open_ = [place for place, member in enumerate(members) if member.ready and place not in refused]
+        asked = [(members[place].ready[0].org_id, members[place].copies) for place in open_]
+        admitted = await self.quotas.admit(db, asked, near)
+        refused |= {place: refusal for place, refusal in zip(open_, admitted, strict=True) if refusal is not None}
+        await idempotency.insert(db, [wanted for place, wanted in keyed if place not in refused])
+        ready = [row for place in open_ if place not in refused for row in members[place].ready]
+        return refused, await self.submit_in(db, ready) if ready else None
 
 
 def _is_large(email: NewEmail) -> bool:
@@ -441,10 +462,8 @@ def _suppressed(row: Suppressed) -> NewEvent:
     return NewEvent(uuid7(), row.org_id, "email.suppressed", row.email_id, datetime.now(UTC), [row.recipient], detail)
 
 
-def _answer(member: _Member, claimed: Stored | Busy | None) -> Submitted | MailError | None:
-    if claimed is None or member.once is None:
-        return None
-    if isinstance(claimed, Busy):
+def _answer(member: _Member, claimed: Stored | Busy) -> Submitted | MailError:
+    if member.once is None or isinstance(claimed, Busy):
         return _busy()
     try:
         return Submitted([], _same(claimed, member.once), replayed=True)

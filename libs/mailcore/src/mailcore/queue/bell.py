@@ -56,8 +56,9 @@ class Ringer:
     def __init__(self, url: str, *, timeout_seconds: float = 0.05) -> None:
         self.redis = redis_pool(url, timeout_seconds=timeout_seconds)
         self._open_until = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ringing: set[str] = set()
+        self._ringing: asyncio.Task[None] | None = None
+        self._rung: dict[str, tuple[Bell, str]] = {}
+        """By name; not yet announced."""
 
     @property
     def broken(self) -> bool:
@@ -65,34 +66,43 @@ class Ringer:
         return time.monotonic() < self._open_until
 
     def ring(self, bell: Bell, key: str | int = "") -> None:
-        name = bell_key(bell, str(key))
-        if self.broken or name in self._ringing:
+        if self.broken:
             return
-        self._ringing.add(name)
-        self._spawn(self._ring(bell, str(key), name))
+        self._rung[bell_key(bell, str(key))] = bell, str(key)
+        if self._ringing is None:
+            self._ringing = asyncio.get_running_loop().create_task(self._ring())
 
     async def enqueue(self, chore: Chore, id_: str) -> bool:
         """Asks for a chore on the row with this id. False when Redis is away: the row's own due time will bring it up."""
         return await self._guarded(self.redis.enqueue_job(chore.name, id_, _queue_name=arq_queue(chore.service)))
 
+    async def drain(self) -> None:
+        """Returns when everything rung so far is announced, or Redis did not answer."""
+        if self._ringing is not None:
+            await asyncio.gather(self._ringing, return_exceptions=True)
+
     async def close(self) -> None:
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.drain()
         await self.redis.aclose(close_connection_pool=True)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _ring(self) -> None:
+        """All that were rung while the ones before them were announced, in one round trip."""
+        try:
+            while self._rung:
+                # from here on a further ring must go through: what it announces may be committed after this one is answered
+                rung, self._rung = self._rung, {}
+                await self._guarded(self._announce(rung))
+        finally:
+            self._ringing = None
 
-    async def _ring(self, bell: Bell, key: str, name: str) -> None:
-        # from here on a further ring must go through: what it announces may be committed after this one is answered
-        self._ringing.discard(name)
-
-        async def announce() -> None:
-            if await self.redis.set(name, b"1", nx=True, px=BELL_MS):
+    async def _announce(self, rung: dict[str, tuple[Bell, str]]) -> None:
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for name in rung:
+                pipeline.set(name, b"1", nx=True, px=BELL_MS)
+            first = await pipeline.execute()
+        for (bell, key), mine in zip(rung.values(), first, strict=True):
+            if mine:
                 await self.redis.enqueue_job(bell.name, key, _queue_name=arq_queue(bell.service))
-
-        await self._guarded(announce())
 
     async def _guarded(self, call: Coroutine[Any, Any, Any]) -> bool:
         try:

@@ -1,4 +1,5 @@
-"""Emails: written by the door of sending, with deliveries, queue rows and events in one statement. Read by store.sent."""
+"""Emails: written by the door of sending, with deliveries, queue rows, events and idempotency keys in one statement. Read by
+store.sent."""
 
 from __future__ import annotations
 
@@ -8,7 +9,11 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from asyncpg import Record
+
+from mailcore.store import idempotency
 from mailcore.store.events import FAN_OUT
+from mailcore.store.idempotency import Busy, Stored, Wanted
 from mailcore.store.session import Connection
 
 
@@ -42,7 +47,7 @@ class NewRow(NamedTuple):
 _COLUMNS = NewRow._fields.index("created_at") + 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inserted:
     sites: list[int]
     """Which now have due rows."""
@@ -50,6 +55,8 @@ class Inserted:
     """Webhook deliveries that were queued."""
     suppressed: list[Suppressed]
     """Recipients that are on their organization's list: not queued. Their events are the caller's to raise."""
+    refused: dict[int, Stored | Busy]
+    """Keys that were not to be had, by their place: nothing was stored of their emails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,27 @@ async def insert(db: Connection, rows: Sequence[NewRow]) -> Inserted:
 
     Few and narrow arrays: encoding them is the largest part of what a mail costs this process (bench/README.md).
     """
+    return _inserted(await db.fetchrow(_INSERT, *_arguments(rows)))
+
+
+async def insert_once(
+    db: Connection, rows: Sequence[NewRow], keys: Sequence[Wanted], key_of: Sequence[int]
+) -> Inserted:
+    """`insert`, and `idempotency.take` for the keys before it, in the same round trip; role door.
+
+    `key_of`: for each row the place of its key, from 1; 0 for none. Raises RuntimeError: the transaction must not be committed.
+    """
+    done = await db.fetchrow(_INSERT_ONCE, *_arguments(rows), *idempotency.arguments(keys), key_of)
+    inserted = _inserted(done)
+    for place, busy, fingerprint, response in zip(*(done[name] for name in _REFUSED), strict=True):
+        inserted.refused[place - 1] = idempotency.refusal(busy, fingerprint, response)
+    return inserted
+
+
+_REFUSED = ("refused_keys", "busy", "fingerprints", "responses")
+
+
+def _arguments(rows: Sequence[NewRow]) -> list[Sequence[object]]:
     emails = zip(*[row[:_COLUMNS] for row in rows], strict=True)
     deliveries = zip(
         *[
@@ -82,13 +110,16 @@ async def insert(db: Connection, rows: Sequence[NewRow]) -> Inserted:
         strict=True,
     )
     due = {lane for row in rows if row.scheduled_at is None for lane in row.lanes}
-    done = await db.fetchrow(_INSERT, *emails, *deliveries, due)
+    return [*emails, *deliveries, list(due)]
+
+
+def _inserted(done: Record) -> Inserted:
     suppressed = [Suppressed(UUID(row[0]), UUID(row[1]), row[2], row[3]) for row in done["suppressed"] or ()]
-    return Inserted(done["sites"], done["queued"], suppressed)
+    return Inserted(done["sites"], done["queued"], suppressed, {})
 
 
-_INSERT = f"""
-WITH new_emails AS (
+_STATEMENT = """
+WITH {keys}new_emails AS (
   INSERT INTO emails (id, org_id, domain_id, class, from_, to_, subject, html, text_, cc, bcc, reply_to, headers, tags,
                       attachments, body_blob, body_bytes, raw, raw_blob, track_opens, track_clicks, message_id, scheduled_at,
                       created_at)
@@ -102,6 +133,7 @@ WITH new_emails AS (
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[],
                 $9::text[], $10::text[], $11::text[], $12::timestamptz[], $14::timestamptz[])
       AS t (id, org_id, domain_id, class, from_, to_, subject, html, text_, rest, message_id, scheduled_at, created_at)
+    WHERE {kept}
   ) AS e
 ), copies AS (
   SELECT e.id AS email_id, d.n, e.org_id, d.recipient, d.lane_id, e.scheduled_at, e.created_at,
@@ -110,6 +142,7 @@ WITH new_emails AS (
   FROM unnest($15::integer[], $16::smallint[], $17::text[], $18::bigint[]) AS d (place, n, recipient, lane_id)
   JOIN unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $14::timestamptz[]) WITH ORDINALITY
     AS e (id, org_id, scheduled_at, created_at, place) ON e.place = d.place
+  WHERE {kept}
 ), new_deliveries AS (
   INSERT INTO deliveries (email_id, n, org_id, recipient, state, last_event, last_event_at)
   SELECT email_id, n, org_id, recipient,
@@ -136,11 +169,28 @@ WITH new_emails AS (
   FROM unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $13::uuid[], $14::timestamptz[])
     AS t (id, org_id, scheduled_at, event_id, created_at)
   -- nothing is sent of an email whose recipients are all suppressed
-  WHERE CASE WHEN EXISTS (SELECT FROM listed)
+  WHERE {kept} AND CASE WHEN EXISTS (SELECT FROM listed)
              THEN EXISTS (SELECT FROM copies c WHERE c.email_id = t.id AND c.suppressed IS NULL) ELSE true END
-), {FAN_OUT}
+), {fan_out}
 SELECT ARRAY(SELECT DISTINCT r.site_id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain
              WHERE l.id = ANY ($19::bigint[])) AS sites,
        (SELECT count(*) FROM wanted) AS queued,
-       (SELECT jsonb_agg(jsonb_build_array(email_id, org_id, recipient, suppressed)) FROM listed) AS suppressed
+       (SELECT jsonb_agg(jsonb_build_array(email_id, org_id, recipient, suppressed)) FROM listed) AS suppressed{answers}
 """
+_INSERT = _STATEMENT.format(keys="", kept="true", answers="", fan_out=FAN_OUT)
+_INSERT_ONCE = _STATEMENT.format(
+    keys="""
+keys AS MATERIALIZED (
+  SELECT * FROM take_idempotency_keys($20::uuid[], $21::text[], $22::text[], $23::bigint[], $24::bytea[], $25::bytea[])
+    WITH ORDINALITY AS k (busy, mine, fingerprint, response, place)
+), refused AS MATERIALIZED (
+  SELECT place::integer, busy, fingerprint, response FROM keys WHERE NOT mine ORDER BY place
+), dropped AS MATERIALIZED (
+  SELECT e.id FROM unnest($1::uuid[], $26::integer[]) AS e (id, key) JOIN refused r ON r.place = e.key
+), """,
+    kept="id <> ALL (ARRAY(SELECT d.id FROM dropped d))",
+    answers=""",
+       ARRAY(SELECT place FROM refused) AS refused_keys, ARRAY(SELECT busy FROM refused) AS busy,
+       ARRAY(SELECT fingerprint FROM refused) AS fingerprints, ARRAY(SELECT response FROM refused) AS responses""",
+    fan_out=FAN_OUT,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from mailcore.store.session import Connection
@@ -39,8 +39,7 @@ async def claim(db: Connection, keys: Sequence[OnceKey]) -> list[Stored | Busy |
     return [stored.get(key, None if row["locked"] else Busy()) for key, row in zip(keys, rows, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A key with what is to be stored under it."""
 
     key: OnceKey
@@ -48,24 +47,28 @@ class Wanted:
     response: bytes
 
 
-async def take(db: Connection, wanted: Sequence[Wanted]) -> list[Stored | Busy | None]:
-    """`claim`, and where that gives None `insert`, in one round trip. Raises as `insert`."""
-    keys = [each.key for each in wanted]
-    rows = await db.fetch(
-        "SELECT * FROM take_idempotency_keys($1, $2, $3, $4, $5, $6)",
-        [key[0] for key in keys],
-        [key[1] for key in keys],
-        [key[2] for key in keys],
-        [_lock_id(key) for key in keys],
+def arguments(wanted: Sequence[Wanted]) -> list[Sequence[object]]:
+    """Of take_idempotency_keys: a key that is neither stored nor held by another is stored, and ours.
+
+    It does what `claim` and then `insert` do, as part of the statement that stores what the keys are for (store.emails).
+    """
+    return [
+        [each.key[0] for each in wanted],
+        [each.key[1] for each in wanted],
+        [each.key[2] for each in wanted],
+        [_lock_id(each.key) for each in wanted],
         [each.fingerprint for each in wanted],
         [each.response for each in wanted],
-    )
-    if not all(row["mine"] or row["busy"] or row["fingerprint"] for row in rows):
-        raise RuntimeError("an idempotency key was stored under another's lock")
-    return [
-        Stored(row["fingerprint"], row["response"]) if row["fingerprint"] else Busy() if row["busy"] else None
-        for row in rows
     ]
+
+
+def refusal(busy: bool, fingerprint: bytes | None, response: bytes | None) -> Stored | Busy:
+    """What take_idempotency_keys says of a key that is not ours. Raises RuntimeError: the transaction must not be committed."""
+    if fingerprint is not None and response is not None:
+        return Stored(fingerprint, response)
+    if not busy:
+        raise RuntimeError("an idempotency key was stored under another's lock")
+    return Busy()
 
 
 async def insert(db: Connection, wanted: Sequence[Wanted]) -> None:
