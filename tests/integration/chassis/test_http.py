@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
 
-from chassis.http import HttpProtocol
+from chassis.http import WHOLE, HttpProtocol, Whole
 from chassis.process import make_server
 
 
@@ -90,3 +91,84 @@ async def test_large_bodies_and_requests_behind_them_are_not_heads(port: int) ->
 async def test_a_head_that_does_not_come_ends_the_connection(port: int) -> None:
     assert await _ask(port) == b""
     assert await _ask(port, b"POST /length HTTP/1.1\r\nhost") == b""
+
+
+# ---- the short way
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    """Answers with the body, by the short way where it is open, and says in a header whether each half was."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        whole: Whole = scope["extensions"][WHOLE]
+        body = whole.body()
+        short = body is not None
+        if body is None:
+            body, more = b"", True
+            while more:
+                message = await receive()
+                assert message["type"] == "http.request"
+                body, more = body + message["body"], message["more_body"]
+        headers = [(b"content-length", b"%d" % len(body)), (b"x-short", b"%d" % short)]
+        if not whole.answer(200, headers, body):
+            headers.append((b"x-answer", b"long"))
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        assert (await receive())["type"] == "http.disconnect"
+
+    server, sock = make_server(app, "127.0.0.1", 0, [])
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    yield sock.getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n"
+_LAST = b"connection: close\r\n\r\n"
+
+
+async def test_requests_in_one_packet_are_answered_in_their_order(echo: int) -> None:
+    answer = await _ask(echo, _HEAD + b"\r\nfirst" + _HEAD + b"\r\nother" + _HEAD + _LAST + b"third")
+    first, other, third = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert [each.partition(b"\r\n\r\n")[2] for each in (first, other, third)] == [b"first", b"other", b"third"]
+    assert all(b"date: " in each for each in (first, other, third))
+    assert b"x-short: 1" in first and b"x-answer: long" not in first and b"connection: close" not in first
+    assert b"x-answer: long" in third and b"connection: close" in third
+
+
+async def test_a_body_that_comes_later_is_received(echo: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", echo)
+    writer.write(_HEAD + b"\r\nfi")
+    await asyncio.sleep(0.05)
+    writer.write(b"rst")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"x-short: 0" in head and b"x-answer" not in head
+    assert await reader.readexactly(5) == b"first"
+    writer.write(_HEAD + b"expect: 100-continue\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"again")
+    assert b"x-short: 0" in await reader.readuntil(b"\r\n\r\n")
+    assert await reader.readexactly(5) == b"again"
+    writer.close()
+
+
+async def test_a_client_of_http_1_0_has_its_connection_closed(echo: int) -> None:
+    answer = await _ask(echo, b"POST / HTTP/1.0\r\ncontent-length: 5\r\n\r\nfirst")
+    assert b"x-answer: long" in answer and answer.endswith(b"connection: close\r\n\r\nfirst")
+
+
+async def test_who_does_not_read_its_answers_is_not_answered_without_end(echo: int) -> None:
+    """Beyond what the transport buffers, answers wait for the client as ASGI's messages do."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", echo, limit=1000)
+    body = b"a" * 60_000
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + body
+    for _ in range(100):
+        writer.write(request)
+    received = 0
+    async with asyncio.timeout(20):
+        while received < 100 * len(body):
+            received += len(await reader.read(100_000))
+    writer.close()
