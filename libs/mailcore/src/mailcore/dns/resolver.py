@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
@@ -55,6 +56,10 @@ class Records(Generic[T]):
     """Empty: the name exists and has no record of this type."""
     ttl: int
     """Seconds that the answer may be kept, as the server gave it."""
+    secure: bool = False
+    """Validated by DNSSEC (RFC 4035 §3.2.3), all of it, aliases and "there is none" too, by a resolver whose word we take."""
+    canonical: str = ""
+    """The name that CNAMEs led to; the name asked for where there were none. Empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,19 @@ class MX:
     preference: int
     host: str
     """Without the trailing dot; empty for the root: null MX (RFC 7505)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsaRecord:
+    """RFC 6698 §2.1."""
+
+    usage: int
+    selector: int
+    matching: int
+    data: bytes
+
+    def __str__(self) -> str:
+        return f"{self.usage} {self.selector} {self.matching} {self.data.hex().upper()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +107,10 @@ class Resolver(Protocol):
 
     async def caa(self, name: str) -> Records[CAA]: ...
 
+    async def tlsa(self, name: str) -> Records[TlsaRecord]:
+        """`name`: `_25._tcp.mx.example.com`."""
+        ...
+
     async def ptr(self, address: str) -> Records[str]:
         """Host names of an IP address."""
         ...
@@ -113,6 +135,8 @@ class DnsResolver:
     cache_size   answers kept; 0 keeps none, for whoever has just been told that a record has changed
     min_ttl      seconds that an answer is kept at least, max_ttl at most; negative ones MAX_NEGATIVE_TTL at most
     failure_ttl  seconds that a temporary failure is kept, so that a queue does not wait `lifetime` for each of its mails
+    trust_ad     whether the name servers validate DNSSEC and nobody between them and us can say so for them; None: where all of
+                 them are on this machine
 
     Of equal questions in flight only one is asked. Belongs to one event loop.
     """
@@ -127,12 +151,16 @@ class DnsResolver:
         min_ttl: float = 5.0,
         max_ttl: float = 3_600.0,
         failure_ttl: float = 1.0,
+        trust_ad: bool | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resolver = dns.asyncresolver.Resolver(configure=nameservers is None)
         if nameservers is not None:
             self._resolver.nameservers = [_nameserver(text) for text in nameservers]
         self._resolver.use_edns(0, 0, UDP_PAYLOAD)
+        # RFC 6840 §5.7: AD in a question asks to be told whether the answer was validated
+        self._resolver.flags = dns.flags.RD | dns.flags.AD
+        self.trusts_ad = _all_here(self._resolver.nameservers) if trust_ad is None else trust_ad
         self._resolver.timeout = timeout
         self._resolver.lifetime = lifetime
         self._cache_size = cache_size
@@ -159,6 +187,9 @@ class DnsResolver:
 
     async def caa(self, name: str) -> Records[CAA]:
         return await self._ask(name, "CAA", lambda r: CAA(_text(r.tag).lower(), _text(r.value)))
+
+    async def tlsa(self, name: str) -> Records[TlsaRecord]:
+        return await self._ask(name, "TLSA", lambda r: TlsaRecord(r.usage, r.selector, r.mtype, bytes(r.cert)))
 
     async def ptr(self, address: str) -> Records[str]:
         return await self._ask(_reverse(address), "PTR", lambda r: _host(r.target))
@@ -191,7 +222,8 @@ class DnsResolver:
             async with self._slots:
                 answer = await self._resolver.resolve(qname, rdtype, raise_on_no_answer=False, search=False)
             values = () if answer.rrset is None else tuple(value_of(record) for record in answer.rrset)
-            outcome = Records(values, answer.chaining_result.minimum_ttl)
+            secure = self.trusts_ad and bool(answer.response.flags & dns.flags.AD)
+            outcome = Records(values, answer.chaining_result.minimum_ttl, secure, _host(answer.canonical_name))
         except dns.resolver.NXDOMAIN as error:
             outcome = _Failure(NoSuchDomain, f"The domain {name} does not exist.", _negative_ttl(error, qname))
         except (dns.exception.DNSException, OSError) as error:
@@ -232,15 +264,21 @@ class DnsResolver:
 class StaticResolver:
     """Answers from a table, for tests: `{"example.org": {"MX": ["10 mx.example.org."], "TXT": ["v=spf1 -all"]}}`.
 
-    Values are in the presentation form of zone files, TXT without quotes. Names in `failing` answer SERVFAIL. `asked` holds
-    every question, `(name, type)`.
+    Values are in the presentation form of zone files, TXT without quotes. Names in `failing` answer SERVFAIL; answers about names
+    in `signed` and below them are validated. `asked` holds every question, `(name, type)`.
     """
 
     def __init__(
-        self, zones: Mapping[str, Mapping[str, Sequence[str]]], *, failing: Collection[str] = (), ttl: int = 60
+        self,
+        zones: Mapping[str, Mapping[str, Sequence[str]]],
+        *,
+        failing: Collection[str] = (),
+        signed: Collection[str] = (),
+        ttl: int = 60,
     ) -> None:
         self.zones = zones
         self.failing = failing
+        self.signed = signed
         self.ttl = ttl
         self.asked: list[tuple[str, str]] = []
 
@@ -262,23 +300,28 @@ class StaticResolver:
     async def caa(self, name: str) -> Records[CAA]:
         return self._answer(name, "CAA", _caa_from_text)
 
+    async def tlsa(self, name: str) -> Records[TlsaRecord]:
+        return self._answer(name, "TLSA", _tlsa_from_text)
+
     async def ptr(self, address: str) -> Records[str]:
         return self._answer(_reverse(address), "PTR", lambda text: text.removesuffix(".").lower())
 
     def _answer(self, name: str, rdtype: str, value_of: Callable[[str], T]) -> Records[T]:
         name = name.lower().removesuffix(".")
         self.asked.append((name, rdtype))
+        secure = True
         for _ in range(_MAX_CNAMES):
+            secure = secure and any(name == zone or name.endswith(f".{zone}") for zone in self.signed)
             if name in self.failing:
                 raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): NoNameservers.")
             records = self.zones.get(name)
             if records is None:
                 # RFC 8020: a name exists when one below it does
                 if any(other.endswith(f".{name}") for other in self.zones):
-                    return Records((), self.ttl)
+                    return Records((), self.ttl, secure, name)
                 raise NoSuchDomain(f"The domain {name} does not exist.")
             if "CNAME" not in records or rdtype == "CNAME":
-                return Records(tuple(map(value_of, records.get(rdtype, ()))), self.ttl)
+                return Records(tuple(map(value_of, records.get(rdtype, ()))), self.ttl, secure, name)
             name = records["CNAME"][0].lower().removesuffix(".")
         raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): ChainTooLong.")
 
@@ -299,6 +342,15 @@ def _nameserver(text: str) -> dns.nameserver.Do53Nameserver:
         raise Invalid(f"{text!a} is not a name server: write `192.0.2.1:53` or `[2001:db8::1]:53`.") from error
 
 
+_DOCKER = ipaddress.ip_address("127.0.0.11")
+"""Docker's own name server is on this machine by its address only: it passes on what others say."""
+
+
+def _all_here(nameservers: Sequence[Any]) -> bool:
+    found = [ipaddress.ip_address(getattr(server, "address", server).partition("%")[0]) for server in nameservers]
+    return bool(found) and all(address.is_loopback and address != _DOCKER for address in found)
+
+
 def _host(name: dns.name.Name) -> str:
     return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""
 
@@ -311,6 +363,11 @@ def _mx_from_text(text: str) -> MX:
 def _caa_from_text(text: str) -> CAA:
     _, tag, value = text.split(None, 2)
     return CAA(tag.lower(), value.strip('"'))
+
+
+def _tlsa_from_text(text: str) -> TlsaRecord:
+    usage, selector, matching, data = text.split(None, 3)
+    return TlsaRecord(int(usage), int(selector), int(matching), bytes.fromhex(data))
 
 
 def _text(octets: bytes) -> str:
