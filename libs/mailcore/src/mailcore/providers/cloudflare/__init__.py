@@ -1,0 +1,29 @@
+"""Cloudflare Email Sending: `POST /accounts/<id>/email/sending/send_raw`, the whole message. Sources: fixtures/README.md.
+
+Its answer says at once which recipients' hosts took the mail and which refused it. Events come by Cloudflare's queues, with
+nothing in them that names the request: they are not read, and what was queued there has no further word.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr, StringConstraints
+
+from mailcore.providers.base import Account
+from mailcore.providers.cloudflare.send import CloudflareSender
+
+BASE_URL = "https://api.cloudflare.com/client/v4"
+
+
+class Cloudflare(Account):
+    vendor: ClassVar[str] = "cloudflare"
+
+    account_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    api_token: SecretStr
+    """With the permission to send emails."""
+
+    def sender(self, base_url: str | None = None) -> CloudflareSender:
+        base = (base_url or BASE_URL).rstrip("/")
+        return CloudflareSender(base, urlsplit(base).netloc, self.account_id, self.api_token.get_secret_value())

@@ -1,0 +1,53 @@
+"""What Resend posts about a mail, signed as Svix signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mailcore import events as webhooks
+from mailcore.kit.errors import Invalid
+from mailcore.providers.base import REFERENCE, Event, Fetch, Forged, Kind, Post, object_of, reply_of, text_of
+from mailcore.smtp.reply import Reply
+
+_KINDS = {
+    "email.delivered": Kind.DELIVERED,
+    "email.delivery_delayed": Kind.DELAYED,
+    "email.bounced": Kind.BOUNCED,
+    "email.failed": Kind.FAILED,
+    "email.suppressed": Kind.SUPPRESSED,
+    "email.complained": Kind.COMPLAINED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResendEvents:
+    signing_secret: str = field(repr=False)
+
+    async def read(self, post: Post, *, now: float, fetch: Fetch) -> list[Event]:
+        try:
+            id_ = webhooks.verify(webhooks.read_secret(self.signing_secret), post.headers, post.body, now=now)
+        except Invalid as error:
+            raise Forged(error.public) from error
+        event = object_of(post.json())
+        kind = _KINDS.get(text_of(event.get("type")))
+        about = object_of(event.get("data"))
+        reference = text_of(object_of(about.get("tags")).get(REFERENCE))
+        recipients = about.get("to")
+        if kind is None or not reference or not isinstance(recipients, list):
+            return []
+        reply = _reply(kind, about)
+        named = [recipient for recipient in recipients if isinstance(recipient, str)]
+        return [Event(f"{id_}:{recipient}", kind, reference, recipient, reply) for recipient in named]
+
+
+def _reply(kind: Kind, about: dict[str, object]) -> Reply | None:
+    if kind is Kind.BOUNCED:
+        bounce = object_of(about.get("bounce"))
+        said = bounce.get("diagnosticCode")
+        words = text_of(said[0]) if isinstance(said, list) and said else text_of(bounce.get("message"))
+        return reply_of(words, permanent=bounce.get("type") != "Transient")
+    if kind is Kind.FAILED:
+        return reply_of(text_of(object_of(about.get("failed")).get("reason")), permanent=True)
+    if kind is Kind.SUPPRESSED:
+        return reply_of(text_of(object_of(about.get("suppressed")).get("message")), permanent=True)
+    return None
