@@ -57,6 +57,8 @@ class Attempt:
     """Key of the site it went to."""
     attempts: int
     """How many the schedule grants: the next delay is due after each but the last."""
+    notice: bool = True
+    """When it is deferred, that is told, once: it has waited long enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def settlement(attempt: Attempt) -> Settlement:
     elif row.attempt >= attempt.attempts:
         state, event = "expired", "bounced"
     else:
-        state, event = "queued", "delivery_delayed"
+        state, event = "queued", "delivery_delayed" if attempt.notice else None
     if outcome.rule == TEST_COMPLAINT:
         event = "complained"
     return Settlement(
@@ -187,7 +189,7 @@ def _is_hard(outcome: Outcome) -> bool:
 
 
 def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
-    """Type and detail of the event that the outcome is; None: it was delayed before."""
+    """Type and detail of the event that the outcome is; None: it waits, which is told already or not yet."""
     outcome = attempt.outcome
     detail: dict[str, Any] = {}
     if outcome.result is Result.DELIVERED:
@@ -201,7 +203,7 @@ def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
     elif outcome.result is Result.BOUNCED or attempt.row.attempt >= attempt.attempts:
         type_ = "email.bounced"
         detail |= bounce(outcome)
-    elif row.first_delay:
+    elif row.first_delay and attempt.notice:
         type_ = "email.delivery_delayed"
     else:
         return None
