@@ -23,3 +23,4 @@ LOOP_LAG = Gauge("postroom_loop_lag_seconds", "By how much the event loop was la
 RUNNER_FAILURES = Gauge("postroom_runner_failures", "Rounds of a runner that failed in a row", ["runner"])
 LOGS_DROPPED = Counter("postroom_logs_dropped", "API calls that are missing in the log of calls", ["reason"])
 AUTH_FAILURES = Counter("postroom_auth_failures", "Requests with a key, token or cookie that opened nothing")
+ALARMS = Counter("postroom_alarms", "Alarms about domains and API keys, and what was done", ["kind", "action"])

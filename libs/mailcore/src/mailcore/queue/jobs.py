@@ -14,6 +14,7 @@ chore      enqueued by                          served by      safe twice becaus
 verify     api: POST /domains/:id/verify        outbound       writes what DNS says now into the domain's row
 claim      api: POST /domains/:id/claim/verify  outbound       moves a claim on; one that has ended stays as it is
 upkeep     cron, hourly                         outbound       makes what is missing, deletes what is expired
+health     api: POST /v1/health/sending         outbound       writes what it finds now over what was found before
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ ACCOUNTS = Bell("accounts", "imap_sync")
 VERIFY = Chore("verify", "outbound")
 CLAIM = Chore("claim", "outbound")
 UPKEEP = Chore("upkeep", "outbound")
+HEALTH = Chore("health", "outbound")
 
 BELLS = (OUTBOUND, ROUTE, WEBHOOKS, ACCOUNTS)
-CHORES = (VERIFY, CLAIM, UPKEEP)
+CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH)
 
 
 def arq_queue(service: str) -> str:
