@@ -146,11 +146,12 @@ def rule_of(security: Security, default: str) -> str:
 
 def asked_by(security: Security) -> str:
     """For our words: who asks for TLS."""
-    rule = rule_of(security, "")
+    if security.kind is Kind.STS_TESTING:
+        return "the recipient's MTA-STS policy, in testing, asks for TLS"
     return {
         "dane-failed": "the host's DANE records require TLS",
         "mta-sts-failed": "the recipient's MTA-STS policy requires TLS",
-    }.get(rule, "TLS is required")
+    }.get(rule_of(security, ""), "TLS is required")
 
 
 # ---- contexts --------------------------------------------------------------------------------------------------------
