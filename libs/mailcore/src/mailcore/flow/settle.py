@@ -43,6 +43,8 @@ TEST_ADDRESS = "test-address"
 """Rule of outcomes that a test address asked for (outbound.simulator): they suppress nobody."""
 TEST_COMPLAINT = "test-complaint"
 """The same, delivered and then complained about."""
+PROVIDER_REFUSED = "provider-refused"
+"""Rule of what a provider's API refused for good: its words are the reason."""
 _WORDS_OF_A_PEER = (None, "null-mx")
 """Rules under which a refusal is the recipient's side's own (RFC 7505 §3: the domain says so by its MX)."""
 
@@ -71,8 +73,9 @@ class Batch:
 
 # ---- 1. outcome to settlement ----------------------------------------------------------------------------------------
 
-_STATES = {
+_STATES: dict[Result, tuple[str, str | None]] = {
     Result.DELIVERED: ("delivered", "delivered"),
+    Result.RELAYED: ("relayed", None),
     Result.BOUNCED: ("bounced", "bounced"),
     Result.FAILED: ("failed", "failed"),
     Result.SUPPRESSED: ("suppressed", "suppressed"),
@@ -109,6 +112,7 @@ def settlement(attempt: Attempt) -> Settlement:
         rule=outcome.rule,
         conversation=_conversation(outcome.conversation),
         unsure=outcome.dot_sent and outcome.result is Result.DEFERRED and outcome.rule is not None,
+        retry_after=outcome.retry_after,
     )
 
 
@@ -164,7 +168,7 @@ def _events(row: Settled, attempt: Attempt, now: datetime) -> list[NewEvent]:
     """In order, by their ids too."""
     outcome = attempt.outcome
     raised: list[tuple[str, dict[str, Any]]] = []
-    if row.scheduled and outcome.result in (Result.DELIVERED, Result.BOUNCED, Result.DEFERRED):
+    if row.scheduled and outcome.result in (Result.DELIVERED, Result.RELAYED, Result.BOUNCED, Result.DEFERRED):
         raised.append(("email.sent", {}))  # what was scheduled was not sent when it was submitted
     ended = _ended(row, attempt)
     if ended:
@@ -192,6 +196,8 @@ def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
     """Type and detail of the event that the outcome is; None: it waits, which is told already or not yet."""
     outcome = attempt.outcome
     detail: dict[str, Any] = {}
+    if outcome.result is Result.RELAYED:
+        return None  # its provider's report says what became of it (flow.reports)
     if outcome.result is Result.DELIVERED:
         type_ = "email.delivered"
     elif outcome.result is Result.SUPPRESSED:
@@ -199,7 +205,8 @@ def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
         detail |= suppressed(attempt.row.suppressed)
     elif outcome.result is Result.FAILED:
         type_ = "email.failed"
-        detail["failed"] = {"reason": outcome.rule or "failed"}
+        words = outcome.reply.text if outcome.reply and outcome.rule == PROVIDER_REFUSED else outcome.rule
+        detail["failed"] = {"reason": _storable(words or "failed")}
     elif outcome.result is Result.BOUNCED or attempt.row.attempt >= attempt.attempts:
         type_ = "email.bounced"
         detail |= bounce(outcome)

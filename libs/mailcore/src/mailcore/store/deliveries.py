@@ -39,6 +39,9 @@ class DueLane:
     """Of its first row."""
     failures: int
     """Of its site: connections that failed in a row."""
+    org_id: UUID
+    class_: int
+    """0 transactional, 1 broadcast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class Settlement:
     """JSON: [[at, "said" or "heard", line]]. As text, for nested lists would be read as one array of more dimensions."""
     unsure: bool = False
     """The final dot left and no reply was read: from now on a retry may be a second copy."""
+    retry_after: float | None = None
+    """Seconds until the next attempt, where that is not for the schedule to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +148,18 @@ class Settled:
 
 
 async def due_lanes(db: Connection) -> list[DueLane]:
-    """Lanes with a due row that nobody holds, whose site is not suspended; those that waited longest first."""
+    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held; those that waited longest
+    first."""
     await by_index(db)
     rows = await db.fetch(_DUE_LANES)
     return [DueLane(*row) for row in rows]
 
 
+_NOT_HELD = """NOT EXISTS (
+    SELECT FROM holds h WHERE (h.site_id = s.id OR h.site_id IS NULL) AND (h.org_id = l.org_id OR h.org_id IS NULL)
+      AND (h.until IS NULL OR h.until > now()))"""
 # queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
-_DUE_LANES = """
+_DUE_LANES = f"""
 WITH RECURSIVE step AS (
   (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
   UNION ALL
@@ -161,12 +170,12 @@ WITH RECURSIVE step AS (
     ORDER BY q.lane_id, q.due_at LIMIT 1
   ) following
 )
-SELECT step.lane_id, l.domain, r.site_id, step.due_at, s.failures
+SELECT step.lane_id, l.domain, r.site_id, step.due_at, s.failures, l.org_id, l.class
 FROM step
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 JOIN sites s ON s.id = r.site_id
-WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now())
+WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND {_NOT_HELD}
 ORDER BY step.due_at
 """
 
@@ -231,14 +240,14 @@ async def peek_suspect(db: Connection, busy: Sequence[int] = ()) -> DueLane | No
     return DueLane(*row) if row else None
 
 
-_PEEK_SUSPECT = """
-SELECT q.lane_id, l.domain, r.site_id, q.due_at, s.failures
+_PEEK_SUSPECT = f"""
+SELECT q.lane_id, l.domain, r.site_id, q.due_at, s.failures, l.org_id, l.class
 FROM queue q
 JOIN lanes l ON l.id = q.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 JOIN sites s ON s.id = r.site_id
 WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now() AND s.id <> ALL ($1::bigint[])
-  AND (s.suspended_until IS NULL OR s.suspended_until <= now())
+  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND {_NOT_HELD}
 ORDER BY q.due_at LIMIT 1
 """
 
@@ -385,23 +394,24 @@ async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Sett
 
 _SETTLE_COLUMNS = (
     *("email_id", "n", "attempt", "worker", "leased_at", "state", "last_event", "outcome", "site", "mx_host", "mx_ip"),
-    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure"),
+    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure", "retry_after"),
 )
 # possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
 _SETTLE = """
 WITH o AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
       $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::smallint[], $15::text[], $16::text[],
-      $17::text[], $18::text[], $19::boolean[])
+      $17::text[], $18::text[], $19::boolean[], $20::float8[])
     AS t (email_id, n, attempt, worker, leased_at, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code,
-          enhanced_code, reply, rule, conversation, unsure)
+          enhanced_code, reply, rule, conversation, unsure, retry_after)
 ), gone AS (
   DELETE FROM queue q USING o
   WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
     AND q.leased_at = o.leased_at AND o.state <> 'queued'
   RETURNING q.org_id, q.possible_duplicate, o.*
 ), kept AS (
-  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, possible_duplicate = q.possible_duplicate OR o.unsure
+  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, possible_duplicate = q.possible_duplicate OR o.unsure,
+                     due_at = CASE WHEN o.retry_after IS NULL THEN q.due_at ELSE now() + make_interval(secs => o.retry_after) END
   FROM o
   WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
     AND q.leased_at = o.leased_at AND o.state = 'queued'
@@ -416,7 +426,9 @@ WITH o AS MATERIALIZED (
   SET state = known.state,
       -- who reads fast is known before the reply to the final dot is
       last_event = CASE WHEN d.last_event IN ('opened', 'clicked') AND known.last_event IN ('delivered', 'delivery_delayed')
-                        THEN d.last_event ELSE coalesce(known.last_event, d.last_event) END,
+                        THEN d.last_event
+                        WHEN d.last_event = 'scheduled' AND known.state = 'relayed' THEN 'sent'
+                        ELSE coalesce(known.last_event, d.last_event) END,
       last_event_at = CASE WHEN known.last_event IS NULL THEN d.last_event_at ELSE now() END,
       possible_duplicate = d.possible_duplicate OR known.possible_duplicate OR known.unsure
   FROM known
