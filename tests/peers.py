@@ -12,11 +12,13 @@ import socket
 import pytest
 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+_BESIDE = "/usr/local/lib/postroom-peers/usr/sbin"
+"""Where .ci/peers unpacks what cannot be installed beside Postfix."""
 
 
 def peer(program: str) -> str:
     """The program's path."""
-    found = shutil.which(program) or shutil.which(program, path=_PATH)
+    found = shutil.which(program) or shutil.which(program, path=_PATH) or shutil.which(program, path=_BESIDE)
     if found:
         return found
     if os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") == "1":

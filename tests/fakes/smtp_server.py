@@ -1,14 +1,16 @@
 """An SMTP server on loopback that does at each phase what its script says, and keeps all that it heard.
 
-A script maps a phase (`greeting ehlo helo starttls auth mail rcpt data dot rset quit`) to a step, to a list of steps (one
+A script maps a phase (`greeting ehlo helo starttls auth mail rcpt data bdat dot rset quit`) to a step, to a list of steps (one
 an occurrence, the last for all that follow), or to a function of the conversation that gives a step or None. A phase
-without a step is answered as a plain server would.
+without a step is answered as a plain server would. `bdat` is a chunk before the last; the last is `dot`, as after DATA.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +21,8 @@ class Step:
     """What to say; empty: nothing. CRLF is added at the end if it has none, but not before a cut."""
     cut: bool = False
     """Close the connection afterwards."""
+    reset: bool = False
+    """With `cut`: by RST, as a firewall or a crash does it."""
     silent: bool = False
     """Say nothing and hear nothing, until the client goes."""
     drip: float = 0
@@ -37,11 +41,15 @@ class Caught:
     mail_from: str
     rcpt_to: list[str]
     wire: bytes
-    """From after the 354 to before the CRLF.CRLF's dot, dots stuffed as they came."""
+    """From after the 354 to before the CRLF.CRLF's dot, dots stuffed as they came; or the chunks of BDAT."""
     tls: bool
+    chunks: int = 0
+    """0: it came by DATA."""
 
     @property
     def content(self) -> bytes:
+        if self.chunks:
+            return self.wire
         lines = self.wire.split(b"\r\n")
         return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
 
@@ -61,6 +69,10 @@ class Talk:
     tls: bool = False
     received: int = 0
     """Bytes of the content so far."""
+    chunks: list[bytes] = field(default_factory=list)
+    """Of BDAT so far."""
+    spoiled: bool = False
+    """A chunk was refused: until RSET, every further one is (RFC 3030 §2)."""
     over: bool = False
     """The client has gone, or was cut."""
 
@@ -72,8 +84,11 @@ class SmtpServer:
         *,
         extensions: tuple[str, ...] = ("PIPELINING", "8BITMIME", "SIZE 50000000"),
         tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self.script: dict[str, Script] = script or {}
+        self.host = host
         self.extensions = extensions
         self.tls = tls
         self.talks: list[Talk] = []
@@ -82,10 +97,10 @@ class SmtpServer:
         self.most_open = 0
         self._used: dict[str, int] = {}
         self._writers: set[asyncio.StreamWriter] = set()
-        self.port = 0
+        self.port = port
 
     async def __aenter__(self) -> SmtpServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 16)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 16)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -151,8 +166,10 @@ class SmtpServer:
             plain = "354 go ahead" if talk.rcpt_to else "503 5.5.1 no valid recipients"
             if (await self._say("data", talk, plain)).startswith("354"):
                 await self._content(talk)
+        elif verb == "BDAT" and "CHUNKING" in self.extensions:
+            await self._chunk(line.split(), talk)
         elif verb in ("RSET", "QUIT"):
-            talk.mail_from, talk.rcpt_to = None, []
+            talk.mail_from, talk.rcpt_to, talk.chunks, talk.spoiled = None, [], [], False
             await self._say(verb.lower(), talk, "250 ok" if verb == "RSET" else "221 bye")
             talk.over = talk.over or verb == "QUIT"
         elif verb == "AUTH" or verb.endswith("="):
@@ -182,6 +199,32 @@ class SmtpServer:
             self.caught.append(caught)
         await self._say("dot", talk, "250 2.0.0 kept")
 
+    async def _chunk(self, words: list[str], talk: Talk) -> None:
+        size, last = int(words[1]), words[2:] == ["LAST"]
+        octets = bytearray()
+        talk.received = sum(map(len, talk.chunks))
+        while len(octets) < size:
+            piece = await talk.reader.read(min(size - len(octets), 1 << 16))
+            if not piece:
+                raise asyncio.IncompleteReadError(bytes(octets), size)
+            octets += piece
+            talk.received += len(piece)
+            if "content" in self.script:
+                await self._say("content", talk, "")
+                if talk.over:
+                    return
+        if not talk.rcpt_to or talk.spoiled:
+            await self._say("chunk without transaction", talk, "503 5.5.1 no valid recipients")
+            return
+        talk.chunks.append(bytes(octets))
+        if not last:
+            talk.spoiled = not (await self._say("bdat", talk, f"250 2.0.0 {size} octets")).startswith("250")
+            return
+        caught = Caught(talk.mail_from or "", talk.rcpt_to, b"".join(talk.chunks), talk.tls, len(talk.chunks))
+        talk.mail_from, talk.rcpt_to, talk.chunks = None, [], []
+        self.caught.append(caught)
+        await self._say("dot", talk, "250 2.0.0 kept")
+
     async def _say(self, phase: str, talk: Talk, plain: str) -> str:
         step = self._step(phase, talk) or Step(plain)
         if step.wait:
@@ -204,7 +247,13 @@ class SmtpServer:
             await talk.writer.drain()
         if step.cut:
             talk.over = True
-            talk.writer.close()
+            if step.reset:
+                # a socket that lingers for no time at all answers with RST
+                linger = struct.pack("ii", 1, 0)
+                talk.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                talk.writer.transport.abort()
+            else:
+                talk.writer.close()
         return step.text
 
     def _step(self, phase: str, talk: Talk) -> Step | None:

@@ -103,6 +103,23 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 @cache
 def certificate(host: str = "mx0.test") -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context with a certificate for `host`, and a client's that trusts it."""
+    with TemporaryDirectory() as folder:
+        pem = certificate_files(host, Path(folder))
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(pem)
+        return server, ssl.create_default_context(cafile=str(pem))
+
+
+def certificate_files(host: str, folder: Path) -> Path:
+    """The same certificate and its key, in one PEM file of that folder."""
+    pem = folder / f"{host}.pem"
+    pem.write_bytes(_pem(host))
+    pem.chmod(0o600)
+    return pem
+
+
+@cache
+def _pem(host: str) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
@@ -118,15 +135,6 @@ def certificate(host: str = "mx0.test") -> tuple[ssl.SSLContext, ssl.SSLContext]
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    with TemporaryDirectory() as folder:
-        pem = Path(folder, "pem")
-        pem.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + signed.public_bytes(serialization.Encoding.PEM)
-        )
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(pem)
-    client = ssl.create_default_context(cadata=signed.public_bytes(serialization.Encoding.PEM).decode())
-    return server, client
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + signed.public_bytes(serialization.Encoding.PEM)

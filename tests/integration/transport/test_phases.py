@@ -26,9 +26,22 @@ EVENTS = {
 }
 BROKEN = ["cut", "half a line", "garbage", "two codes", "long line", "many lines", "silent", "drip"]
 SHORT = {"greeting": "greeting", "ehlo": "ehlo", "mail": "mail", "rcpt": "rcpt", "data": "data", "dot": "dot"}
-PIPELINING = pytest.mark.parametrize(
-    "extensions", [("PIPELINING", "SIZE"), ("SIZE",), ()], ids=["pipelined", "lock-step", "bare"]
-)
+WAYS = {
+    "pipelined": ("PIPELINING", "SIZE"),
+    "lock-step": ("SIZE",),
+    "bare": (),
+    "chunks": ("PIPELINING", "SIZE", "CHUNKING"),
+    "chunks in lock-step": ("CHUNKING",),
+}
+PIPELINING = pytest.mark.parametrize("extensions", list(WAYS.values()), ids=list(WAYS))
+
+
+def phases(*names: str):
+    """Each way × each phase that it has: with BDAT there is no DATA."""
+    cases = [(way, name) for name in names for way in WAYS if name != "data" or "CHUNKING" not in WAYS[way]]
+    return pytest.mark.parametrize(
+        ("extensions", "phase"), [(WAYS[way], name) for way, name in cases], ids=[f"{n}-{w}" for w, n in cases]
+    )
 
 
 def timeouts(phase: str, event: str):
@@ -57,11 +70,10 @@ async def test_a_host_that_does_not_talk_to_us(phase: str, event: str, extension
         assert sorted(good.recipients) == ["a@peer.test", "b@peer.test"]
 
 
-@PIPELINING
+@phases("mail", "rcpt", "data")
 @pytest.mark.parametrize(
     ("event", "result"), [("4xx", Result.DEFERRED), ("5xx", Result.BOUNCED), ("421", Result.DEFERRED)]
 )
-@pytest.mark.parametrize("phase", ["mail", "rcpt", "data"])
 async def test_refused_before_the_dot(phase: str, event: str, result: Result, extensions: tuple[str, ...]) -> None:
     async with SmtpServer({phase: EVENTS[event]}, extensions=extensions) as server, SmtpServer() as other:
         outcome = (await deliver(to(server, other), [mail("a")]))["a"]
@@ -75,9 +87,8 @@ async def test_refused_before_the_dot(phase: str, event: str, result: Result, ex
         assert heard[0] == "220 fake.test ESMTP"
 
 
-@PIPELINING
+@phases("mail", "rcpt", "data")
 @pytest.mark.parametrize("event", BROKEN)
-@pytest.mark.parametrize("phase", ["mail", "rcpt", "data"])
 async def test_broken_before_the_dot(phase: str, event: str, extensions: tuple[str, ...]) -> None:
     """R10: nothing of the content has left, so the next hop gets it; with no other hop it waits."""
     async with SmtpServer({phase: EVENTS[event]}, extensions=extensions) as bad, SmtpServer() as good:
@@ -121,8 +132,7 @@ async def test_reply_lost_after_the_dot(event: str, extensions: tuple[str, ...])
         assert other.talks == []
 
 
-@PIPELINING
-@pytest.mark.parametrize("phase", ["mail", "rcpt", "data", "dot"])
+@phases("mail", "rcpt", "data", "dot")
 @pytest.mark.parametrize("event", ["4xx", "5xx", "421", *BROKEN])
 async def test_the_others_are_not_harmed(phase: str, event: str, extensions: tuple[str, ...]) -> None:
     """One of five mails runs into it; the four others are delivered once, each, over one connection at a time."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from mailcore.dns.mx import NextHop
 from mailcore.dns.resolver import StaticResolver, TemporaryDNSError
 from mailcore.kit.errors import Refused
-from outbound.routes import ByMX, OneHost, order, refusal, site_key
+from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, Ourselves, order, refusal, site_key
 
 
 def test_a_site_is_a_set_of_hosts() -> None:
@@ -43,7 +45,9 @@ async def test_private_addresses_are_refused(ip: str, reached: bool) -> None:
         assert refusal(refused.value).rule == "private-address"
 
 
-@pytest.mark.parametrize("ip", ["::1", "fe80::1", "fc00::1", "::ffff:10.0.0.1", "2002:a00:1::1", "ff02::1"])
+@pytest.mark.parametrize(
+    "ip", ["::1", "fe80::1", "fc00::1", "::ffff:10.0.0.1", "2002:a00:1::1", "64:ff9b::7f00:1", "ff02::1"]
+)
 async def test_private_addresses_of_version_6_too(ip: str) -> None:
     finder = ByMX(StaticResolver({"x.test": {"AAAA": [ip]}}), 25, [])
     with pytest.raises(Refused):
@@ -62,3 +66,122 @@ async def test_one_host_for_all() -> None:
     finder = OneHost("catch", "127.0.0.1", 2525, StaticResolver({}))
     found = await finder.find("anything.test")
     assert (found.key, found.hops[0].ips, found.hops[0].port) == ("catch:127.0.0.1:2525", ("127.0.0.1",), 2525)
+
+
+async def test_what_is_private_among_others_is_left_out() -> None:
+    zones = {"x.test": {"MX": ["10 mx.x.test."]}, "mx.x.test": {"A": ["10.0.0.1", "8.8.8.8"], "AAAA": ["::1"]}}
+    assert (await ByMX(StaticResolver(zones), 25, []).find("x.test")).hops[0].ips == ("8.8.8.8",)
+
+
+async def test_an_alias_as_mail_host_is_followed() -> None:
+    """RFC 2181 §10.3 forbids it; many do it, and the mail arrives."""
+    zones = {
+        "x.test": {"MX": ["10 alias.x.test."]},
+        "alias.x.test": {"CNAME": ["real.y.test."]},
+        "real.y.test": {"A": ["8.8.8.8"]},
+    }
+    found = await ByMX(StaticResolver(zones), 25, []).find("x.test")
+    assert [(hop.host, hop.ips) for hop in found.hops] == [("alias.x.test", ("8.8.8.8",))]
+
+
+async def test_the_number_of_addresses_is_limited_and_the_site_stays_one() -> None:
+    zones = {"x.test": {"MX": [f"10 mx{n}.x.test." for n in range(50)]}}
+    zones |= {f"mx{n}.x.test": {"A": [f"8.8.{n}.{i}" for i in range(1, 9)]} for n in range(50)}
+    finder = ByMX(StaticResolver(zones), 25, [])
+    keys = set()
+    for _ in range(5):
+        found = await finder.find("x.test")
+        keys.add((found.key, found.order))
+        assert sum(len(hop.ips) for hop in found.hops) == MAX_ADDRESSES
+        assert max(len(hop.ips) for hop in found.hops) == MAX_ADDRESSES_OF_HOST
+    assert len(keys) == 1
+
+
+async def test_a_site_is_the_same_while_the_dns_knows_one_host_only() -> None:
+    zones = {
+        "x.test": {"MX": ["10 a.test.", "20 b.test."]},
+        "a.test": {"A": ["8.8.8.8"]},
+        "b.test": {"A": ["8.8.4.4"]},
+    }
+    whole = await ByMX(StaticResolver(zones), 25, []).find("x.test")
+    half = await ByMX(StaticResolver(zones, failing={"a.test"}), 25, []).find("x.test")
+    assert (whole.key, whole.order) == (half.key, half.order) == ("mx:a.test,b.test", "a.test;b.test")
+
+
+async def test_versions_of_ip() -> None:
+    zones = {"x.test": {"A": ["8.8.8.8"], "AAAA": ["2a00:1450::1"]}, "six.test": {"AAAA": ["2a00:1450::2"]}}
+    resolver = StaticResolver(zones)
+    for versions, ips in {
+        (4, 6): ("8.8.8.8", "2a00:1450::1"),
+        (6, 4): ("2a00:1450::1", "8.8.8.8"),
+        (4,): ("8.8.8.8",),
+        (6,): ("2a00:1450::1",),
+    }.items():
+        assert (await ByMX(resolver, 25, [], versions=versions).find("x.test")).hops[0].ips == ips
+    with pytest.raises(Refused) as refused:
+        await ByMX(resolver, 25, [], versions=(4,)).find("six.test")
+    assert refusal(refused.value).rule == "no-address"
+
+
+async def test_the_answer_lasts_as_long_as_its_shortest_part() -> None:
+    found = await ByMX(StaticResolver({"x.test": {"A": ["8.8.8.8"]}}, ttl=17), 25, []).find("x.test")
+    assert found.ttl == 17
+
+
+OURS = {
+    "mail.ours.test": {"A": ["8.8.8.1"]},
+    "other.test": {"A": ["8.8.4.4"]},
+    "worse.test": {"A": ["8.8.4.5"]},
+    "same-address.test": {"A": ["8.8.8.1"]},
+    "first.test": {"MX": ["10 mail.ours.test.", "20 worse.test."]},
+    "backup.test": {"MX": ["10 other.test.", "20 mail.ours.test.", "20 equal.test.", "30 worse.test."]},
+    "equal.test": {"A": ["8.8.4.6"]},
+    "alias.test": {"MX": ["10 same-address.test."]},
+    "elsewhere.test": {"MX": ["10 other.test."]},
+}
+
+
+async def _hosts(domain: str, receives: bool) -> list[str]:
+    async def received(name: str) -> bool:
+        assert name == domain
+        return receives
+
+    resolver = StaticResolver(OURS)
+    ourselves = Ourselves(("MAIL.ours.test.", "unknown.ours.test"), resolver, received)
+    return [hop.host for hop in (await ByMX(resolver, 25, [], ourselves=ourselves).find(domain)).hops]
+
+
+@pytest.mark.parametrize("domain", ["first.test", "alias.test"])
+async def test_mail_that_would_come_back_to_us(domain: str) -> None:
+    """RFC 5321 §5.1: by name or by address, the best host is ourselves."""
+    with pytest.raises(Refused) as refused:
+        await _hosts(domain, receives=False)
+    outcome = refusal(refused.value)
+    assert (outcome.rule, str(outcome.reply)[:9]) == ("mail-loop", "550 5.4.6")
+    # to a domain of our own it goes, and nowhere else
+    assert await _hosts(domain, receives=True) == ["mail.ours.test" if domain == "first.test" else "same-address.test"]
+
+
+async def test_hosts_no_better_than_ourselves_are_left_out() -> None:
+    """We are a backup: only the better hosts are tried, whether the domain is ours or not."""
+    for receives in (False, True):
+        assert await _hosts("backup.test", receives) == ["other.test"]
+    assert await _hosts("elsewhere.test", receives=False) == ["other.test"]
+
+
+async def test_loopback_is_not_ourselves() -> None:
+    """On one machine everything has that address: only the name says who it is."""
+
+    async def never(_: str) -> bool:
+        return False
+
+    zones = {
+        "mail.ours.test": {"A": ["127.0.0.1"]},
+        "x.test": {"A": ["127.0.0.1"]},
+        "y.test": {"MX": ["1 mail.ours.test."]},
+    }
+    resolver = StaticResolver(zones)
+    finder = ByMX(resolver, 25, [ip_network("127.0.0.0/8")], ourselves=Ourselves(["mail.ours.test"], resolver, never))
+    assert (await finder.find("x.test")).hops[0].ips == ("127.0.0.1",)
+    with pytest.raises(Refused):
+        await finder.find("y.test")

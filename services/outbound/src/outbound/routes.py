@@ -3,8 +3,9 @@
 catch, smarthost   every domain rolls up to one site, `catch:host:port` or `smarthost:host:port`
 mx                 MX hosts in order (mailcore.dns.mx); domains with one set of hosts are one site, `mx:<hosts>`
 
-What is found is written to `recipient_domains`, where claims read it, and kept in memory for a while. A domain that takes no mail
-(null MX, NXDOMAIN, only private addresses) is Refused: its mail bounces. A DNS that does not answer is Unavailable: its site rests.
+What is found is written to `recipient_domains`, where claims read it, and kept in memory for the answers' TTL. A domain that takes
+no mail (null MX, NXDOMAIN, only private addresses, ourselves without a mailbox) is Refused: its mail bounces. A DNS that does not
+answer is Unavailable: its site rests.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import asyncio
 import ipaddress
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mailcore.dns.mx import NextHop, addresses_of, next_hops
-from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
+from mailcore.dns.mx import MailLoop, NextHop, addresses_of, next_hops
+from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSError
+from mailcore.kit import addresses
 from mailcore.kit.errors import MailError, Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
@@ -31,8 +33,12 @@ from mailcore.transport import Credentials, Hop, TlsPolicy, Transport
 
 log = logger(__name__)
 
-FRESH_SECONDS = 300.0
-"""How long an answer is used before the DNS (with its own cache, by TTL) is asked again."""
+FRESH_SECONDS, STALE_SECONDS = 300.0, 5.0
+"""How long an answer is used at most, and at least, before the DNS is asked again: between them its TTL counts."""
+REFUSED_SECONDS = 60.0
+"""The same for a domain that takes no mail."""
+MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST = 12, 4
+"""That are tried for one mail: each that does not answer costs Timeouts.connect."""
 MOST = 50_000
 MAX_HOSTS_IN_KEY = 400
 """Characters; longer sets of hosts keep their first ones."""
@@ -70,6 +76,8 @@ class Found:
     order: str = ""
     transport: Transport | None = None
     """None: the process's own."""
+    ttl: float = FRESH_SECONDS
+    """Seconds."""
 
 
 class Finder(Protocol):
@@ -98,7 +106,7 @@ class OneHost:
         except ValueError:
             pass
         try:
-            found = await addresses_of(self._host, self._resolver)
+            found = (await addresses_of(self._host, self._resolver)).values
         except Refused:
             found = ()
         if not found:
@@ -111,20 +119,68 @@ class OneHost:
         return found
 
 
+class Ourselves:
+    """Which mail hosts are this installation: by name, or by an address of those names (RFC 5321 §5.1).
+
+    `receives` says whether we take mail of a domain as its final destination: mail to it that comes by MX to us is no loop.
+    """
+
+    def __init__(self, names: Iterable[str], resolver: Resolver, receives: Callable[[str], Awaitable[bool]]) -> None:
+        self._names = frozenset(name.lower().removesuffix(".") for name in names)
+        self._resolver = resolver
+        self.receives = receives
+
+    async def are(self, hosts: Sequence[tuple[str, Records[str] | BaseException]]) -> frozenset[str]:
+        """Those of the hosts, given with their addresses, that are ourselves."""
+        answers = await asyncio.gather(
+            *(addresses_of(name, self._resolver) for name in self._names), return_exceptions=True
+        )
+        own = {ip for answer in answers if isinstance(answer, Records) for ip in answer.values}
+        # everything on one machine, tried out there, says nothing
+        own = {ip for ip in own if not ipaddress.ip_address(ip).is_loopback}
+        return frozenset(
+            host
+            for host, answer in hosts
+            if host in self._names or (isinstance(answer, Records) and not own.isdisjoint(answer.values))
+        )
+
+
+async def receives(store: Store, domain: str) -> bool:
+    """Whether mail of that domain ends here. Raises Unavailable."""
+    return bool(await store.lookup("SELECT FROM lookup_receiving_domain($1)", domain))
+
+
 class ByMX:
-    def __init__(self, resolver: Resolver, port: int, allow: Sequence[Network]) -> None:
+    """`versions`: of IP, in the order to try; `ourselves` None finds no loops."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        port: int,
+        allow: Sequence[Network],
+        *,
+        versions: Sequence[int] = (4, 6),
+        ourselves: Ourselves | None = None,
+    ) -> None:
         self._resolver = resolver
         self._port = port
         self._allow = tuple(allow)
+        self._versions = tuple(versions)
+        self._ourselves = ourselves
 
     async def find(self, domain: str) -> Found:
-        ranked = await next_hops(domain, self._resolver)
-        hosts = [hop.host for hop in ranked]
-        answers = await asyncio.gather(*(addresses_of(host, self._resolver) for host in hosts), return_exceptions=True)
+        mx = await next_hops(domain, self._resolver)
+        answers = await asyncio.gather(
+            *(addresses_of(hop.host, self._resolver, self._versions) for hop in mx.values), return_exceptions=True
+        )
+        ranked = list(zip(mx.values, answers, strict=True))
+        if self._ourselves:
+            ranked = await _without_ourselves(domain, ranked, self._ourselves)
         hops: list[Hop] = []
+        ttl, left = float(mx.ttl), MAX_ADDRESSES
         temporary: MailError | None = None
         private = False
-        for host, answer in zip(hosts, answers, strict=True):
+        for hop, answer in ranked:
             if isinstance(answer, TemporaryDNSError):
                 temporary = answer
             elif isinstance(answer, NoSuchDomain):
@@ -132,12 +188,16 @@ class ByMX:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                allowed = tuple(ip for ip in answer if self._permitted(ip))
-                private = private or len(allowed) < len(answer)
-                if allowed:
-                    hops.append(Hop(host, allowed, self._port))
+                allowed = [ip for ip in answer.values if self._permitted(ip)]
+                private = private or len(allowed) < len(answer.values)
+                ips = tuple(allowed[: min(MAX_ADDRESSES_OF_HOST, left)])
+                if ips:
+                    hops.append(Hop(hop.host, ips, self._port, hop.preference))
+                    left -= len(ips)
+                    ttl = min(ttl, answer.ttl)
         if hops:
-            return Found(site_key(hop.host for hop in hops), tuple(hops), order(ranked))
+            # of all hosts, also those without an address now: a site must not change with the answer to one question
+            return Found(site_key(hop.host for hop in mx.values), tuple(hops), order(mx.values), ttl=ttl)
         if temporary:
             raise temporary
         if private:
@@ -147,11 +207,29 @@ class ByMX:
         raise Refused(f"The mail hosts of {domain} have no addresses.", name="no-address", enhanced="5.4.4")
 
     def _permitted(self, ip: str) -> bool:
-        address = ipaddress.ip_address(ip)
-        if any(address in network for network in self._allow if network.version == address.version):
-            return True
-        mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-        return address.is_global and not address.is_multicast and (mapped is None or self._permitted(str(mapped)))
+        return addresses.refusal(addresses.parse_address(ip), self._allow) is None
+
+
+Ranked = list[tuple[NextHop, Records[str] | BaseException]]
+
+
+async def _without_ourselves(domain: str, ranked: Ranked, ourselves: Ourselves) -> Ranked:
+    """RFC 5321 §5.1: ourselves, and every host that is no better, are not tried: mail would only come back to us.
+
+    Unless nobody is better and we receive for that domain: then it is delivered to us, as anybody would. Raises MailLoop.
+    """
+    own = await ourselves.are([(hop.host, answer) for hop, answer in ranked])
+    if not own:
+        return ranked
+    at = min(hop.preference for hop, _ in ranked if hop.host in own)
+    better = [each for each in ranked if each[0].preference < at]
+    if better:
+        return better
+    if await ourselves.receives(domain):
+        return [each for each in ranked if each[0].host in own]
+    raise MailLoop(
+        f"Mail for {domain} would come back to us: its best mail host is this installation, which has no such domain."
+    )
 
 
 def site_key(hosts: Iterable[str]) -> str:
@@ -204,6 +282,7 @@ class Routes:
         """
         before = self._known.get(domain)
         found: Way | NoWay
+        seconds = self._fresh_seconds
         try:
             there = await self._finder.find(domain)
         except Unavailable:
@@ -212,7 +291,9 @@ class Routes:
             found = before[1]  # hosts that worked are better than none
         except Refused as error:
             found = NoWay(refusal(error))
+            seconds = min(seconds, REFUSED_SECONDS)
         else:
+            seconds = min(seconds, max(STALE_SECONDS, there.ttl))
             async with self._store.worker() as db:
                 site = await sites.ensure(db, there.key, self._max_connections)
                 if site.id != site_id:
@@ -223,7 +304,7 @@ class Routes:
             )
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[domain] = (time.monotonic() + self._fresh_seconds, found)
+        self._known[domain] = (time.monotonic() + seconds, found)
         return found
 
     async def rest(self, domain: str, site_id: int, reply: str, *, first: float, longest: float) -> float:
@@ -235,9 +316,10 @@ class Routes:
             return await sites.suspend(db, site.id, reply, first=first, longest=longest)
 
 
+_RULES = {"5.1.10": "null-mx", "5.1.2": "no-such-domain", "5.4.4": "no-mail-host", "5.4.6": "mail-loop"}
+
+
 def refusal(error: Refused) -> Outcome:
     """RFC 7505 §4.2, RFC 3463: the domain takes no mail, and nobody's server said so."""
-    rule = error.name or {"5.1.10": "null-mx", "5.1.2": "no-such-domain", "5.4.4": "no-mail-host"}.get(
-        error.enhanced, "no-route"
-    )
+    rule = error.name or _RULES.get(error.enhanced, "no-route")
     return Outcome(Result.BOUNCED, Reply(error.code, error.public, error.enhanced), rule=rule)

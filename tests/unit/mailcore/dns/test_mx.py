@@ -21,7 +21,8 @@ ZONES = {
 
 
 async def test_best_preference_first_and_equals_in_random_order() -> None:
-    orders = {await next_hops("example.org", StaticResolver(ZONES), rng=random.Random(seed)) for seed in range(20)}
+    resolver = StaticResolver(ZONES)
+    orders = {(await next_hops("example.org", resolver, rng=random.Random(seed))).values for seed in range(20)}
     first, second, third = (
         NextHop(10, "mx1.example.org"),
         NextHop(20, "mx2.example.org"),
@@ -31,11 +32,14 @@ async def test_best_preference_first_and_equals_in_random_order() -> None:
 
 
 async def test_without_mx_the_domain_itself() -> None:
-    assert await next_hops("implicit.example", StaticResolver(ZONES)) == (NextHop(0, "implicit.example"),)
+    found = await next_hops("implicit.example", StaticResolver(ZONES))
+    assert found.values == (NextHop(0, "implicit.example"),)
 
 
 async def test_an_alias_is_followed() -> None:
-    assert len(await next_hops("alias.example", StaticResolver(ZONES))) == 3
+    found = await next_hops("alias.example", StaticResolver(ZONES))
+    assert len(found.values) == 3
+    assert found.canonical == "example.org"
 
 
 @pytest.mark.parametrize(
@@ -58,12 +62,23 @@ async def test_what_will_never_take_mail(
 
 
 async def test_a_null_mx_among_others_is_no_null_mx() -> None:
-    assert await next_hops("mixed.example", StaticResolver(ZONES)) == (NextHop(10, "mx1.example.org"),)
+    assert (await next_hops("mixed.example", StaticResolver(ZONES))).values == (NextHop(10, "mx1.example.org"),)
 
 
 async def test_the_number_of_hosts_is_limited_to_the_best() -> None:
-    hops = await next_hops("many.example", StaticResolver(ZONES))
+    hops = (await next_hops("many.example", StaticResolver(ZONES))).values
     assert [hop.preference for hop in hops] == list(range(MAX_NEXT_HOPS))
+    equal = StaticResolver({"equal.example": {"MX": [f"5 mx{i}.equal.example." for i in range(50)]}})
+    chosen = {frozenset((await next_hops("equal.example", equal)).values) for _ in range(5)}
+    assert len(chosen) == 1, "the same hosts each time, or the site would change"
+
+
+async def test_an_answer_is_as_good_as_its_worst_part() -> None:
+    """TTL and DNSSEC of an implicit MX are those of both questions."""
+    resolver = StaticResolver(ZONES, signed={"implicit.example"}, ttl=30)
+    found = await next_hops("implicit.example", resolver)
+    assert (found.ttl, found.secure) == (30, True)
+    assert not (await next_hops("example.org", resolver)).secure
 
 
 async def test_what_nobody_can_tell_is_temporary() -> None:
@@ -75,8 +90,13 @@ async def test_what_nobody_can_tell_is_temporary() -> None:
 
 async def test_addresses() -> None:
     resolver = StaticResolver(ZONES)
-    assert await addresses_of("mx1.example.org", resolver) == ("192.0.2.1", "192.0.2.2", "2001:db8::1")
-    assert await addresses_of("text.example", resolver) == ()
+    found = {(await addresses_of("mx1.example.org", resolver)).values for _ in range(50)}
+    first, second, six = "192.0.2.1", "192.0.2.2", "2001:db8::1"
+    assert found == {(first, six, second), (second, six, first)}, "the versions in turns, each in random order"
+    assert {(await addresses_of("mx1.example.org", resolver, (6, 4))).values[0] for _ in range(5)} == {six}
+    assert (await addresses_of("mx1.example.org", resolver, (6,))).values == (six,)
+    assert (await addresses_of("mx2.example.org", resolver, (6,))).values == ()
+    assert (await addresses_of("text.example", resolver)).values == ()
     with pytest.raises(NoSuchDomain):
         await addresses_of("mx3.example.org", resolver)
 
@@ -88,6 +108,6 @@ class OneFamilyFails(StaticResolver):
 
 async def test_one_familys_failure_counts_only_without_the_others_addresses() -> None:
     resolver = OneFamilyFails(ZONES)
-    assert await addresses_of("mx2.example.org", resolver) == ("192.0.2.3",)
+    assert (await addresses_of("mx2.example.org", resolver)).values == ("192.0.2.3",)
     with pytest.raises(TemporaryDNSError):
         await addresses_of("text.example", resolver)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSError
@@ -26,53 +28,68 @@ class NoMailHost(Refused):
     enhanced = "5.4.4"
 
 
+class MailLoop(Refused):
+    """The best mail host of the domain is ourselves, who do not receive for it (RFC 5321 §5.1, RFC 3463 §3.5: X.4.6)."""
+
+    enhanced = "5.4.6"
+
+
 @dataclass(frozen=True, slots=True)
 class NextHop:
     preference: int
     host: str
 
 
-async def next_hops(domain: str, resolver: Resolver, *, rng: random.Random | None = None) -> tuple[NextHop, ...]:
+async def next_hops(domain: str, resolver: Resolver, *, rng: random.Random | None = None) -> Records[NextHop]:
     """The hosts to try, best first, never empty; equal preferences in random order.
 
     `domain` in normal form. Without MX the domain itself, when it has an address. Permanent errors: NoSuchDomain, NullMX,
     NoMailHost; temporary: TemporaryDNSError.
     """
-    records = (await resolver.mx(domain)).values
-    if not records:
+    answer = await resolver.mx(domain)
+    if not answer.values:
         # RFC 5321 §5.1: an empty list of MX is one implicit MX of preference 0, the domain itself
-        if not await addresses_of(domain, resolver):
+        addresses = await addresses_of(domain, resolver)
+        if not addresses.values:
             raise NoMailHost(f"The domain {domain} takes no mail: it has neither MX nor address records.")
-        return (NextHop(0, domain),)
-    hops = [NextHop(record.preference, record.host) for record in records if record.host]
-    if not hops:
+        ttl, secure = min(answer.ttl, addresses.ttl), answer.secure and addresses.secure
+        return Records((NextHop(0, domain),), ttl, secure, answer.canonical)
+    named = {NextHop(record.preference, record.host) for record in answer.values if record.host}
+    if not named:
         raise NullMX(f"The domain {domain} does not accept mail.")
+    hops = sorted(named, key=lambda hop: (hop.preference, hop.host))[:MAX_NEXT_HOPS]  # the same ones each time
     # RFC 5321 §5.1: "the sender-SMTP MUST randomize them" within one preference; sorting keeps that order
     (rng or random.SystemRandom()).shuffle(hops)
     hops.sort(key=lambda hop: hop.preference)
-    return tuple(hops[:MAX_NEXT_HOPS])
+    return Records(tuple(hops), answer.ttl, answer.secure, answer.canonical)
 
 
-async def addresses_of(host: str, resolver: Resolver) -> tuple[str, ...]:
-    """A host's IPv4, then its IPv6 addresses; empty when it exists without any.
+async def addresses_of(host: str, resolver: Resolver, versions: Sequence[int] = (4, 6)) -> Records[str]:
+    """A host's addresses, of these IP versions in turns, each in random order; empty when it exists without any.
 
-    One family's failure is hidden by the other's addresses; with nothing to try it is raised, because nobody knows.
+    One version's failure is hidden by the other's addresses; with nothing to try it is raised, because nobody knows.
     Raises NoSuchDomain and TemporaryDNSError.
     """
-    answers = await asyncio.gather(resolver.a(host), resolver.aaaa(host), return_exceptions=True)
-    found: list[str] = []
-    errors: list[BaseException] = []
-    for answer in answers:
-        if isinstance(answer, Records):
-            found.extend(answer.values)
-        else:
-            errors.append(answer)
-    if found:
-        return tuple(dict.fromkeys(found))
-    for kind in (TemporaryDNSError, NoSuchDomain):
+    ask: dict[int, Callable[[str], Awaitable[Records[str]]]] = {4: resolver.a, 6: resolver.aaaa}
+    answers = await asyncio.gather(*(ask[version](host) for version in versions), return_exceptions=True)
+    found = [answer for answer in answers if isinstance(answer, Records)]
+    if any(answer.values for answer in found) or len(found) == len(answers):
+        # the load is spread here, too: a cached answer has one order for its whole time
+        shuffled: list[list[str]] = [random.sample(answer.values, len(answer.values)) for answer in found]
+        values = [value for turn in itertools.zip_longest(*shuffled) for value in turn if value]
+        return Records(
+            tuple(dict.fromkeys(values)),
+            min((answer.ttl for answer in found), default=0),
+            all(answer.secure for answer in found),
+            next((answer.canonical for answer in found), ""),
+        )
+    raise _worst([answer for answer in answers if isinstance(answer, BaseException)])
+
+
+def _worst(errors: Sequence[BaseException]) -> BaseException:
+    """What is unknown (temporary) before what is known not to be."""
+    for kind in (TemporaryDNSError, NoSuchDomain, BaseException):
         for error in errors:
             if isinstance(error, kind):
-                raise error
-    for error in errors:
-        raise error
-    return ()
+                return error
+    raise AssertionError("no error to raise")

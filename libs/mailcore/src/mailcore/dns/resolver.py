@@ -131,7 +131,7 @@ class DnsResolver:
 
     nameservers  `host`, `host:port` or `[v6]:port`; None takes those of the machine
     timeout      seconds for one name server's answer
-    lifetime     seconds for a question in all
+    lifetime     seconds for a question in all; None: time for two name servers and a little more
     cache_size   answers kept; 0 keeps none, for whoever has just been told that a record has changed
     min_ttl      seconds that an answer is kept at least, max_ttl at most; negative ones MAX_NEGATIVE_TTL at most
     failure_ttl  seconds that a temporary failure is kept, so that a queue does not wait `lifetime` for each of its mails
@@ -146,7 +146,7 @@ class DnsResolver:
         nameservers: Sequence[str] | None = None,
         *,
         timeout: float = 5.0,
-        lifetime: float = 12.0,
+        lifetime: float | None = None,
         cache_size: int = 50_000,
         min_ttl: float = 5.0,
         max_ttl: float = 3_600.0,
@@ -162,7 +162,7 @@ class DnsResolver:
         self._resolver.flags = dns.flags.RD | dns.flags.AD
         self.trusts_ad = _all_here(self._resolver.nameservers) if trust_ad is None else trust_ad
         self._resolver.timeout = timeout
-        self._resolver.lifetime = lifetime
+        self._resolver.lifetime = 2.4 * timeout if lifetime is None else lifetime
         self._cache_size = cache_size
         self._min_ttl, self._max_ttl, self._failure_ttl = min_ttl, max_ttl, failure_ttl
         self._monotonic = monotonic

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from mailcore.smtp.dsn import DsnRequest
 from mailcore.smtp.outcome import Outcome
+from mailcore.transport.tls import OPPORTUNISTIC, Security
 
 if TYPE_CHECKING:
     from mailcore.transport.mail_queue import MailQueue
@@ -26,6 +28,10 @@ class Mail:
     """Header and body with CRLF line ends, signed, not dot-stuffed."""
     key: object = None
     """The caller's own reference; not looked at."""
+    dsn: DsnRequest | None = None
+    """Reports that the sender asked for. A peer without DSN is not told; `Outcome.dsn` says which was the case."""
+    requiretls: bool = False
+    """Only over verified TLS, to peers that promise the same (RFC 8689). Belongs in a Destination with `requiretls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,10 @@ class Hop:
     host: str
     ips: tuple[str, ...]
     port: int = 25
+    preference: int | None = None
+    """Neighbours of one preference share the connections (RFC 5321 §5.1). None: this host is tried in its turn."""
+    security: Security = OPPORTUNISTIC
+    """What its side asks of TLS with it: DANE, MTA-STS."""
 
 
 class TlsPolicy(StrEnum):
@@ -43,6 +53,8 @@ class TlsPolicy(StrEnum):
     """STARTTLS where offered, certificate not verified, clear text when the handshake fails (RFC 7435)."""
     REQUIRED = "required"
     """Verified, or the mail waits."""
+    NOT_REQUIRED = "not-required"
+    """As OPPORTUNISTIC, whatever the hop's side asks for: its sender wants it delivered all the same (RFC 8689 §5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +76,17 @@ class Destination:
     """For REQUIRED: verifies the peer; None verifies against the system's roots and the hop's host name."""
     credentials: Credentials | None = None
     """For a smart host. Sent over TLS or to loopback only."""
+    helo: str | None = None
+    """Our name in EHLO when it is the source's own; None: the pool's."""
+    mails_per_connection: int | None = None
+    """None: the pool's limit. The latest call's number counts."""
+    requiretls: bool = False
+    """Hosts that do not offer REQUIRETLS under verified TLS are passed over; with none left the mail fails (RFC 8689 §4.2.1)."""
 
     @property
-    def pool_key(self) -> tuple[str | None, str, TlsPolicy, Credentials | None]:
-        return (self.source_ip, self.site, self.tls, self.credentials)
+    def pool_key(self) -> tuple[object, ...]:
+        """What two destinations must have in common to use the same connections."""
+        return (self.source_ip, self.helo, self.site, self.tls, self.credentials, self.requiretls)
 
 
 @dataclass(frozen=True, slots=True)

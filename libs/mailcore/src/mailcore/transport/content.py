@@ -1,4 +1,4 @@
-"""The bytes between 354 and the final dot (RFC 5321 §4.5.2): checked line ends, stuffed dots."""
+"""A mail's content on the wire: after DATA with its dots stuffed (RFC 5321 §4.5.2), by BDAT as it is (RFC 3030)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,22 @@ def bare_line_end(content: bytes) -> bool:
     """Whether a CR or LF stands alone in it (RFC 5321 §2.3.8): a peer may take it for the end of the content."""
     pairs = content.count(b"\r\n")
     return content.count(b"\r") != pairs or content.count(b"\n") != pairs
+
+
+def octets(content: bytes) -> int:
+    """Its size as SIZE and BDAT count it: with a line end at its end, without stuffed dots (RFC 1870 §5)."""
+    return len(content) if content.endswith(b"\r\n") or not content else len(content) + 2
+
+
+def chunks(content: bytes) -> Iterator[tuple[bytes, bool]]:
+    """For BDAT: pieces of at most PIECE bytes, and whether it is the last one. The last ends with CRLF, as after DATA."""
+    end = b"" if content.endswith(b"\r\n") or not content else b"\r\n"
+    if len(content) <= PIECE:
+        yield content + end, True
+        return
+    for start in range(0, len(content), PIECE):
+        last = start + PIECE >= len(content)
+        yield content[start : start + PIECE] + (end if last else b""), last
 
 
 def stuffed(content: bytes) -> Iterator[bytes]:

@@ -6,6 +6,9 @@ of the next mail. §3.1 permits that: DATA ends a group, and what follows the fi
     ours     MAIL a, RCPT a, DATA | content a ., MAIL b, RCPT b, DATA |              content b ., …
     peer's                  250, 250, 354 |                       250 a, 250, 250, 354 |
 
+Where the peer offers CHUNKING, BDAT takes the place of DATA and of the dot (RFC 3030): its octets are counted, so that no line
+in them can be taken for an end, and content still waits for the reply to RCPT. `final dot` below means the last BDAT, too.
+
 Three rules hold whatever the peer does:
 - The final dot goes only when RCPT was accepted and the caller said yes, lately.
 - Without a reply to the final dot the mail is deferred with `dot_sent`, and no other hop is tried for it.
@@ -16,16 +19,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 
 from mailcore.kit import failpoint
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.transport import content
 from mailcore.transport.base import BeforeDot, Mail, OnOutcome
-from mailcore.transport.envelope import beyond, commands, unsendable
+from mailcore.transport.envelope import Opening, Unsendable, opening
 from mailcore.transport.outcomes import own_reply, result_of
 from mailcore.transport.session import Session, Source
 from mailcore.transport.wire import CLOSING, Broken, Heard
+
+_NO_SUCH_COMMAND = (500, 502, 504)
+_OUT_OF_SEQUENCE = 503
 
 
 class Lost(Exception):
@@ -39,11 +46,12 @@ class Lost(Exception):
 
 
 class _Transaction:
-    __slots__ = ("asked_at", "behind", "done", "dot_sent", "gate", "lines", "mail")
+    __slots__ = ("asked_at", "behind", "done", "dot_sent", "gate", "lines", "mail", "opening")
 
     def __init__(self, mail: Mail, lines: list[Line]) -> None:
         self.mail = mail
         self.lines = lines
+        self.opening = Opening("", "")
         self.gate: asyncio.Future[bool] | None = None
         self.asked_at = 0.0
         self.behind = False
@@ -64,8 +72,12 @@ class Exchange:
         self._current: _Transaction | None = None
         self._next: _Transaction | None = None
         self._pipelining = session.capabilities.pipelining
+        self._chunking = session.capabilities.chunking
+        self._refused_chunk = False
+        """The transaction before ended with a refusal of BDAT: whether it is over, servers see differently."""
         timeouts = self._timeouts = session.timeouts
-        self._envelope_seconds = (timeouts.mail, timeouts.rcpt, timeouts.data)
+        before_content = (timeouts.mail, timeouts.rcpt)
+        self._envelope_seconds = before_content if self._chunking else (*before_content, timeouts.data)
         self._loop = asyncio.get_running_loop()
 
     async def run(self, mail: Mail) -> None:
@@ -102,6 +114,17 @@ class Exchange:
         await wire.wait(self._envelope_seconds)
         mail = self._hear(now)
         rcpt = self._hear_rest(now, mail)
+        if self._chunking:
+            self._judge(now, rcpt)
+            if now.done:
+                await self._resync(b"RSET\r\n" if _accepted(mail) else b"")
+            else:
+                failpoint.hit("f7")
+                await self._send(now)
+                if self._refused_chunk and not self._next:
+                    self._refused_chunk = False
+                    await self._resync(b"RSET\r\n")
+            return
         data = self._hear_rest(now, rcpt)
         if now.done:
             if data.code == 354:
@@ -118,9 +141,12 @@ class Exchange:
 
     def _hear_rest(self, now: _Transaction, before: Heard) -> Heard:
         """The next reply of the group, once the one before it is judged: a refusal counts even when the rest is lost."""
-        if not now.done and not _accepted(before):
-            self._refused(now, before)
+        self._judge(now, before)
         return self._hear(now)
+
+    def _judge(self, now: _Transaction, heard: Heard) -> None:
+        if not now.done and not _accepted(heard):
+            self._refused(now, heard)
 
     async def _resync(self, octets: bytes) -> None:
         """End the refused transaction (RFC 5321 §4.1.4: no MAIL inside one) and begin the next in the same write."""
@@ -135,7 +161,7 @@ class Exchange:
     # ---- one mail in lock-step
 
     async def _lock_step(self, now: _Transaction) -> None:
-        mail_from, rcpt_to = commands(now.mail, self._session.capabilities)
+        mail_from, rcpt_to = now.opening
         opened = False
         for said, seconds in ((mail_from, self._timeouts.mail), (rcpt_to, self._timeouts.rcpt)):
             heard = await self._ask(now, said, seconds)
@@ -145,11 +171,10 @@ class Exchange:
             opened = True
         else:
             self._ask_gate(now)
-            heard = await self._ask(now, "DATA", self._timeouts.data)
-            if heard.code == 354:
+            if self._chunking or (heard := await self._ask(now, "DATA", self._timeouts.data)).code == 354:
                 failpoint.hit("f7")
                 await self._send(now)
-                opened = False
+                opened, self._refused_chunk = self._refused_chunk, False
             else:
                 self._refused(now, heard)
         if opened:
@@ -167,20 +192,19 @@ class Exchange:
     # ---- content and final dot
 
     async def _send(self, now: _Transaction) -> None:
-        """354 was heard."""
-        out: list[bytes] = []
-        size = len(now.mail.content)
-        if size > content.PIECE and (not await self._may_send(now) or not await self._stream(now)):
-            return
+        """The recipient was accepted, and 354 heard where there is DATA."""
+        pieces = self._pieces(now)
+        if len(now.mail.content) > content.PIECE:
+            if not await self._may_send(now) or (last := await self._stream(now, pieces)) is None:
+                return
+            pieces = iter((last,))
         if not await self._may_send(now):
             return
         failpoint.hit("f8")
-        if size <= content.PIECE:
-            out.extend(content.stuffed(now.mail.content))
-        out.append(b".\r\n")
+        out = list(pieces)
         if self._pipelining:
             self._next = self._pull()
-        now.lines.append(Line(time.time(), f"({size} bytes of content and the final dot)"))
+        self._note_content(now, out[-1])
         now.dot_sent = True
         self._write(out, 1, self._next)
         impatient = self._next is not None and self._timeouts.patience < self._timeouts.dot
@@ -195,24 +219,81 @@ class Exchange:
         failpoint.hit("f10")  # here, not at the write: the loop sends later, and the peer shall have it
         heard = self._wire.next()
         self._record(now, heard)
+        if self._chunking and heard.code in _NO_SUCH_COMMAND:
+            self._no_chunking(now)
         reply = heard.reply()
         self._report(now, result_of(reply), reply)
         if 300 <= heard.code < 400 or (self._session.retiring and not self._wire.quiet):
             self._session.abort()
+        elif self._chunking and heard.code >= 400:
+            self._refused_chunk = True
 
-    async def _stream(self, now: _Transaction) -> bool:
-        """Content too large for one write, as fast as the peer takes it. False: the peer has refused it already."""
-        wire = self._wire
-        wire.expect(1)  # a refusal may come before the peer has everything
-        for piece in content.stuffed(now.mail.content):
-            wire.write(piece, 0)
-            if not await wire.drain(self._timeouts.block):
-                heard = self._hear(now)
-                self._session.abort()
-                self._refused(now, heard)
-                return False
-        wire.expect(-1)
-        return True
+    def _pieces(self, now: _Transaction) -> Iterator[bytes]:
+        """What is written after the envelope; with the last of it the peer has the whole mail."""
+        if self._chunking:
+            for piece, last in content.chunks(now.mail.content):
+                yield b"BDAT %d%b\r\n%b" % (len(piece), b" LAST" if last else b"", piece)
+        else:
+            yield from content.stuffed(now.mail.content)
+            yield b".\r\n"
+
+    async def _stream(self, now: _Transaction, pieces: Iterator[bytes]) -> bytes | None:
+        """Content too large for one write, as fast as the peer takes it, but for its last piece, which is returned.
+
+        None: the peer has refused it already.
+        """
+        wire, block = self._wire, self._timeouts.block
+        replies = int(self._chunking)
+        if not replies:
+            wire.expect(1)  # a refusal may come before the peer has everything
+        last = next(pieces)
+        awaited = 0
+        for piece in pieces:
+            wire.write(last, replies)
+            last = piece
+            awaited += replies
+            while not await wire.drain(block):
+                if not self._piece_taken(now):
+                    return None
+                awaited -= 1
+        if not replies:
+            wire.expect(-1)
+        for _ in range(awaited):
+            await wire.wait((block,))
+            if not self._piece_taken(now):
+                return None
+        return last
+
+    def _piece_taken(self, now: _Transaction) -> bool:
+        """Judges a reply that came before the end of the content. False: there is no use in the rest."""
+        heard = self._wire.next()
+        if heard.code == CLOSING and self._wire.broken:
+            self._record(now, heard)
+            raise self._wire.broken
+        if self._chunking and _accepted(heard):
+            return True
+        self._record(now, heard)
+        self._session.abort()
+        if self._chunking and heard.code in _NO_SUCH_COMMAND:
+            self._no_chunking(now)
+        self._refused(now, heard)
+        return False
+
+    def _no_chunking(self, now: _Transaction) -> None:
+        """It offered CHUNKING and does not know BDAT: it has not kept the mail, and has read its content as commands."""
+        now.dot_sent = False
+        self._session.no_chunking = True
+        self._session.abort()
+        raise Broken("chunking-refused", "the peer offers CHUNKING and does not know BDAT")
+
+    def _note_content(self, now: _Transaction, last: bytes) -> None:
+        at, size = time.time(), len(now.mail.content)
+        if self._chunking:
+            now.lines.append(
+                Line(at, f"{last[: last.index(13)].decode()} (of {content.octets(now.mail.content)} bytes)")
+            )
+        else:
+            now.lines.append(Line(at, f"({size} bytes of content and the final dot)"))
 
     # ---- the caller's leave
 
@@ -258,10 +339,10 @@ class Exchange:
         session = self._session
         lines, session.lines = session.lines, []
         transaction = _Transaction(mail, lines)
-        fault = unsendable(mail) or beyond(mail, session.capabilities)
-        if fault:
-            rule, reply = fault
-            self._report(transaction, Result.FAILED, reply, rule)
+        try:
+            transaction.opening = opening(mail, session.capabilities)
+        except Unsendable as fault:
+            self._report(transaction, Result.FAILED, fault.reply, fault.rule)
             return None
         session.mails += 1
         return transaction
@@ -269,11 +350,16 @@ class Exchange:
     def _write(self, out: list[bytes], replies: int, following: _Transaction | None) -> None:
         """`out`, and the envelope of the mail that follows, in one write."""
         if following:
-            mail_from, rcpt_to = commands(following.mail, self._session.capabilities)
-            out.append(f"{mail_from}\r\n{rcpt_to}\r\nDATA\r\n".encode())
+            mail_from, rcpt_to = following.opening
             at = time.time()
-            following.lines += (Line(at, mail_from), Line(at, rcpt_to), Line(at, "DATA"))
-            replies += 3
+            following.lines += (Line(at, mail_from), Line(at, rcpt_to))
+            if self._chunking:
+                out.append(f"{mail_from}\r\n{rcpt_to}\r\n".encode())
+                replies += 2
+            else:
+                out.append(f"{mail_from}\r\n{rcpt_to}\r\nDATA\r\n".encode())
+                following.lines.append(Line(at, "DATA"))
+                replies += 3
         if out:
             self._wire.write(b"".join(out), replies)
         if following:
@@ -287,7 +373,9 @@ class Exchange:
         self._record(now, heard)
         if heard.code == CLOSING and self._wire.broken:
             raise self._wire.broken  # behind another mail it is about the session: "that was it"
-        now.behind = False
+        if now.behind and self._refused_chunk and heard.code == _OUT_OF_SEQUENCE:
+            raise self._out_of_step(heard)  # for that server the transaction before goes on: no word about this mail
+        now.behind = self._refused_chunk = False
         return heard
 
     @staticmethod
@@ -327,6 +415,9 @@ class Exchange:
                 rule,
                 tuple(now.lines),
                 now.dot_sent,
+                now.mail.dsn is not None and session.capabilities.dsn and result is Result.DELIVERED,
+                session.tls_policy,
+                session.sessions,
             ),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailcore.smtp.outcome import Line, Outcome, Result
+from mailcore.smtp.outcome import Line, Outcome, Result, TlsSession
 from mailcore.smtp.reply import Reply
 from mailcore.transport.wire import Broken
 
@@ -18,6 +18,9 @@ _ENHANCED = {
     "auth-not-offered": "4.7.0",
     "auth-refused": "4.7.8",
     "lease-lost": "4.3.0",
+    "requiretls-not-offered": "5.7.30",
+    "dane-failed": "4.7.5",
+    "mta-sts-failed": "4.7.5",
 }
 """RFC 3463 codes for what we found out ourselves; 4.5.0, a protocol error, for the rest."""
 
@@ -45,10 +48,15 @@ def unsent(
     source_ip: str | None,
     tls: str | None = None,
     conversation: tuple[Line, ...] = (),
+    tls_policy: str | None = None,
+    sessions: tuple[TlsSession, ...] = (),
 ) -> Outcome:
-    """Nothing of the mail's content left: it is simply tried again later."""
+    """Nothing of the mail's content left: it is simply tried again later.
+
+    Unless no host promises what the mail requires: that is for the sender to know at once (RFC 8689 §4.2.1).
+    """
     return Outcome(
-        Result.DEFERRED,
+        Result.FAILED if broken.rule == "requiretls-not-offered" else Result.DEFERRED,
         broken.reply or own_reply(broken.rule, broken.text),
         mx_host,
         mx_ip,
@@ -57,4 +65,6 @@ def unsent(
         broken.rule,
         conversation,
         False,
+        tls_policy=tls_policy,
+        sessions=sessions,
     )

@@ -15,7 +15,7 @@ from mailcore.smtp.outcome import Line
 from mailcore.transport.base import BeforeDot, Destination, Mail, OnOutcome, Timeouts
 from mailcore.transport.exchange import Exchange, Lost
 from mailcore.transport.mail_queue import MailQueue
-from mailcore.transport.route import ClearText, Failure, Route
+from mailcore.transport.route import Failure, Quirks, Route
 from mailcore.transport.session import Session
 
 NUDGE_SECONDS = 0.05
@@ -25,17 +25,28 @@ NUDGE_SECONDS = 0.05
 class Pool:
     """The real `Transport`. Belongs to one event loop.
 
-    `helo` is our name in EHLO; `mails` a connection takes before it is closed; `idle` seconds it is kept without work.
+    `helo` is our name in EHLO. A connection is closed after `mails` mails, `age` seconds, or `idle` seconds without work;
+    a peer may set a lower number of mails (RFC 9422). `chunking`: BDAT where it is offered.
     """
 
-    def __init__(self, helo: str, *, timeouts: Timeouts | None = None, mails: int = 100, idle: float = 5.0) -> None:
-        if not helo or not helo.isascii() or not helo.isprintable() or " " in helo:
-            raise ValueError("the EHLO name must be a domain or an address literal")
+    def __init__(
+        self,
+        helo: str,
+        *,
+        timeouts: Timeouts | None = None,
+        mails: int = 100,
+        age: float = 300.0,
+        idle: float = 5.0,
+        chunking: bool = True,
+    ) -> None:
+        _check_helo(helo)
         self.helo = helo
         self.timeouts = timeouts or Timeouts()
         self.mails = mails
+        self.age = age
         self.idle = idle
-        self.clear_text = ClearText()
+        self.chunking = chunking
+        self.quirks = Quirks()
         self._sites: dict[object, SiteConnections] = {}
 
     async def deliver(
@@ -48,11 +59,14 @@ class Pool:
         on_outcome: OnOutcome,
     ) -> None:
         """See `Transport.deliver`."""
+        if destination.helo is not None:
+            _check_helo(destination.helo)
         key = destination.pool_key
         site = self._sites.get(key)
         if site is None:
             site = self._sites[key] = SiteConnections(self, destination.site, lambda: self._sites.pop(key, None))
         site.resize(connections)
+        site.mails = destination.mails_per_connection or self.mails
         site.calls += 1
         try:
             await _Call(site, destination, mails, before_dot, on_outcome).run()
@@ -82,6 +96,8 @@ class SiteConnections:
         self.pool = pool
         self.site = site
         self.calls = 0
+        self.mails = pool.mails
+        """A connection takes."""
         self._forget = forget
         self._limit = 1
         self._busy = 0
@@ -143,18 +159,23 @@ class SiteConnections:
         while self._idle:
             session, timer = self._idle.popitem()
             timer.cancel()
-            if session.usable and route.leads_to(session.target):
+            if session.usable and not self.worn(session) and route.leads_to(session.target):
                 return session
             self._quit(session)
         return None
 
     def park(self, session: Session) -> None:
         """Keep it for the next call, or end it. The caller has not left yet."""
-        if session.usable and session.mails < self.pool.mails and self._busy + len(self._idle) <= self._limit:
+        if session.usable and not self.worn(session) and self._busy + len(self._idle) <= self._limit:
             loop = asyncio.get_running_loop()
             self._idle[session] = loop.call_later(self.pool.idle, self._let_go, session)
         else:
             self._quit(session)
+
+    def worn(self, session: Session) -> bool:
+        """It has served its time: by our limits, or by the peer's."""
+        most = min(self.mails, session.capabilities.max_mails or self.mails)
+        return session.mails >= most or session.opened_at + self.pool.age <= asyncio.get_running_loop().time()
 
     def quit_idle(self) -> set[asyncio.Future[None]]:
         for session in list(self._idle):
@@ -195,7 +216,7 @@ class _Call:
         self._mails = mails
         self._before_dot = before_dot
         self._on_outcome = on_outcome
-        self._route = Route(destination, pool.helo, pool.timeouts, pool.clear_text)
+        self._route = Route(destination, pool.helo, pool.timeouts, pool.quirks, chunking=pool.chunking)
         self._workers: set[asyncio.Task[None]] = set()
         self._up = 0
         self._ceiling = 1 << 30
@@ -223,10 +244,10 @@ class _Call:
     # ---- Source, for the exchanges
 
     def pull(self, session: Session) -> Mail | None:
-        if session.mails >= self._site.pool.mails:
+        if self._site.worn(session):
             session.retiring = True
             return None
-        if session.useful and self._route.in_doubt:
+        if session.useful and self._route.in_doubt(session.target):
             self._route.ended(session)  # one works: those that broke off in the meantime were not the site's end
         return None if self._site.crowded else self._mails.pull()
 
@@ -324,7 +345,7 @@ class _Call:
             opened = await self._route.open(target)
             if isinstance(opened, Session):
                 session = opened
-            elif self._up and target == self._route.current:
+            elif self._up and self._route.reached(target):
                 # it talks to our other sessions: we have as many as it wants
                 self._ceiling = self._up
                 return None
@@ -344,8 +365,17 @@ class _Call:
         told = lost.broken.reply is not None and not session.useful
         if told or id(lost.mail) in self._lost:
             self._lost.pop(id(lost.mail), None)
-            failure = Failure(session.target, lost.broken, session.source_ip, session.tls, lost.conversation)
+            failure = Failure(
+                *(session.target, lost.broken, session.source_ip, session.tls, lost.conversation),
+                session.tls_policy,
+                session.sessions,
+            )
             self._on_outcome(lost.mail, failure.outcome())
         else:
             self._lost[id(lost.mail)] = (lost.mail, lost.conversation)
             self._mails.put_back(lost.mail)
+
+
+def _check_helo(helo: str) -> None:
+    if not helo or not helo.isascii() or not helo.isprintable() or " " in helo:
+        raise ValueError("the EHLO name must be a domain or an address literal")

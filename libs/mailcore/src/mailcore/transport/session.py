@@ -1,22 +1,38 @@
 """One connection, opened until it can take mail: connect, greeting, EHLO, STARTTLS, EHLO again, AUTH.
 
-RFC 5321 §3.1, §3.2, §4.1.1.1; RFC 3207 (STARTTLS); RFC 4954 (AUTH).
+RFC 5321 §3.1, §3.2, §4.1.1.1; RFC 3207 (STARTTLS); RFC 4954 (AUTH); RFC 8689 (REQUIRETLS); RFC 9422 (LIMITS).
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import functools
 import ipaddress
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 from mailcore.kit import failpoint
-from mailcore.smtp.outcome import Line
-from mailcore.transport.base import Credentials, Destination, Mail, Timeouts, TlsPolicy
+from mailcore.smtp.outcome import Line, TlsSession
+from mailcore.smtp.reply import Reply
+from mailcore.transport.base import Credentials, Destination, Mail, Timeouts
+from mailcore.transport.tls import (
+    OPPORTUNISTIC,
+    Demand,
+    FailureType,
+    Insecure,
+    Security,
+    asked_by,
+    check_dane,
+    failure_of,
+    opportunistic_context,
+    policy_name,
+    rule_of,
+    verifying_context,
+    words_of,
+)
 from mailcore.transport.wire import Broken, Heard, Wire
 
 
@@ -27,6 +43,8 @@ class Target:
     host: str
     ip: str
     port: int
+    security: Security = OPPORTUNISTIC
+    """A connection made under one is not used under another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +56,21 @@ class Capabilities:
     eight_bit: bool = False
     smtputf8: bool = False
     size: bool = False
+    max_size: int | None = None
+    """Octets of a mail. None: not said, or without limit (RFC 1870 §3)."""
+    chunking: bool = False
+    dsn: bool = False
+    requiretls: bool = False
+    max_mails: int | None = None
+    """Mails on one connection (RFC 9422 §4.1, MAILMAX)."""
     auth: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, lines: list[str]) -> Capabilities:
         """From the lines of an EHLO reply; the first is the peer's name (RFC 5321 §4.1.1.1)."""
         words = [line.upper().split() for line in lines[1:]]
-        keywords = {line[0] for line in words if line}
+        keywords = {line[0]: line[1:] for line in words if line}
+        limits = dict(limit.partition("=")[::2] for limit in keywords.get("LIMITS", ()))
         # `AUTH=LOGIN PLAIN` is how some old servers write it
         auth = {m for line in words if line and line[0].startswith("AUTH") for m in (line[0][5:], *line[1:]) if m}
         return cls(
@@ -53,8 +79,17 @@ class Capabilities:
             eight_bit="8BITMIME" in keywords,
             smtputf8="SMTPUTF8" in keywords,
             size="SIZE" in keywords,
+            max_size=_number(*keywords.get("SIZE", ())[:1]),
+            chunking="CHUNKING" in keywords,
+            dsn="DSN" in keywords,
+            requiretls="REQUIRETLS" in keywords,
+            max_mails=_number(limits.get("MAILMAX", "")),
             auth=frozenset(auth),
         )
+
+
+def _number(text: str = "") -> int | None:
+    return int(text) or None if text.isdecimal() and text.isascii() and len(text) <= 20 else None
 
 
 class Source(Protocol):
@@ -78,6 +113,14 @@ class Session:
         self.capabilities = Capabilities()
         self.source_ip: str | None = None
         self.tls: str | None = None
+        self.tls_policy: str | None = None
+        """What ruled it."""
+        self.sessions: tuple[TlsSession, ...] = ()
+        """What TLS came to on it, and on those that were tried before it."""
+        self.verified = False
+        """The peer's certificate passed the check that the policy asks for."""
+        self.opened_at = 0.0
+        """By the loop's clock."""
         self.lines: list[Line] = []
         """The opening of the conversation; goes with the first mail."""
         self.mails = 0
@@ -86,6 +129,8 @@ class Session:
         """The peer has decided about at least one mail."""
         self.retiring = False
         """Takes no further mail."""
+        self.no_chunking = False
+        """The peer offered CHUNKING and does not know BDAT."""
         self.wire: Wire
 
     @property
@@ -108,14 +153,23 @@ class Session:
 
     # ---- opening
 
-    async def open(self, destination: Destination, helo: str, *, tls: TlsPolicy) -> None:
-        """Raises Broken; `lines` then holds what was said until then. `tls` may be weaker than the destination's policy."""
+    async def open(self, destination: Destination, helo: str, *, demand: Demand) -> None:
+        """Raises Broken, Insecure for want of TLS; `lines` then holds what was said. `demand`: see `tls.demand`, or less."""
         try:
+            self.opened_at = asyncio.get_running_loop().time()
             await self._connect(destination.source_ip)
             await self._greeting()
             await self._ehlo(helo)
-            if tls is not TlsPolicy.NONE and await self._starttls(destination, tls):
+            self.tls_policy = policy_name(self.target.security, demand)
+            if demand is not Demand.NONE and await self._starttls(destination, demand):
                 await self._ehlo(helo)
+            if self.capabilities.requiretls and not self.verified:
+                self.capabilities = replace(
+                    self.capabilities, requiretls=False
+                )  # RFC 8689 §4.2.1: of use when both hold
+            if destination.requiretls and not self.capabilities.requiretls:
+                # the next host may; this one does not get the mail
+                raise Broken("requiretls-not-offered", "", Reply(550, "REQUIRETLS support required", "5.7.30"))
             if destination.credentials:
                 await self._auth(destination.credentials)
             if not self.wire.quiet:
@@ -170,37 +224,46 @@ class Session:
                 return
         raise Broken("ehlo-refused", "EHLO was refused", heard.reply())
 
-    async def _starttls(self, destination: Destination, tls: TlsPolicy) -> bool:
-        required = tls is TlsPolicy.REQUIRED
+    async def _starttls(self, destination: Destination, demand: Demand) -> bool:
         if not self.capabilities.starttls:
-            if required:
-                raise Broken("tls-not-offered", "the peer offers no STARTTLS and TLS is required")
+            if demand > Demand.MAY:
+                raise self._insecure(demand, "tls-not-offered", "the peer offers no STARTTLS", FailureType.STARTTLS)
             return False
         heard = await self._ask("STARTTLS", self.timeouts.ehlo)
         if heard.code != 220:
-            if required:
-                raise Broken("tls-failed", "STARTTLS was refused and TLS is required", heard.reply())
+            if demand > Demand.MAY:
+                raise self._insecure(demand, "tls-failed", "STARTTLS was refused", FailureType.STARTTLS, heard.reply())
             return False
         # RFC 3207 §6: what came in clear text behind the 220 must not be taken for words under TLS
         if not self.wire.quiet:
             raise Broken("starttls-injection", "the peer sent more than the reply to STARTTLS before the handshake")
-        context = (destination.tls_context or verifying_context()) if required else opportunistic_context()
+        security = self.target.security
+        public = demand is Demand.PUBLIC
+        context = (destination.tls_context or verifying_context()) if public else opportunistic_context()
+        # RFC 7672 §8.1: servers with several certificates go by the name that the TLSA records stand under
+        name = security.names[0] if demand is Demand.DANE else self.target.host
         try:
             async with asyncio.timeout(self.timeouts.tls):
-                await self.wire.start_tls(context, self.target.host)
+                await self.wire.start_tls(context, name)
         except (OSError, ssl.SSLError, TimeoutError, Broken) as error:
-            reason = (
-                getattr(error, "verify_message", "")
-                or getattr(error, "reason", "")
-                or str(error)
-                or type(error).__name__
-            )
-            raise Broken("tls-failed", f"the TLS handshake failed: {reason}") from None
+            text = f"the TLS handshake failed: {words_of(error)}"
+            raise self._insecure(demand, "tls-failed", text, failure_of(error)) from None
         if not self.wire.quiet:
             raise Broken("starttls-injection", "the peer sent a reply unasked after the handshake")
         self.tls = self.wire.tls
+        if demand is Demand.DANE:
+            check_dane(security, self.wire.certificates(), datetime.now(UTC))
+        self.verified = demand >= Demand.PUBLIC
         self.capabilities = Capabilities()  # RFC 3207 §4.2: what was offered in clear is forgotten
         return True
+
+    def _insecure(
+        self, demand: Demand, rule: str, text: str, failure: FailureType, reply: Reply | None = None
+    ) -> Insecure:
+        security = self.target.security
+        if demand is not Demand.MAY:
+            text = f"{text} ({asked_by(security)})"
+        return Insecure(rule_of(security, rule), text, failure, reply)
 
     async def _auth(self, credentials: Credentials) -> None:
         if self.tls is None and not ipaddress.ip_address(self.target.ip).is_loopback:
@@ -221,18 +284,3 @@ class Session:
         if heard.code != 235:
             # a wrong password is mended by the operator while the mail waits
             raise Broken("auth-refused", "the login was refused", heard.reply())
-
-
-@functools.cache
-def verifying_context() -> ssl.SSLContext:
-    """Against the system's roots; reading them takes tens of milliseconds, hence once."""
-    return ssl.create_default_context()
-
-
-@functools.cache
-def opportunistic_context() -> ssl.SSLContext:
-    """TLS against those who only listen: nothing is verified (RFC 7435 §4)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

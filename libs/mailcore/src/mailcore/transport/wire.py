@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from mailcore.smtp.outcome import Line
 from mailcore.smtp.reply import Reply
@@ -20,6 +20,7 @@ MAX_LINE = 4096
 MAX_LINES = 100
 MAX_TEXT = 500
 """Characters of a line that are kept."""
+MAX_CERTIFICATES = 12
 CLOSING = 421
 _SEPARATORS = (b" ", b"-", b"\r", b"")
 _CODES = {b"%d" % code: code for code in range(200, 600)}
@@ -186,6 +187,17 @@ class Wire(asyncio.Protocol):
         """`TLSv1.3 TLS_AES_256_GCM_SHA384`, or None in clear text."""
         layer = self.transport.get_extra_info("ssl_object") if self.transport else None
         return f"{layer.version()} {layer.cipher()[0]}" if layer else None
+
+    def certificates(self) -> list[bytes]:
+        """That the peer has shown, DER, its own first; empty in clear text."""
+        layer: Any = self.transport.get_extra_info("ssl_object") if self.transport else None
+        if layer is None:
+            return []
+        if hasattr(layer, "get_unverified_chain"):  # Python 3.13
+            return list(layer.get_unverified_chain() or ())[:MAX_CERTIFICATES]
+        # before that the standard library has the chain, and no public name for it
+        chain = layer._sslobj.get_unverified_chain() or ()
+        return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain[:MAX_CERTIFICATES]]
 
     # ---- the end
 
