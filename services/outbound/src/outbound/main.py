@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from arq import cron
 
@@ -23,12 +24,12 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import CLAIM, OUTBOUND, UPKEEP, VERIFY
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
-from mailcore.transport import Credentials, Pool, TlsPolicy
+from mailcore.transport import Credentials, Pool, Timeouts, TlsPolicy
 from outbound.chores import Chores
 from outbound.gate import Gate
 from outbound.memory import Memory
 from outbound.office import Office
-from outbound.routes import ByMX, Finder, OneHost, Routes
+from outbound.routes import ByMX, Finder, OneHost, Ourselves, Routes, receives
 from outbound.runner import SERVICE, Outbound
 from outbound.settings import Settings
 from outbound.settler import Settler
@@ -59,7 +60,14 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     ringer = Ringer(settings.redis.url, timeout_seconds=settings.redis.timeout_seconds)
     resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds)
     blobs = blob.open(**dict(settings.blob))
-    transport = Pool(own.ehlo_name, mails=own.mails_per_connection, idle=own.idle_seconds)
+    transport = Pool(
+        own.ehlo_name,
+        timeouts=Timeouts(**own.timeouts.model_dump()),
+        mails=own.mails_per_connection,
+        age=own.connection_seconds,
+        idle=own.idle_seconds,
+        chunking=own.chunking,
+    )
     lease = WorkerLease(store, SERVICE, lease_seconds=settings.queue.lease_seconds)
     threads = ThreadPoolExecutor(own.signing_threads, thread_name_prefix="sign")
     held: set[Key] = set()
@@ -136,7 +144,13 @@ def routes(settings: Settings, store: Store, resolver: DnsResolver) -> Routes:
     tls, credentials = TlsPolicy.OPPORTUNISTIC, None
     finder: Finder
     if own.route == "mx":
-        finder = ByMX(resolver, own.mx_port, settings.network.allow.mx)
+        finder = ByMX(
+            resolver,
+            own.mx_port,
+            settings.network.allow.mx,
+            versions=[int(version) for version in own.ip_versions.split(",")],
+            ourselves=Ourselves((own.ehlo_name, settings.domains.mx_host), resolver, partial(receives, store)),
+        )
     elif own.route == "catch":
         host, _, port = own.catch_host.rpartition(":")
         if not host or not port.isdigit():

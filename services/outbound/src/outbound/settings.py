@@ -14,6 +14,26 @@ SCHEDULE = [1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 1 * HOUR, 2 * HOUR
 """Four days and two hours in all."""
 
 
+class TimeoutsGroup(Group):
+    """How long a peer may take, in seconds; RFC 5321 §4.5.3.2 names most. Each covers a whole reply, however slowly it comes."""
+
+    connect: float = Field(30.0, gt=0)
+    """To one address; the next one is tried then."""
+    greeting: float = Field(300.0, gt=0)
+    ehlo: float = Field(300.0, gt=0)
+    """EHLO, STARTTLS and AUTH."""
+    tls: float = Field(120.0, gt=0)
+    mail: float = Field(300.0, gt=0)
+    rcpt: float = Field(300.0, gt=0)
+    data: float = Field(120.0, gt=0)
+    block: float = Field(180.0, gt=0)
+    """While content is sent: without any progress."""
+    dot: float = Field(600.0, gt=0)
+    """For the reply to the whole mail. Less makes second copies (RFC 1047)."""
+    patience: float = Field(10.0, gt=0)
+    """How long a mail waits behind another one's final dot before it is given to another connection."""
+
+
 class OutboundGroup(Group):
     route: Literal["mx", "smarthost", "provider", "catch"] = "mx"
     """mx: to each recipient's own server; smarthost: all to one server; provider: by a provider's API; catch: to the catcher."""
@@ -34,8 +54,15 @@ class OutboundGroup(Group):
     max_connections: int = Field(20, ge=1, le=1000)
     """To one site, for sites that become known from now on."""
     mails_per_connection: int = Field(100, ge=1)
+    connection_seconds: float = Field(300.0, gt=0)
+    """How old a connection may be to take another mail."""
     idle_seconds: float = Field(5.0, gt=0)
     """How long a connection without work is kept."""
+    timeouts: TimeoutsGroup = TimeoutsGroup()
+    chunking: bool = True
+    """BDAT where a peer offers CHUNKING (RFC 3030); off: DATA always."""
+    ip_versions: Literal["4", "6", "4,6", "6,4"] = "4,6"
+    """Of IP, in the order to try at each mail host. `4` where this machine has no IPv6 with a name (PTR) of its own."""
     source_ip: str | None = None
     signing_threads: int = Field(2, ge=1, le=64)
     """Threads that compose and sign."""
