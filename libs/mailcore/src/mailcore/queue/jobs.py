@@ -15,6 +15,7 @@ verify     api: POST /domains/:id/verify        outbound       writes what DNS s
 claim      api: POST /domains/:id/claim/verify  outbound       moves a claim on; one that has ended stays as it is
 upkeep     cron, hourly                         outbound       makes what is missing, deletes what is expired
 health     api: POST /v1/health/sending         outbound       writes what it finds now over what was found before
+order      api: POST /v1/queue/flush, …          outbound       touches only rows that still wait; an order that is done stays so
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ VERIFY = Chore("verify", "outbound")
 CLAIM = Chore("claim", "outbound")
 UPKEEP = Chore("upkeep", "outbound")
 HEALTH = Chore("health", "outbound")
+ORDER = Chore("order", "outbound")
 
 BELLS = (OUTBOUND, ROUTE, WEBHOOKS, ACCOUNTS)
-CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH)
+CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH, ORDER)
 
 
 def arq_queue(service: str) -> str:
