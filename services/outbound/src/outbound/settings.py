@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from mailcore.kit.settings import Base, Group, Seconds, Strings
 
@@ -74,6 +76,28 @@ class OutboundGroup(Group):
     """How long mail under way may take to end when the process is told to stop."""
 
 
+def _json(value: Any) -> Any:
+    return (json.loads(value) if value.strip() else {}) if isinstance(value, str) else value
+
+
+class Vendor(Group):
+    base_url: str | None = None
+    """Of its API, in place of the vendor's own: for a proxy, or a double in tests."""
+    account: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = {}
+    """For OUTBOUND__ROUTE=provider: what a way of this kind takes as its settings (docs/ways.md), as JSON."""
+
+
+class Providers(Group):
+    default: Literal["", "resend", "sendgrid", "mailgun", "postmark", "ses", "cloudflare"] = ""
+    """Whose account takes all mail that no route takes, with OUTBOUND__ROUTE=provider."""
+    resend: Vendor = Vendor()
+    sendgrid: Vendor = Vendor()
+    mailgun: Vendor = Vendor()
+    postmark: Vendor = Vendor()
+    ses: Vendor = Vendor()
+    cloudflare: Vendor = Vendor()
+
+
 class Http(BaseModel, extra="ignore"):
     """Of api's group, what mail needs to know."""
 
@@ -82,6 +106,7 @@ class Http(BaseModel, extra="ignore"):
 
 class Settings(Base):
     outbound: OutboundGroup = OutboundGroup()
+    providers: Providers = Providers()
     http: Http = Http()
 
     @property

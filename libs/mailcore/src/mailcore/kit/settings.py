@@ -115,6 +115,7 @@ class Allow(Group):
     local_mail: Networks = []
     attachments: Networks = []
     mx: Networks = []
+    smarthosts: Networks = []
 
 
 class Network(Group):
