@@ -83,7 +83,7 @@ def _json(value: Any) -> Any:
 class Vendor(Group):
     base_url: str | None = None
     """Of its API, in place of the vendor's own: for a proxy, or a double in tests."""
-    account: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = {}
+    account: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = Field(default_factory=dict)
     """For OUTBOUND__ROUTE=provider: what a way of this kind takes as its settings (docs/ways.md), as JSON."""
 
 
