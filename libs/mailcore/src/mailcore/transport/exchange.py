@@ -27,6 +27,7 @@ from mailcore.smtp.reply import Reply
 from mailcore.transport import content
 from mailcore.transport.base import BeforeDot, Mail, OnOutcome
 from mailcore.transport.envelope import Opening, Unsendable, opening
+from mailcore.transport.leave import Leave
 from mailcore.transport.outcomes import own_reply, result_of
 from mailcore.transport.session import Session, Source
 from mailcore.transport.wire import CLOSING, Broken, Heard
@@ -46,14 +47,13 @@ class Lost(Exception):
 
 
 class _Transaction:
-    __slots__ = ("asked_at", "behind", "done", "dot_sent", "gate", "lines", "mail", "opening")
+    __slots__ = ("behind", "done", "dot_sent", "leave", "lines", "mail", "opening")
 
     def __init__(self, mail: Mail, lines: list[Line]) -> None:
         self.mail = mail
         self.lines = lines
         self.opening = Opening("", "")
-        self.gate: asyncio.Future[bool] | None = None
-        self.asked_at = 0.0
+        self.leave: Leave | None = None
         self.behind = False
         """Its envelope went out behind another mail, and no reply to it was heard yet."""
         self.dot_sent = False
@@ -170,7 +170,7 @@ class Exchange:
                 break
             opened = True
         else:
-            self._ask_gate(now)
+            now.leave = Leave(self._before_dot, now.mail)
             if self._chunking or (heard := await self._ask(now, "DATA", self._timeouts.data)).code == 354:
                 failpoint.hit("f7")
                 await self._send(now)
@@ -295,26 +295,13 @@ class Exchange:
         else:
             now.lines.append(Line(at, f"({size} bytes of content and the final dot)"))
 
-    # ---- the caller's leave
-
-    def _ask_gate(self, now: _Transaction) -> None:
-        now.asked_at = self._loop.time()
-        now.gate = asyncio.ensure_future(self._before_dot(now.mail))
-
     async def _may_send(self, now: _Transaction) -> bool:
-        """Whether the caller lets the final dot go and said so no longer than `gate_age` ago; else the mail is deferred."""
-        if self._loop.time() - now.asked_at > self._timeouts.gate_age:
-            _forget(now.gate)
-            self._ask_gate(now)
-        gate = now.gate
-        assert gate is not None
-        if not gate.done():
-            await _settled(gate, self._timeouts.block)
-        if gate.done() and not gate.cancelled() and not gate.exception() and gate.result():
+        """Whether the caller lets the final dot go; else the mail is deferred."""
+        assert now.leave is not None
+        if await now.leave.given(age=self._timeouts.gate_age, seconds=self._timeouts.block):
             if self._wire.broken:
                 raise self._wire.broken
             return True
-        _forget(gate)
         # there is no way back from 354 but to close: RSET would be content
         self._session.abort()
         text = "the delivery was taken from this process before the final dot"
@@ -363,7 +350,7 @@ class Exchange:
         if out:
             self._wire.write(b"".join(out), replies)
         if following:
-            self._ask_gate(following)
+            following.leave = Leave(self._before_dot, following.mail)
 
     # ---- hearing and ending
 
@@ -422,7 +409,8 @@ class Exchange:
         )
 
     def _put_back(self, transaction: _Transaction) -> None:
-        _forget(transaction.gate)
+        if transaction.leave:
+            transaction.leave.forget()
         self._source.put_back(transaction.mail)
 
     def _give_up(self, broken: Broken) -> None:
@@ -440,7 +428,8 @@ class Exchange:
         elif now.behind:
             self._put_back(now)
         else:
-            _forget(now.gate)
+            if now.leave:
+                now.leave.forget()
             raise Lost(now.mail, broken, tuple(now.lines))
 
     def _give_up_for_good(self, broken: Broken) -> None:
@@ -454,27 +443,3 @@ class Exchange:
 
 def _accepted(heard: Heard) -> bool:
     return 200 <= heard.code < 300
-
-
-async def _settled(future: asyncio.Future[bool], seconds: float) -> None:
-    """Until it is done or the time is up. It is the caller's: being cancelled here does not cancel it."""
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def settle(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    future.add_done_callback(settle)
-    timer = loop.call_later(seconds, settle)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-        future.remove_done_callback(settle)
-
-
-def _forget(gate: asyncio.Future[bool] | None) -> None:
-    """Its answer is no longer of interest, nor its failure."""
-    if gate:
-        gate.add_done_callback(lambda done: done.cancelled() or done.exception())
