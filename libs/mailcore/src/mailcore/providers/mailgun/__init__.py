@@ -23,12 +23,12 @@ class Mailgun(Account):
     domain: Name | None = None
     """Of the account. None: the domain of each mail's From."""
     region: Literal["us", "eu"] = "us"
-    signing_key: SecretStr | None = None
-    """"HTTP webhook signing key". Without it a mail counts as delivered once Mailgun has taken it."""
+    signing_secret: SecretStr | None = None
+    """"HTTP webhook signing key" of the account. Without it a mail counts as delivered once Mailgun has taken it."""
 
     def sender(self, base_url: str | None = None) -> MailgunSender:
         base = (base_url or BASE_URLS[self.region]).rstrip("/")
         return MailgunSender(base, urlsplit(base).netloc, self.api_key.get_secret_value(), self.domain)
 
     def events(self) -> EventSource | None:
-        return MailgunEvents(self.signing_key.get_secret_value()) if self.signing_key else None
+        return MailgunEvents(self.signing_secret.get_secret_value()) if self.signing_secret else None

@@ -29,7 +29,7 @@ _ON_ITS_LIST = ("suppress-bounce", "suppress-complaint", "suppress-unsubscribe")
 
 @dataclass(frozen=True, slots=True)
 class MailgunEvents:
-    signing_key: str = field(repr=False)
+    signing_secret: str = field(repr=False)
 
     async def read(self, post: Post, *, now: float, fetch: Fetch) -> list[Event]:
         said = object_of(post.json())
@@ -46,7 +46,9 @@ class MailgunEvents:
         at, token, signature = (text_of(given.get(name), 200) for name in ("timestamp", "token", "signature"))
         if not (at.isascii() and at.isdigit() and len(at) < 13 and token):
             raise Forged("The body must hold `signature` with timestamp, token and signature.")
-        expected = hmac.digest(self.signing_key.encode(), (at + token).encode("utf-8", "replace"), hashlib.sha256).hex()
+        expected = hmac.digest(
+            self.signing_secret.encode(), (at + token).encode("utf-8", "replace"), hashlib.sha256
+        ).hex()
         if not same(signature, expected):
             raise Forged("The signature is wrong.")
         if abs(now - int(at)) > TOLERANCE_SECONDS:
