@@ -1,84 +1,88 @@
-"""What a refusal says about the address: the public name of its kind, and whether nobody will ever read mail there.
+"""What a refusal says, and which rule decided: the tables of rules.toml, in the order in which they are believed.
 
-The enhanced code decides (RFC 3463 §3); words decide where a server gives none, and overrule it in one case: a server that says
-"user unknown" of a sender it does not like is not believed. Only what is about the mailbox itself is `hard`: a full mailbox, a
-policy, a reputation, a size, a domain that did not resolve say nothing about whether the next mail will be read.
+1. `strong`: a server that finds our address on a list and says 5.1.1 must not cost the recipient his mail
+2. `precise`: an enhanced code that means one thing (RFC 3463 §3) decides over other words
+3. `words`, where the code is vague or missing
+4. `vague`: the code's subject; then the reply's first digit
+
+Only the recipient's own side can make an address hard, and only for good: a temporary reply, one with a code of security or policy
+(x.7.y), or a code 5.1.x beside words of policy that call nobody unknown, suppresses nobody.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
-from mailcore.smtp.reply import Reply
+from mailcore.dsn.rules import PRECISE, STRONG, VAGUE, WORDS, Category, Rule
+from mailcore.smtp.reply import MAX_REPLY_TEXT, Reply
+
+REMEMBERED = 512
+"""Replies: a site that refuses says the same words again and again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
+    category: Category
     sub_type: str
     """As email.bounced names it (resend.md §10.4)."""
-    hard: bool = False
-    """Permanent, and about the mailbox: nothing more should be sent to the address."""
+    rule: str
+    """The one that decided: its name, or `reply-4`, `reply-5` by the first digit where none fits."""
+
+    @property
+    def hard(self) -> bool:
+        """Permanent, and about the mailbox: nothing more should be sent to the address."""
+        return self.category is Category.HARD
 
 
-_NO_EMAIL = Kind("NoEmail", hard=True)
-_NO_DOMAIN = Kind("NoEmail")
-_FULL = Kind("MailboxFull")
-_LARGE = Kind("MessageTooLarge")
-_CONTENT = Kind("ContentRejected")
-_ATTACHMENT = Kind("AttachmentRejected")
-_GENERAL = Kind("General")
-
-_CODES = {
-    # RFC 3463 §3.2 to §3.8 and the registry of RFC 5248: subject.detail
-    "1.1": _NO_EMAIL,  # bad destination mailbox address
-    "1.2": _NO_DOMAIN,  # bad destination system address: a domain may come back
-    "1.3": _NO_EMAIL,  # bad destination mailbox address syntax
-    "1.6": _NO_EMAIL,  # mailbox has moved, no forwarding address
-    "1.10": _NO_EMAIL,  # recipient address has null MX (RFC 7505)
-    "2.1": Kind("NoEmail"),  # mailbox disabled: may be enabled again
-    "2.2": _FULL,
-    "2.3": _LARGE,
-    "3.4": _LARGE,
-    "6.0": _CONTENT,
-    "6.1": _CONTENT,
-    "7.1": _CONTENT,
-}
-_ATTACHMENT_WORDS = re.compile(r"(?i)\battachments?\b|file ?(?:type|extension|name)|executable")
-_NOBODY_WORDS = re.compile(
-    r"(?i)user unknown|unknown (?:user|recipient|mailbox|local part)|no such (?:user|recipient|mailbox|address)"
-    r"|(?:user|recipient|mailbox|address|account)[^.;]{0,40} (?:not found|does ?n[o']t exist|not exist|unknown)"
-    r"|does not exist|no mailbox (?:here )?by that name|invalid (?:recipient|mailbox)"
-)
-_POLICY_WORDS = re.compile(
-    r"(?i)\bspam\b|\bblack ?list|\bblock(?:ed| ?list)|\blisted\b|\bdnsbl\b|\brbl\b|reputation|\bpolic(?:y|ies)\b|\bdmarc\b"
-    r"|\bspf\b|\bdkim\b|unauthenticated|rate limit|too many|access denied|banned"
-)
-_WORDS = (
-    (_NOBODY_WORDS, _NO_EMAIL),
-    (re.compile(r"(?i)mailbox (?:is )?full|over ?quota|quota exceeded|insufficient (?:disk |storage )?space"), _FULL),
-    (re.compile(r"(?i)too (?:large|big)|size limit|size exceeds|exceeds .*size"), _LARGE),
-    (re.compile(r"(?i)mailbox unavailable"), Kind("NoEmail")),  # RFC 5321 §4.2.3: also "rejected for policy reasons"
-    (re.compile(r"(?i)\bspam\b|\bvirus\b|content rejected"), _CONTENT),
-)
-
-
+@lru_cache(REMEMBERED)
 def classify(reply: Reply) -> Kind:
-    """Of a reply that refuses, temporarily or for good; only a permanent one is hard."""
-    kind = _kind(reply)
-    if not kind.hard:
-        return kind
-    doubtful = _POLICY_WORDS.search(reply.text) is not None and _NOBODY_WORDS.search(reply.text) is None
-    if doubtful:
-        return _CONTENT if reply.enhanced is None else _GENERAL
-    return kind if reply.permanent else Kind(kind.sub_type)
+    """Of a reply that refuses, temporarily or for good. Some tens of microseconds; next to nothing for one just seen."""
+    text = folded(reply.text)
+    code = reply.enhanced.partition(".")[2] if reply.enhanced else ""
+    rule = _decide(text, code)
+    if rule is None:
+        digit = "5" if reply.permanent else "4"
+        return Kind(Category.UNDETERMINED if reply.permanent else Category.SOFT, "General", f"reply-{digit}")
+    if rule.category is not Category.HARD:
+        return Kind(rule.category, rule.sub_type, rule.name)
+    if _doubtful(text):
+        return Kind(Category.POLICY, "General", rule.name)
+    # x.7.y is about us, whatever is said of the recipient
+    hard = reply.permanent and not code.startswith("7.")
+    return Kind(Category.HARD if hard else Category.RECIPIENT, rule.sub_type, rule.name)
 
 
-def _kind(reply: Reply) -> Kind:
-    if reply.enhanced:
-        kind = _CODES.get(reply.enhanced.partition(".")[2], _GENERAL)
-        return _ATTACHMENT if kind is _CONTENT and _ATTACHMENT_WORDS.search(reply.text) else kind
-    found = next((kind for words, kind in _WORDS if words.search(reply.text)), _GENERAL)
-    if found in (_GENERAL, _CONTENT) and reply.permanent and _ATTACHMENT_WORDS.search(reply.text):
-        return _ATTACHMENT
-    return found
+def folded(text: str) -> str:
+    """Lower case, runs of blanks as one, and without addresses: `<admin@spamhaus-fans.example>` says nothing about a list."""
+    return " ".join([word for word in text[:MAX_REPLY_TEXT].lower().split() if "@" not in word])
+
+
+def _decide(text: str, code: str) -> Rule | None:
+    if found := _first(STRONG, text):
+        return found
+    for rule in _PRECISE.get(code, ()):
+        # of two for one code the first says in which words
+        if not (rule.plain or rule.gapped) or rule.said(text):
+            return _first(_CONTENT, text) or rule if rule.sub_type == "ContentRejected" else rule
+    return _first(WORDS, text) or _VAGUE.get(code) or _VAGUE.get(code.partition(".")[0])
+
+
+def _first(rules: Iterable[Rule], text: str) -> Rule | None:
+    return next((rule for rule in rules if rule.said(text)), None)
+
+
+def _doubtful(text: str) -> bool:
+    """A server that hides its dislike of us behind the recipient: words of policy, and none that call him unknown."""
+    return _first(_WEAK, text) is not None and _first(_NOBODY, text) is None
+
+
+_PRECISE: dict[str, list[Rule]] = {}
+for _rule in PRECISE:
+    for _code in _rule.codes:
+        _PRECISE.setdefault(_code, []).append(_rule)
+_VAGUE = {code: rule for rule in VAGUE for code in rule.codes}
+_CONTENT = [rule for rule in WORDS if rule.category is Category.CONTENT]
+_NOBODY = [rule for rule in (*WORDS, *PRECISE) if rule.category is Category.HARD and (rule.plain or rule.gapped)]
+_WEAK = [rule for rule in WORDS if rule.weak]
