@@ -153,8 +153,8 @@ def _status(notice: Notice) -> bytes:
                 ("Status", one.status),
                 ("Remote-MTA", f"dns; {one.remote_mta}" if one.remote_mta else None),
                 ("Diagnostic-Code", _diagnostic(one)),
-                ("Last-Attempt-Date", one.last_attempt_at and format_date(one.last_attempt_at)),
-                ("Will-Retry-Until", one.retry_until and format_date(one.retry_until)),
+                ("Last-Attempt-Date", _date(one.last_attempt_at)),
+                ("Will-Retry-Until", _date(one.retry_until)),
             )
             for one in notice.told
         ),
@@ -167,6 +167,10 @@ def _diagnostic(one: Told) -> str | None:
     if one.reply is None or one.action in (Action.RELAYED, Action.DELIVERED):
         return None
     return f"smtp; {one.reply}" if one.peer else f"x-postroom; {one.reply.text}"
+
+
+def _date(at: datetime | None) -> str | None:
+    return None if at is None else format_date(at)
 
 
 def _fields(*given: tuple[str, str | None]) -> str:

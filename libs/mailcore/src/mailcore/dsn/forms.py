@@ -313,8 +313,13 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 
 def _form(row: dict[str, Any]) -> _Form:
-    phrases = {name: _phrases(row[name]) for name in ("opening", "labels") if name in row}
-    return _Form(**row | phrases)
+    return _Form(
+        row["name"],
+        _phrases(row["opening"]),
+        row.get("needs", ""),
+        _phrases(row.get("labels", "")),
+        row.get("bare", False),
+    )
 
 
 _FILE = tomllib.loads(Path(__file__).with_name("forms.toml").read_text(encoding="utf-8"))

@@ -31,7 +31,8 @@ def parse(raw: bytes, limits: Limits = LIMITS) -> DeliveryReport | None:
         return _report(told, _with_words(told.recipients, message), message)
     found = forms.read(message)
     if found is not None:
-        return DeliveryReport(found.form, found.recipients, told and told.reporting_mta, returned=_returned(message))
+        mta = told.reporting_mta if told else None
+        return DeliveryReport(found.form, found.recipients, mta, returned=_returned(message))
     first = message.leaves[0] if message.leaves else None
     if first is None or first.content_type != "message/rfc822":
         return None
