@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Destination:
     site: str
     hops: tuple[Hop, ...]
     source_ip: str | None = None
-    """Local address to bind; hops' addresses of the other family are then left out."""
+    """Local address to bind; hops' addresses of the other family are then left out, unless `source_ip6` is for them."""
     tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC
     tls_context: ssl.SSLContext | None = None
     """For REQUIRED: verifies the peer; None verifies against the system's roots and the hop's host name."""
@@ -83,10 +84,18 @@ class Destination:
     requiretls: bool = False
     """Hosts that do not offer REQUIRETLS under verified TLS are passed over; with none left the mail fails (RFC 8689 §4.2.1)."""
 
+    source_ip6: str | None = None
+    """Local IPv6 address to bind, beside an IPv4 one."""
+
     @property
     def pool_key(self) -> tuple[object, ...]:
         """What two destinations must have in common to use the same connections."""
-        return (self.source_ip, self.helo, self.site, self.tls, self.credentials, self.requiretls)
+        return (self.source_ip, self.source_ip6, self.helo, self.site, self.tls, self.credentials, self.requiretls)
+
+    @property
+    def source_ips(self) -> dict[int, str]:
+        """By IP version, what to bind. Empty: the system chooses."""
+        return {ipaddress.ip_address(ip).version: ip for ip in (self.source_ip, self.source_ip6) if ip}
 
 
 @dataclass(frozen=True, slots=True)

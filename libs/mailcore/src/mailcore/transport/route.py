@@ -243,7 +243,7 @@ class Route:
 
 def _tiers(destination: Destination) -> list[list[Target]]:
     """The hops' addresses of the family that we can send from; hosts of one preference together, in random order."""
-    family = ipaddress.ip_address(destination.source_ip).version if destination.source_ip else None
+    families = destination.source_ips
     tiers: list[list[Target]] = []
     numbered = ((n if hop.preference is None else None, hop.preference, hop) for n, hop in enumerate(destination.hops))
     for _, group in itertools.groupby(numbered, key=lambda each: each[:2]):
@@ -251,7 +251,7 @@ def _tiers(destination: Destination) -> list[list[Target]]:
             [
                 Target(hop.host, ip, hop.port, hop.security)
                 for ip in hop.ips
-                if family in (None, ipaddress.ip_address(ip).version)
+                if not families or ipaddress.ip_address(ip).version in families
             ]
             for *_, hop in group
         ]

@@ -157,7 +157,7 @@ class Session:
         """Raises Broken, Insecure for want of TLS; `lines` then holds what was said. `demand`: see `tls.demand`, or less."""
         try:
             self.opened_at = asyncio.get_running_loop().time()
-            await self._connect(destination.source_ip)
+            await self._connect(destination.source_ips.get(ipaddress.ip_address(self.target.ip).version))
             await self._greeting()
             await self._ehlo(helo)
             self.tls_policy = policy_name(self.target.security, demand)
