@@ -34,7 +34,6 @@ from mailcore.kit.errors import Exceeded, Invalid, MailError, NotFound, Refused
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.ids import lower_bound, uuid7
 from mailcore.kit.log import logger
-from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import Address, parse_address
 from mailcore.store import organizations, tls_reports, webhooks
 from mailcore.store.session import Store
@@ -71,7 +70,6 @@ class TlsReports:
     def __init__(
         self,
         store: Store,
-        ringer: Ringer,
         submits: Submits,
         resolver: Resolver,
         client: GuardedClient,
@@ -80,7 +78,6 @@ class TlsReports:
         spread: float = SPREAD_SECONDS,
     ) -> None:
         self._store = store
-        self._ringer = ringer
         self._submits = submits
         self._resolver = resolver
         self._client = client

@@ -21,6 +21,7 @@ from cryptography.x509 import verification
 
 from mailcore.dns.resolver import TlsaRecord
 from mailcore.dns.tlsa import END_ENTITY, matches
+from mailcore.kit.guard import tls_context
 from mailcore.smtp.reply import Reply
 from mailcore.transport.wire import Broken
 
@@ -130,11 +131,13 @@ def policy_name(security: Security, demand: Demand) -> str:
     """For people: what ruled a connection."""
     if demand is Demand.NONE:
         return "none"
-    if demand in (Demand.DANE, Demand.ENCRYPT) or security.kind in (Kind.STS, Kind.STS_TESTING, Kind.CLOSED):
-        return {Kind.CLOSED: "dane" if security.report_type == "tlsa" else "mta-sts"}.get(
-            security.kind, security.kind.value
-        )
-    return "required" if demand is Demand.PUBLIC else "opportunistic"
+    if security.kind is Kind.STS_TESTING:
+        return security.kind.value
+    if demand is Demand.MAY:
+        return "opportunistic"
+    if security.kind is Kind.CLOSED:
+        return "dane" if security.report_type == "tlsa" else "mta-sts"
+    return "required" if security.kind is Kind.NONE else security.kind.value
 
 
 def rule_of(security: Security, default: str) -> str:
@@ -158,12 +161,9 @@ def asked_by(security: Security) -> str:
 
 
 @functools.cache
-def verifying_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Against the system's roots, and those of `ca_file`; reading them takes tens of milliseconds, hence once."""
-    context = ssl.create_default_context()
-    if ca_file:
-        context.load_verify_locations(ca_file)
-    return context
+def verifying_context() -> ssl.SSLContext:
+    """Against the authorities of the system and Mozilla's; reading them takes tens of milliseconds, hence once."""
+    return tls_context()
 
 
 @functools.cache
@@ -226,21 +226,23 @@ def _check_anchored(
     leaf = certificates[0]
     if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
         raise Insecure("dane-failed", "the peer's certificate is out of date", FailureType.EXPIRED)
-    lax = (
-        verification.ExtensionPolicy.permit_all()
-    )  # RFC 7672 §3.1.2 asks for a path and a name, not for a public authority's form
+    # RFC 7672 §3.1.2 asks for a path and a name, not for the form that public authorities give their certificates
+    lax = verification.ExtensionPolicy.permit_all()
     builder = (
         verification.PolicyBuilder()
         .store(verification.Store(list(anchors)))
         .time(now)
         .max_chain_depth(MAX_PATH)
-        .extension_policies(ca_policy=lax, ee_policy=lax)
+        .extension_policies(
+            ca_policy=lax.require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None),
+            ee_policy=lax.require_present(x509.SubjectAlternativeName, verification.Criticality.AGNOSTIC, None),
+        )
     )
     reason = "the host has no name"
     for name in names:
         try:
             builder.build_server_verifier(x509.DNSName(name)).verify(leaf, list(certificates[1:]))
-        except (verification.VerificationError, ValueError) as error:
+        except verification.VerificationError as error:
             reason = str(error).removeprefix("validation failed: ").partition(" (encountered")[0]
         else:
             return
