@@ -65,6 +65,10 @@ class OutboundGroup(Group):
     """BDAT where a peer offers CHUNKING (RFC 3030); off: DATA always."""
     ip_versions: Literal["4", "6", "4,6", "6,4"] = "4,6"
     """Of IP, in the order to try at each mail host. `4` where this machine has no IPv6 with a name (PTR) of its own."""
+    mta_sts_port: int = Field(443, ge=1, le=65535)
+    """Of hosts that serve MTA-STS policies."""
+    ca_file: str | None = None
+    """PEM file of authorities to trust besides the system's, for certificates of mail hosts and of policy hosts."""
     source_ip: str | None = None
     signing_threads: int = Field(2, ge=1, le=64)
     """Threads that compose and sign."""
@@ -98,6 +102,16 @@ class Providers(Group):
     cloudflare: Vendor = Vendor()
 
 
+class TlsReports(Group):
+    """To recipient domains that ask for them, daily (RFC 8460)."""
+
+    enabled: bool = True
+    from_address: str = ""
+    """A mail address of a verified domain of the first organization. Empty: `tls-reports@` its oldest verified domain."""
+    organization: str = ""
+    """Who reports, by name. Empty: the domain of from_address."""
+
+
 class Http(BaseModel, extra="ignore"):
     """Of api's group, what mail needs to know."""
 
@@ -106,6 +120,7 @@ class Http(BaseModel, extra="ignore"):
 
 class Settings(Base):
     outbound: OutboundGroup = OutboundGroup()
+    tls_reports: TlsReports = TlsReports()
     providers: Providers = Providers()
     http: Http = Http()
 

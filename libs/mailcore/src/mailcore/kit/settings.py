@@ -79,6 +79,9 @@ class Dns(Group):
     nameservers: Strings = []
     """`host:port`; empty means the system's."""
     timeout_seconds: float = 5.0
+    trust_ad: bool | None = None
+    """Whether they validate DNSSEC and what they say of it reaches us unchanged: then DANE holds (RFC 7672). None: where all of
+    them are on this machine."""
 
 
 class Blob(Group):

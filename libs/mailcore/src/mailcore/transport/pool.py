@@ -8,8 +8,10 @@ their number may double with each that comes up, while mails wait.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from mailcore.smtp.outcome import Line
 from mailcore.transport.base import BeforeDot, Destination, Mail, OnOutcome, Timeouts
@@ -26,7 +28,8 @@ class Pool:
     """The real `Transport`. Belongs to one event loop.
 
     `helo` is our name in EHLO. A connection is closed after `mails` mails, `age` seconds, or `idle` seconds without work;
-    a peer may set a lower number of mails (RFC 9422). `chunking`: BDAT where it is offered.
+    a peer may set a lower number of mails (RFC 9422). `chunking`: BDAT where it is offered. `tls_context` verifies peers where the
+    destination has none of its own; None: against the authorities of the system and Mozilla's.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Pool:
         age: float = 300.0,
         idle: float = 5.0,
         chunking: bool = True,
+        tls_context: ssl.SSLContext | None = None,
     ) -> None:
         _check_helo(helo)
         self.helo = helo
@@ -46,6 +50,7 @@ class Pool:
         self.age = age
         self.idle = idle
         self.chunking = chunking
+        self.tls_context = tls_context
         self.quirks = Quirks()
         self._sites: dict[object, SiteConnections] = {}
 
@@ -61,6 +66,8 @@ class Pool:
         """See `Transport.deliver`."""
         if destination.helo is not None:
             _check_helo(destination.helo)
+        if destination.tls_context is None and self.tls_context is not None:
+            destination = replace(destination, tls_context=self.tls_context)
         key = destination.pool_key
         site = self._sites.get(key)
         if site is None:
