@@ -197,7 +197,7 @@ def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
     outcome = attempt.outcome
     detail: dict[str, Any] = {}
     if outcome.result is Result.RELAYED:
-        return None  # its provider's report says what became of it (flow.reports)
+        return None  # its provider's report says what became of it (flow.provider_events)
     if outcome.result is Result.DELIVERED:
         type_ = "email.delivered"
     elif outcome.result is Result.SUPPRESSED:

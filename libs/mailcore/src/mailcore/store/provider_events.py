@@ -1,0 +1,101 @@
+"""What a provider reports about mail it took: once each, and only about mail that went by that way. Role worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from mailcore.store.deliveries import by_index
+from mailcore.store.session import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A delivery that went by the way in question, held until the transaction ends."""
+
+    email_id: UUID
+    n: int
+    org_id: UUID
+    recipient: str
+    state: str
+    last_event: str
+    leased: bool
+    """An attempt is under way, or not settled yet."""
+
+
+async def carried(db: Connection, site: str, org_id: UUID | None, email_ids: Sequence[UUID]) -> list[Carried]:
+    """The deliveries of these emails that this site was attempted with, or that are under way somewhere.
+
+    `org_id`: whose way it is; None: the installation's, which carries everybody's mail.
+    """
+    await by_index(db)
+    return [Carried(*row) for row in await db.fetch(_CARRIED, list(email_ids), site, org_id)]
+
+
+# a tenant's provider account may post what it likes: only mail that was given to it can be meant
+_CARRIED = """
+SELECT d.email_id, d.n, d.org_id, d.recipient, d.state, d.last_event, coalesce(q.worker IS NOT NULL, false)
+FROM deliveries d LEFT JOIN queue q ON q.email_id = d.email_id AND q.n = d.n
+WHERE d.email_id = ANY ($1::uuid[]) AND ($3::uuid IS NULL OR d.org_id = $3)
+  AND (EXISTS (SELECT FROM attempts a WHERE a.email_id = d.email_id AND a.n = d.n AND a.site = $2)
+       OR q.dot_sent)
+ORDER BY d.email_id, d.n FOR UPDATE OF d
+"""
+
+
+async def take(db: Connection, digests: Sequence[bytes], org_ids: Sequence[UUID]) -> set[bytes]:
+    """Those that have not been taken before."""
+    rows = await db.fetch(_TAKE, list(digests), list(org_ids))
+    return {row["digest"] for row in rows}
+
+
+_TAKE = """
+INSERT INTO provider_events (digest, org_id)
+SELECT digest, org_id FROM unnest($1::bytea[], $2::uuid[]) AS t (digest, org_id) ORDER BY digest
+ON CONFLICT (digest) DO NOTHING RETURNING digest
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    email_id: UUID
+    n: int
+    state: str | None
+    """None leaves it."""
+    last_event: str
+
+
+async def move(db: Connection, moves: Sequence[Move]) -> None:
+    """A delivery that has come to its end waits no longer: what was queued for a retry is taken out."""
+    await by_index(db)
+    await db.execute(
+        _MOVE,
+        [move.email_id for move in moves],
+        [move.n for move in moves],
+        [move.state for move in moves],
+        [move.last_event for move in moves],
+    )
+
+
+_MOVE = """
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[]) AS t (email_id, n, state, last_event)
+), gone AS (
+  DELETE FROM queue q USING m WHERE q.email_id = m.email_id AND q.n = m.n AND q.worker IS NULL AND m.state IS NOT NULL
+)
+UPDATE deliveries d
+SET state = coalesce(m.state, d.state),
+    last_event = CASE WHEN d.last_event IN ('opened', 'clicked') AND m.last_event IN ('delivered', 'delivery_delayed')
+                      THEN d.last_event ELSE m.last_event END,
+    last_event_at = now()
+FROM m WHERE d.email_id = m.email_id AND d.n = m.n
+"""
+
+
+async def forget(db: Connection, older_than_days: int) -> int:
+    """A post that is repeated after so long changes nothing either: its delivery has come to its end."""
+    done: str = await db.execute(
+        "DELETE FROM provider_events WHERE at < now() - make_interval(days => $1)", older_than_days
+    )
+    return int(done.rpartition(" ")[2])

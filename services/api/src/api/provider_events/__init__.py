@@ -1,0 +1,1 @@
+"""What providers post about mail they took."""
