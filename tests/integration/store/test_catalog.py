@@ -19,8 +19,20 @@ LOOKUPS = {
     "lookup_usage",
     "lookup_sandbox_domain",
     "lookup_emails_to",
+    "lookup_mta_sts",
+    "lookup_tls_host",
 }
-NO_TENANT = {"alembic_version", "installation", "event_counts_mark", "sites", "recipient_domains", "workers"}
+NO_TENANT = {
+    "alembic_version",
+    "installation",
+    "event_counts_mark",
+    "sites",
+    "recipient_domains",
+    "workers",
+    "mta_sts_policies",
+    "tls_results",
+    "tls_reports",
+}
 OWN_POLICY = {"organizations", "users"}
 
 
