@@ -106,6 +106,7 @@ def settlement(attempt: Attempt) -> Settlement:
         mx_ip=outcome.mx_ip,
         source_ip=outcome.source_ip,
         tls=outcome.tls,
+        tls_policy=outcome.tls_policy,
         code=reply.code if reply else None,
         enhanced_code=reply.enhanced if reply else None,
         reply=_storable(reply.text) if reply else None,

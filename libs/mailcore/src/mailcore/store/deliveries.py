@@ -118,6 +118,8 @@ class Settlement:
     mx_ip: str | None = None
     source_ip: str | None = None
     tls: str | None = None
+    tls_policy: str | None = None
+    """What ruled the connection's TLS."""
     code: int | None = None
     enhanced_code: str | None = None
     reply: str | None = None
@@ -394,16 +396,16 @@ async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Sett
 
 _SETTLE_COLUMNS = (
     *("email_id", "n", "attempt", "worker", "leased_at", "state", "last_event", "outcome", "site", "mx_host", "mx_ip"),
-    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure", "retry_after"),
+    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure", "retry_after", "tls_policy"),
 )
 # possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
 _SETTLE = """
 WITH o AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
       $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::smallint[], $15::text[], $16::text[],
-      $17::text[], $18::text[], $19::boolean[], $20::float8[])
+      $17::text[], $18::text[], $19::boolean[], $20::float8[], $21::text[])
     AS t (email_id, n, attempt, worker, leased_at, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code,
-          enhanced_code, reply, rule, conversation, unsure, retry_after)
+          enhanced_code, reply, rule, conversation, unsure, retry_after, tls_policy)
 ), gone AS (
   DELETE FROM queue q USING o
   WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
@@ -435,9 +437,9 @@ WITH o AS MATERIALIZED (
   WHERE d.email_id = known.email_id AND d.n = known.n
 ), noted AS (
   INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
-                        reply, rule, possible_duplicate, conversation)
+                        reply, rule, possible_duplicate, conversation, tls_policy)
   SELECT email_id, n, attempt, org_id, now(), outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code, reply, rule,
-         duplicate_before, conversation::jsonb
+         duplicate_before, conversation::jsonb, tls_policy
   FROM known
 )
 SELECT email_id, n, org_id, recipient, duplicate_before, state = 'queued' AND event_before <> 'delivery_delayed',
