@@ -30,6 +30,7 @@ from mailcore.store.deliveries import DueLane
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import Credentials, Hop, TlsPolicy, Transport
+from outbound.security import Securing, fingerprint
 
 log = logger(__name__)
 
@@ -161,12 +162,14 @@ class ByMX:
         *,
         versions: Sequence[int] = (4, 6),
         ourselves: Ourselves | None = None,
+        securing: Securing | None = None,
     ) -> None:
         self._resolver = resolver
         self._port = port
         self._allow = tuple(allow)
         self._versions = tuple(versions)
         self._ourselves = ourselves
+        self._securing = securing
 
     async def find(self, domain: str) -> Found:
         mx = await next_hops(domain, self._resolver)
@@ -197,7 +200,12 @@ class ByMX:
                     ttl = min(ttl, answer.ttl)
         if hops:
             # of all hosts, also those without an address now: a site must not change with the answer to one question
-            return Found(site_key(hop.host for hop in mx.values), tuple(hops), order(mx.values), ttl=ttl)
+            key, ranks = site_key(hop.host for hop in mx.values), order(mx.values)
+            secured = tuple(hops)
+            if self._securing:
+                secured = await self._securing.secured(domain, hops, signed=mx.secure)
+                ranks += fingerprint(secured)
+            return Found(key, secured, ranks, ttl=ttl)
         if temporary:
             raise temporary
         if private:
