@@ -48,6 +48,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/auth/session"): {"email": "openapi@example.com", "password": "good enough for this"},
     ("POST", "/v1/auth/password"): {"old_password": "good enough for this", "new_password": "better than the old"},
     ("POST", "/v1/auth/organization"): {"organization_id": str(UUID(int=1))},
+    ("PATCH", "/v1/domains/{id}/tls"): {"mode": None},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
@@ -106,6 +107,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
     email = api.post("/emails", json=EMAIL | {"attachments": [file]}).json()["id"]
     wait_for(lambda: api.get(f"/v1/emails/{email}/deliveries").json()["data"][0]["attempts"], "an attempt")
     arrival = newest("/emails/receiving")
+    domain = api.post("/domains", json={"name": "openapi-2.example"}).json()["id"]
     return {
         "emails": email,
         "sent_attachment": api.get(f"/emails/{email}/attachments").json()["data"][0]["id"],
@@ -116,7 +118,8 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "arrivals": arrival,
         "messages": newest("/v1/messages"),
         "caught": newest("/v1/caught"),
-        "domains": api.post("/domains", json={"name": "openapi-2.example"}).json()["id"],
+        "domains": domain,
+        "tls/reports": _told_about_tls(api, domain),
         "claim": api.post("/domains/claim", json={"name": CLAIMED}).json()["domain_id"],
         "logs": newest("/logs"),
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
@@ -127,6 +130,20 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "oauth/grants": str(uuid4()),
         "lab/dns": "openapi.test",
     }
+
+
+def _told_about_tls(api: httpx.Client, domain: str) -> str:
+    """A report about TLS that came in."""
+    record = api.get(f"/v1/domains/{domain}/tls").json()["records"][0]["value"]
+    report = {
+        "report-id": "1",
+        "date-range": {"start-datetime": "2026-03-01T00:00:00Z", "end-datetime": "2026-03-01T23:59:59Z"},
+        "policies": [{"policy": {"policy-type": "sts", "policy-domain": "openapi-2.example"}}],
+    }
+    path = "/v1/tls/intake/" + record.rpartition("/")[2]
+    kind = {"content-type": "application/tlsrpt+json"}
+    assert api.post(path, content=json.dumps(report), headers=kind).status_code == 201
+    return api.get("/v1/tls/reports").json()["data"][0]["id"]  # type: ignore[no-any-return]
 
 
 def _operations(document: Document) -> list[tuple[str, str, Document]]:

@@ -43,6 +43,9 @@ from api.people.routes import router as people
 from api.receiving.inbound import router as inbound
 from api.receiving.routes import router as receiving
 from api.suppressions.routes import router as suppressions
+from api.tls.domains import router as tls_domains
+from api.tls.public import router as tls_public
+from api.tls.reports import router as tls_reports
 from api.tracking.routes import router as tracking
 from api.usage.routes import router as usage
 from api.webhooks.history import router as webhook_events
@@ -78,6 +81,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     usage,
     people_door,
     people,
+    tls_public,
+    tls_domains,
+    tls_reports,
 )
 
 
