@@ -29,6 +29,7 @@ NO_TENANT = {
     "sites",
     "recipient_domains",
     "workers",
+    *("pools", "pool_serves", "sources", "source_hosts", "warmups", "warmup_days", "warmup_decisions"),
     "mta_sts_policies",
     "tls_results",
     "tls_reports",

@@ -42,6 +42,9 @@ from api.people.door import router as people_door
 from api.people.routes import router as people
 from api.receiving.inbound import router as inbound
 from api.receiving.routes import router as receiving
+from api.sources.pools import router as pools
+from api.sources.routes import router as sources
+from api.sources.warmups import router as warmups
 from api.suppressions.routes import router as suppressions
 from api.tls.domains import router as tls_domains
 from api.tls.public import router as tls_public
@@ -81,6 +84,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     usage,
     people_door,
     people,
+    pools,
+    sources,
+    warmups,
     tls_public,
     tls_domains,
     tls_reports,

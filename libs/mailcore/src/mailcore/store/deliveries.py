@@ -209,7 +209,7 @@ async def claim(
 _LEASE = """
 leased AS (
   UPDATE queue q
-  SET worker = $1, leased_at = clock_timestamp(), attempt = q.attempt + 1, dot_sent = false,
+  SET worker = $1, leased_at = clock_timestamp(), attempt = q.attempt + 1, dot_sent = false, waits_for = NULL, turn = NULL,
       due_at = now() + make_interval(secs => ($2::float8[])[least(q.attempt + 1, cardinality($2::float8[]))]
                                              * (1 - $3::float8 + random() * 2 * $3::float8))
   FROM picked
