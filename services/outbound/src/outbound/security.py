@@ -35,10 +35,9 @@ class Securing:
 
     async def secured(self, domain: str, hops: Sequence[Hop], *, signed: bool) -> tuple[Hop, ...]:
         """The hops with what each asks of TLS. `signed`: the answer to the MX question was validated. Raises Unavailable."""
-        sts, wanted, *found = await asyncio.gather(
-            self._policies.of(domain),
-            self._reports_wanted(domain),
-            *(self._dane(domain, hop, signed=signed) for hop in hops),
+        (sts, wanted), found = await asyncio.gather(
+            asyncio.gather(self._policies.of(domain), self._reports_wanted(domain)),
+            asyncio.gather(*(self._dane(domain, hop, signed=signed) for hop in hops)),
         )
         secured = tuple(
             replace(hop, security=_with_sts(hop, security, sts)) for hop, (security, _) in zip(hops, found, strict=True)

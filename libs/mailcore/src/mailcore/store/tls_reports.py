@@ -85,10 +85,11 @@ RETURNING day, domain, attempt, report_id, done
 
 
 async def counted(db: Connection, day: date, domain: str) -> list[asyncpg.Record]:
-    return await db.fetch(
+    rows: list[asyncpg.Record] = await db.fetch(
         "SELECT policy, failure, sessions FROM tls_results WHERE day = $1 AND domain = $2 ORDER BY sessions DESC, digest LIMIT $3",
         *(day, domain, MAX_ROWS),
     )
+    return rows
 
 
 async def made(db: Connection, due: DueReport, report_id: str, report: dict[str, Any]) -> bool:
@@ -149,11 +150,12 @@ async def forget_old(db: Connection, *, days: int, received_days: int) -> None:
 
 async def sent(db: Connection, domain: str | None, limit: int) -> list[asyncpg.Record]:
     """The latest, for the operator. Role worker."""
-    return await db.fetch(
+    rows: list[asyncpg.Record] = await db.fetch(
         "SELECT day, domain, state, due_at, attempt, report_id, report, done, last_error, sent_at FROM tls_reports "
         "WHERE $1::text IS NULL OR domain = $1 ORDER BY day DESC, domain LIMIT $2",
         *(domain, limit),
     )
+    return rows
 
 
 # ---- what came about our own domains ---------------------------------------------------------------------------------
