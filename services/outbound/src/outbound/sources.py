@@ -1,0 +1,407 @@
+"""From which address a mail leaves: pools, warm-up caps, overflow. Without pools it is the one that the settings name, at no cost.
+
+1. `run`     every few seconds: what was sent is told; what the operator says, and what is left of today's caps, is read
+2. `place`   a source for each mail of a chunk; what finds no room today is put off, event-free, until there is some
+3. `done`    an outcome: counted, or given back where nothing was sent
+
+Which pool: that of the sending domain, else that of the class of mail, else none. Which source of it: one in warm-up first, for
+mail that its readers want (transactional, or to somebody who opened or clicked lately, or where nobody looks), on its first
+attempt; else a warm one; what neither takes waits. A sending domain in warm-up has a cap of its own besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+from mailcore.flow import warmup
+from mailcore.kit.clock import Clock, SystemClock
+from mailcore.kit.errors import MailError
+from mailcore.kit.log import logger
+from mailcore.smtp.outcome import Outcome, Result
+from mailcore.store import sources as store_sources
+from mailcore.store.deliveries import Content, Key, Leased
+from mailcore.store.session import Store
+from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, KnownWarmup
+from mailcore.store.waiting import Wait
+from outbound.routes import Way
+from outbound.shares import Shares
+from outbound.simulator import Simulator
+
+log = logger(__name__)
+
+TICK_SECONDS = 5.0
+COMPLAINTS_SECONDS = 60.0
+BIND_SECONDS = 60.0
+"""Between two looks whether this host can bind the sources, while they stay the same."""
+WAIT_SECONDS = 24 * 3600.0
+"""Mail that waits for room is looked at again by itself after a day; it is called earlier."""
+YIELD_SECONDS = 900.0
+"""So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
+BARRED_SECONDS = 1800.0
+"""A site that refuses a source before any mail gets mail from the pool's others for so long."""
+TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    ip4: str | None = None
+    """Local address to bind towards IPv4 hosts …"""
+    ip6: str | None = None
+    """… and IPv6 ones. Neither: the system chooses."""
+    ehlo: str | None = None
+    """None: the process's own name."""
+    id: UUID | None = None
+    """None: of no pool."""
+
+    @classmethod
+    def of(cls, ip: str | None) -> Source:
+        """That address of either family, or whatever the system chooses."""
+        return cls(ip6=ip) if ip is not None and ":" in ip else cls(ip)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    source: Source
+    day: date
+    capped: tuple[UUID, ...] = ()
+    """Warm-ups of whose shares it took one …"""
+    counted: tuple[UUID, ...] = ()
+    """… and those that are told what became of it."""
+
+
+Work = tuple[Content, int, Sequence[Leased]]
+"""An email, its class, and those of its deliveries that are leased."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    placements: dict[Key, Placement]
+    waiting: list[Leased]
+    """Put off: they are not leased any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    row: Leased
+    turn: int
+    pool: KnownPool | None
+    order: tuple[KnownSource, ...]
+    """To be tried one after another."""
+    domain: KnownWarmup | None
+    yields: float = 0.0
+    """Seconds in which it leaves a warm-up's room to others."""
+
+    @property
+    def broadcast(self) -> bool:
+        return self.turn != TRANSACTIONAL_TURN
+
+
+class Sources:
+    def __init__(self, store: Store, own: Source, *, clock: Clock | None = None, host: str | None = None) -> None:
+        """`own`: of mail that no pool carries."""
+        self._store = store
+        self._clock = clock or SystemClock()
+        self._host = host or socket.gethostname()
+        self._shares = Shares(store, self._clock)
+        self._known: Known | None = None
+        self._pools: dict[tuple[UUID | None, int], KnownPool] = {}
+        self._domains: dict[UUID, KnownWarmup] = {}
+        self._sent: Counter[UUID] = Counter()
+        """Mails given to each source by this process: the next goes to the one that had fewest."""
+        self._unbound: dict[UUID, str | None] = {}
+        """What binding each source came to."""
+        self._barred: dict[tuple[UUID, int], float] = {}
+        """Source and site → until when."""
+        self._bound_at = self._complaints_at = float("-inf")
+        self.own = own
+        self.on_room: Callable[[], object] = lambda: None
+        """Called when mail that waited is due again."""
+
+    @property
+    def idle(self) -> bool:
+        """No pool and no warm-up: every mail leaves from the process's own source."""
+        return self._known is not None and not self._pools and not self._domains
+
+    # ---- 1. run
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.tick()
+            except MailError as error:
+                log.warning("pools and warm-ups wait: the database is away", error=error.public)
+            except Exception as error:
+                log.error("pools and warm-ups could not be looked at", exc_info=error)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def tick(self) -> None:
+        """Raises Unavailable; what was not told then is told the next time."""
+        await self._shares.report()
+        now = self._clock.now()
+        if self._known is not None and not self.idle:
+            if time.monotonic() - self._complaints_at > COMPLAINTS_SECONDS:
+                await warmup.count_complaints(self._store, now)
+                self._complaints_at = time.monotonic()
+            await warmup.turn(self._store, now)
+        known = await self._read()
+        if not self.idle and await warmup.call_waiting(self._store, known, now):
+            self.on_room()
+
+    async def drain(self) -> None:
+        """What is leased and not used goes back. To be called after the last outcome."""
+        try:
+            await self._shares.report(all_back=True)
+        except MailError as error:
+            log.warning("the last counts of warm-ups are lost: the database is away", error=error.public)
+
+    async def _read(self) -> Known:
+        async with self._store.worker() as db:
+            known = await store_sources.read(db, self._shares.today)
+        pools: dict[tuple[UUID | None, int], KnownPool] = {}
+        for pool in known.pools:
+            if pool.sources:  # one without is not in use yet
+                pools.update({(None, class_): pool for class_ in pool.serves_all})
+                pools.update(dict.fromkeys(pool.serves, pool))
+        self._known, self._pools, self._domains = known, pools, dict(known.domains)
+        await self._look_at_addresses([source for pool in known.pools for source in pool.sources])
+        return known
+
+    async def _look_at_addresses(self, sources: Sequence[KnownSource]) -> None:
+        """Whether this host can bind them: a source that it cannot bind must not take a site down."""
+        since = time.monotonic() - self._bound_at
+        if not sources or (since < BIND_SECONDS and {source.id for source in sources} == self._unbound.keys()):
+            return
+        found = {source.id: bind_error(source.ip4, source.ip6) for source in sources}
+        for id_, error in found.items():
+            if error is not None and self._unbound.get(id_) != error:
+                log.error("a source cannot be used on this host", source=str(id_), host=self._host, error=error)
+        self._unbound, self._bound_at = found, time.monotonic()
+        async with self._store.worker() as db:
+            await store_sources.seen(db, self._host, list(found.items()))
+
+    # ---- 2. place
+
+    async def place(self, way: Way, work: Sequence[Work]) -> Placed:
+        """Raises Unavailable; then no row is placed and none is put off."""
+        if self._known is None:
+            await self._read()
+        plain = Placement(self.own, self._shares.today)
+        placed = {row.key: plain for _, _, rows in work for row in rows}
+        if self.idle or isinstance(way.transport, Simulator):
+            return Placed(placed, [])
+        left = await self._asking(way, work)
+        for ask in left:
+            del placed[ask.row.key]
+        try:
+            # what may not use the whole day's cap yet comes last
+            for broadcast in (False, True):
+                left = await self._fill(left, placed, broadcast)
+            if left:
+                await warmup.put_off(self._store, [self._wait(ask) for ask in left])
+        except BaseException:
+            for placement in placed.values():
+                self.done(placement, None)
+            raise
+        return Placed(placed, [ask.row for ask in left])
+
+    async def _asking(self, way: Way, work: Sequence[Work]) -> list[_Asking]:
+        """Those that a pool or a warm-up is concerned with, in the order of their turns."""
+        chosen = []
+        for content, class_, rows in work:
+            pool = None if way.transport else self._pool_of(content.domain_id, class_)
+            domain = self._domains.get(content.domain_id)
+            if pool is not None or (domain is not None and domain.state != "warm"):
+                chosen.append((content, class_, rows, pool, domain))
+        silent = await self._silent(
+            row
+            for content, class_, rows, pool, domain in chosen
+            if class_ == BROADCAST and (content.track_opens or content.track_clicks) and _warms(pool, domain)
+            for row in rows
+        )
+        asking = []
+        for content, class_, rows, pool, domain in chosen:
+            for row in rows:
+                turn = READERS_TURN if class_ == BROADCAST else TRANSACTIONAL_TURN
+                turn = OTHERS_TURN if row.key in silent else turn
+                asking.append(self._ask(way, content, row, turn, pool, domain))
+        return sorted(asking, key=lambda ask: ask.turn)
+
+    async def _silent(self, rows: Iterable[Leased]) -> set[Key]:
+        """Those whose recipient is not known to read."""
+        rows = list(rows)
+        if not rows:
+            return set()
+        return {row.key for row in rows} - await warmup.readers(self._store, rows, self._clock.now())
+
+    def _pool_of(self, domain_id: UUID, class_: int) -> KnownPool | None:
+        return self._pools.get((domain_id, class_)) or self._pools.get((None, class_))
+
+    def _ask(
+        self, way: Way, content: Content, row: Leased, turn: int, pool: KnownPool | None, domain: KnownWarmup | None
+    ) -> _Asking:
+        if pool is None:
+            return _Asking(row, turn, None, (), domain)
+        usable = [source for source in pool.sources if self._usable(source, way)]
+        usable.sort(key=lambda source: self._sent[source.id])
+        warming = [source for source in usable if source.warmup.state == "warming"]
+        warm = [source for source in usable if source.warmup.state == "warm"]
+        if turn != OTHERS_TURN and row.attempt == 1:
+            return _Asking(row, turn, pool, (*warming, *warm), domain)
+        yields = 0.0
+        if turn == OTHERS_TURN and not warm:
+            since = content.scheduled_at or content.created_at
+            yields = YIELD_SECONDS - (self._clock.now() - since).total_seconds()
+        return _Asking(row, turn, pool, (*warm, *warming), domain, max(0.0, yields))
+
+    def _usable(self, source: KnownSource, way: Way) -> bool:
+        if source.paused or source.warmup.state == "paused" or self._unbound.get(source.id) is not None:
+            return False
+        if self._barred and self._barred.get((source.id, way.site.id), 0.0) > time.monotonic():
+            return False
+        return any((source.ip6 if ":" in ip else source.ip4) is not None for hop in way.hops for ip in hop.ips)
+
+    async def _fill(self, asking: list[_Asking], placed: dict[Key, Placement], broadcast: bool) -> list[_Asking]:
+        """Places what finds room, leasing more where that is short; returns what is left."""
+        left = self._place_each(asking, placed)
+        while wants := Counter(id_ for ask in left if ask.broadcast is broadcast for id_ in self._lacks(ask)):
+            await self._shares.fill(wants, self._caps(), broadcast=broadcast)
+            left = self._place_each(left, placed)
+        return left
+
+    def _place_each(self, asking: list[_Asking], placed: dict[Key, Placement]) -> list[_Asking]:
+        left = []
+        for ask in asking:
+            placement = self._try(ask)
+            if placement is None:
+                left.append(ask)
+            else:
+                placed[ask.row.key] = placement
+        return left
+
+    def _try(self, ask: _Asking) -> Placement | None:
+        domain = ask.domain
+        if ask.yields or (domain is not None and not self._has_room(domain)):
+            return None
+        found = next((source for source in ask.order if self._has_room(source.warmup)), None)
+        if found is None and ask.pool is not None:
+            return None
+        warmups = [each for each in (found.warmup if found else None, domain) if each is not None]
+        capped = tuple(each.id for each in warmups if each.state == "warming")
+        self._shares.take(capped)
+        if found is None:
+            source = self.own
+        else:
+            self._sent[found.id] += 1
+            source = Source(found.ip4, found.ip6, found.ehlo, found.id)
+        return Placement(source, self._shares.today, capped, tuple(each.id for each in warmups))
+
+    def _has_room(self, each: KnownWarmup) -> bool:
+        return each.state == "warm" or (each.state == "warming" and self._shares.has(each.id))
+
+    def _lacks(self, ask: _Asking) -> list[UUID]:
+        """Caps of which more is to be leased before it can be placed; none: nothing will help."""
+
+        def can(each: KnownWarmup) -> bool:
+            if each.state != "warming" or self._shares.has(each.id):
+                return each.state != "paused"
+            return not self._shares.is_dry(each.id, broadcast=ask.broadcast)
+
+        sources = [source.warmup for source in ask.order if can(source.warmup)][:1]
+        if ask.yields or (ask.domain is not None and not can(ask.domain)) or (ask.pool is not None and not sources):
+            return []
+        return [each.id for each in (*sources, ask.domain) if each is not None and not self._has_room(each)]
+
+    def _caps(self) -> dict[UUID, int]:
+        known = [source.warmup for pool in self._pools.values() for source in pool.sources]
+        return {each.id: each.cap or 0 for each in (*known, *self._domains.values())}
+
+    def _wait(self, ask: _Asking) -> Wait:
+        """For the domain's room where that is what it lacks: no source helps then."""
+        domain = ask.domain
+        for_domain = domain is not None and not self._has_room(domain)
+        if domain is not None and (for_domain or ask.pool is None):
+            waits_for = domain.id
+        else:
+            assert ask.pool is not None
+            waits_for = ask.pool.id
+        if ask.yields and not for_domain:
+            return Wait(ask.row, waits_for, YIELDED_TURN, ask.yields)
+        spread = 0.9 + 0.2 * (ask.row.email_id.int % 1009) / 1009  # not all in one moment
+        return Wait(ask.row, waits_for, ask.turn, WAIT_SECONDS * spread)
+
+    # ---- 3. done
+
+    def done(self, placement: Placement, outcome: Outcome | None) -> None:
+        """What became of a mail that was placed; None: it was not tried. To be called once."""
+        if not placement.counted:
+            return
+        sent = outcome is not None and _was_sent(outcome)
+        if not sent:
+            self._shares.give(placement.capped, placement.day)
+        if outcome is None:
+            return
+        seen = warmup.signal(outcome)
+        for id_ in placement.counted:
+            count = self._shares.count(id_, placement.day)
+            count.attempts += sent
+            if seen is not None:
+                setattr(count, seen, getattr(count, seen) + 1)
+            if seen in ("blocked", "deferred") and outcome.reply is not None:
+                count.last_words = str(outcome.reply)[:300]
+
+    def bar(self, placement: Placement, way: Way, outcome: Outcome) -> bool:
+        """The site refused this source before any mail. True: others of the pool may do better, and are used for a while."""
+        source = placement.source
+        if source.id is None or warmup.signal(outcome) != "blocked":
+            return False
+        key = (source.id, way.site.id)
+        self._barred = {each: until for each, until in self._barred.items() if until > time.monotonic()}
+        if key not in self._barred:
+            self._barred[key] = time.monotonic() + BARRED_SECONDS
+            log.warning(
+                "a site refuses a source", site=way.site.key, source=str(source.id), reply=str(outcome.reply)[:200]
+            )
+        return any(
+            self._usable(other, way)
+            for pool in self._pools.values()
+            if any(each.id == source.id for each in pool.sources)
+            for other in pool.sources
+        )
+
+
+def _warms(pool: KnownPool | None, domain: KnownWarmup | None) -> bool:
+    """Whether it matters who reads."""
+    warmups = [source.warmup for source in pool.sources] if pool else []
+    return any(each.state == "warming" for each in (*warmups, *([domain] if domain else [])))
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    """The peer was asked to take it: from MAIL on an attempt counts."""
+    return (
+        outcome.dot_sent
+        or outcome.result in (Result.DELIVERED, Result.BOUNCED)
+        or any(line.said is not None and line.said.startswith("MAIL ") for line in outcome.conversation)
+    )
+
+
+def bind_error(*addresses: str | None) -> str | None:
+    """Why this host cannot send from one of them; None: it can."""
+    for address in addresses:
+        if address is None:
+            continue
+        ip = ipaddress.ip_address(address)
+        try:
+            with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM) as trial:
+                trial.bind((address, 0))
+        except OSError as error:
+            return f"{address}: {error.strerror or error}"
+    return None
