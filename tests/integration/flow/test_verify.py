@@ -57,7 +57,7 @@ async def test_a_domain_with_all_its_records_is_verified(look: Look, admin: asyn
     assert row["status"] == "verified"
     assert row["verified_at"] == NOW
     assert set(row["record_status"].values()) == {"verified"}
-    assert row["seen"] == {"dmarc": "v=DMARC1; p=none", "mta_sts": "", "tls_rpt": "", "spf": None}
+    assert row["seen"] == {"dmarc": "v=DMARC1; p=none", "dmarc_above": "", "mta_sts": "", "tls_rpt": "", "spf": None}
     assert timedelta(hours=21) < row["check_due_at"] - datetime.now(UTC) < timedelta(hours=27), (
         "looked at again in a day"
     )

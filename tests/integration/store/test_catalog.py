@@ -35,6 +35,8 @@ NO_TENANT = {
     "tls_reports",
 }
 OWN_POLICY = {"organizations", "users"}
+    "forgotten",
+    "health_findings",
 
 
 async def _tables(admin: asyncpg.Connection) -> list[asyncpg.Record]:

@@ -13,7 +13,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow import settle
 from mailcore.kit.ids import lower_bound, uuid7_time
 from mailcore.kit.log import logger
-from mailcore.store import logs
+from mailcore.store import conversations, logs, reputation
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -84,6 +84,20 @@ WITH gone AS (
   DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) RETURNING 1
 ) SELECT count(*) FROM gone
 """
+async def forget(store: Store) -> int:
+    """Conversations past their 30 days, and what keys sent longer ago. Returns the attempts it came to. Raises Unavailable."""
+    async with store.worker() as db:
+        await reputation.forget_keys(db)
+        clock: datetime = await db.fetchval("SELECT now()")
+    total = 0
+    while True:
+        async with store.worker() as db:
+            passed = await conversations.forget(db, lower_bound(clock - timedelta(days=conversations.DAYS)))
+        total += passed
+        if passed < conversations.BATCH:
+            return total
+
+
 _OLD_AUTH_EVENTS = """
 WITH gone AS (
   DELETE FROM auth_events WHERE id IN (SELECT id FROM auth_events WHERE id < $1 ORDER BY id LIMIT $2) RETURNING 1

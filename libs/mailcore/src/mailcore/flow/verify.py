@@ -24,6 +24,7 @@ import asyncpg
 
 from mailcore.dns.required import Published, Required, caa_key, required_records
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
+from mailcore.dns.suffixes import registered_domain
 from mailcore.dns.verdict import (
     FAILED,
     NOT_STARTED,
@@ -108,16 +109,23 @@ async def _caa(row: Mapping[str, Any], published: Published, resolver: Resolver)
 
 
 async def look_around(row: Mapping[str, Any], resolver: Resolver) -> dict[str, Any]:
-    """`{"dmarc", "mta_sts", "tls_rpt"}`: the record, "" where there is none, None when the DNS did not answer. And `spf`:
-    what counting the lookups of the domain's own record gave, or None where it has none."""
+    """`{"dmarc", "dmarc_above", "mta_sts", "tls_rpt"}`: the record, "" where there is none, None when the DNS did not answer;
+    `dmarc_above` is that of the registered domain, which holds where there is none. And `spf`: what counting the lookups of the
+    domain's own record gave, or None where it has none."""
     name = row["name"]
-    dmarc, mta_sts, tls_rpt, spf = await asyncio.gather(
+    above = registered_domain(name)
+    dmarc, dmarc_above, mta_sts, tls_rpt, spf = await asyncio.gather(
         _tagged(f"_dmarc.{name}", "DMARC1", resolver),
+        _tagged(f"_dmarc.{above}", "DMARC1", resolver) if above not in (None, name) else _nothing(),
         _tagged(f"_mta-sts.{name}", "STSv1", resolver),
         _tagged(f"_smtp._tls.{name}", "TLSRPTv1", resolver),
         _spf(name, resolver),
     )
-    return {"dmarc": dmarc, "mta_sts": mta_sts, "tls_rpt": tls_rpt, "spf": spf}
+    return {"dmarc": dmarc, "dmarc_above": dmarc_above, "mta_sts": mta_sts, "tls_rpt": tls_rpt, "spf": spf}
+
+
+async def _nothing() -> str:
+    return ""
 
 
 async def _spf(name: str, resolver: Resolver) -> dict[str, Any] | None:

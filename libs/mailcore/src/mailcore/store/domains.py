@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
+from mailcore.kit.errors import Refused
 from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
 
@@ -110,13 +111,37 @@ async def page(db: Connection, page: Page) -> Slice:
 
 
 async def sending_id(db: Connection, name: str) -> UUID | None:
-    """The domain of exactly this name that may send: a verified subdomain does not cover its parent, nor the reverse."""
-    found: UUID | None = await db.fetchval(
-        "SELECT id FROM domains WHERE name = $1 AND sending "
+    """The domain of exactly this name that may send: a verified subdomain does not cover its parent, nor the reverse.
+
+    Raises Refused while it is paused (flow.reputation), with the reason.
+    """
+    row = await db.fetchrow(
+        "SELECT id, (SELECT a.text FROM alarms a WHERE a.domain_id = d.id AND a.action = 'paused' AND a.ended_at IS NULL LIMIT 1) "
+        "FROM domains d WHERE name = $1 AND sending "
         "AND (status = 'verified' OR status IN ('partially_verified', 'partially_failed') AND lacking = 'receiving')",
         name,
     )
-    return found
+    if row is not None and row[1] is not None:
+        raise Refused(f"The `{name}` domain is paused. {row[1]}")
+    return None if row is None else row[0]
+
+
+async def sender(db: Connection, name: str | None) -> asyncpg.Record | None:
+    """The domain of that name, whether it may send or not; None: the first that may. With `dkim`."""
+    if name is not None:
+        return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE name = $1", name)
+    return await db.fetchrow(
+        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE sending "
+        "AND (status = 'verified' OR status IN ('partially_verified', 'partially_failed') AND lacking = 'receiving') "
+        "ORDER BY id LIMIT 1"
+    )
+
+
+async def tracking_host(db: Connection, id_: UUID) -> str | None:
+    """The domain's own, once it is verified."""
+    return await db.fetchval(  # type: ignore[no-any-return]
+        "SELECT tracking_subdomain || '.' || name FROM domains WHERE id = $1 AND tracking_verified", id_
+    )
 
 
 async def sandbox_id(db: Connection, name: str) -> UUID | None:
@@ -187,6 +212,16 @@ async def owner_locked(db: Connection, name: str, not_org: UUID) -> asyncpg.Reco
 
 
 async def claim_due(db: Connection, limit: int) -> list[UUID]:
+async def sending(db: Connection, most: int) -> list[asyncpg.Record]:
+    """Domains that may send, those that have been here longest first, with `dkim`."""
+    rows: list[asyncpg.Record] = await db.fetch(
+        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE sending "
+        "AND status IN ('verified', 'partially_verified', 'partially_failed') ORDER BY id LIMIT $1",
+        most,
+    )
+    return rows
+
+
     """Domains that are due for a look; the next one is written first, for whoever dies on the way."""
     rows = await db.fetch(_CLAIM_DUE, limit)
     return [row["id"] for row in rows]

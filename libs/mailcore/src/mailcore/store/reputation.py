@@ -1,0 +1,283 @@
+"""What is known of a domain's and of a key's reputation: rates, alarms, pauses. Role worker, but for what says app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from mailcore.store.pages import Page, Slice, fetch
+from mailcore.store.session import Connection
+
+SAMPLE = 50
+"""Emails of a key and a quarter of an hour that are remembered by their ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Recipients of a domain's mail since `since`, by what became of it."""
+
+    org_id: UUID
+    domain_id: UUID
+    name: str
+    since: datetime
+    delivered: int = 0
+    bounced: int = 0
+    """For good."""
+    complained: int = 0
+
+    @property
+    def bounce_rate(self) -> float:
+        """The share of what came to an end; 0 of nothing."""
+        ended = self.delivered + self.bounced
+        return self.bounced / ended if ended else 0.0
+
+    @property
+    def complaint_rate(self) -> float:
+        """The share of what was delivered. Complaints come later than deliveries, so that it may be 1 at most."""
+        return min(1.0, self.complained / self.delivered) if self.delivered else float(self.complained > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What a key sent in the last hour, and what it is used to."""
+
+    org_id: UUID
+    key_id: UUID
+    name: str
+    since: datetime
+    sent: int
+    """Recipients."""
+    busiest: int
+    """Recipients of its busiest hour in the 30 days before."""
+    sampled: int = 0
+    """Of the emails looked at, recipients that came to an end …"""
+    bounced: int = 0
+    """… and of these the ones that bounced for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An alarm that has not ended."""
+
+    id: UUID
+    org_id: UUID
+    subject_id: UUID
+    """The domain, or the key."""
+    kind: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewAlarm:
+    id: UUID
+    org_id: UUID
+    domain_id: UUID | None
+    key_id: UUID | None
+    kind: str
+    action: str
+    text: str
+    facts: dict[str, Any]
+
+
+async def alone(db: Connection) -> bool:
+    """Nobody else guards until the transaction ends; False: somebody does."""
+    return bool(await db.fetchval("SELECT pg_try_advisory_xact_lock(hashtext('postroom.guard'))"))
+
+
+# ---- rates -----------------------------------------------------------------------------------------------------------
+
+
+async def suspicious(db: Connection, hours: int) -> list[Rates]:
+    """Domains with a bounce or a complaint in so many hours, and those with an open alarm. Where a person has ended an alarm of
+    a domain, its counts begin there."""
+    return [Rates(*row) for row in await db.fetch(_SUSPICIOUS, hours)]
+
+
+async def rates(db: Connection, domain_id: UUID, hours: int) -> Rates | None:
+    """Of one domain, as `suspicious` counts; role app."""
+    row = await db.fetchrow(_RATES, hours, domain_id)
+    return None if row is None else Rates(*row)
+
+
+_COUNTED = """
+WITH window_ AS (SELECT now() - make_interval(hours => $1) AS at), asked AS ({asked}), since AS (
+  SELECT d.org_id, d.id, d.name, greatest(window_.at,
+         (SELECT max(a.ended_at) FROM alarms a WHERE a.domain_id = d.id AND a.ended_by = 'person')) AS at
+  FROM asked JOIN domains d ON d.id = asked.domain_id, window_
+)
+SELECT s.org_id, s.id, s.name, s.at,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'delivered'), 0)::bigint,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'bounced_permanent'), 0)::bigint,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'complained'), 0)::bigint
+FROM since s
+LEFT JOIN event_counts c ON c.org_id = s.org_id AND c.at >= s.at AND c.domain_id = s.id
+  AND c.kind IN ('delivered', 'bounced_permanent', 'complained')
+GROUP BY s.org_id, s.id, s.name, s.at
+"""
+_SUSPICIOUS = _COUNTED.format(
+    asked="SELECT c.domain_id FROM event_counts c, window_ "
+    "WHERE c.kind IN ('bounced_permanent', 'complained') AND c.at >= window_.at "
+    "UNION SELECT domain_id FROM alarms WHERE ended_at IS NULL AND domain_id IS NOT NULL"
+)
+_RATES = _COUNTED.format(asked="SELECT $2::uuid AS domain_id")
+
+
+async def days(db: Connection, domain_id: UUID, days: int) -> list[asyncpg.Record]:
+    """`(day, sent, delivered, bounced, complained)` by UTC, newest first, of days with any; role app."""
+    return await db.fetch(_DAYS, domain_id, days)  # type: ignore[no-any-return]
+
+
+_DAYS = """
+SELECT (c.at AT TIME ZONE 'UTC')::date AS day,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'sent'), 0)::bigint AS sent,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'delivered'), 0)::bigint AS delivered,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'bounced_permanent'), 0)::bigint AS bounced,
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'complained'), 0)::bigint AS complained
+FROM event_counts c
+WHERE c.org_id = (SELECT current_org()) AND c.domain_id = $1
+  AND c.at >= date_trunc('day', now(), 'UTC') - make_interval(days => $2 - 1)
+  AND c.kind IN ('sent', 'delivered', 'bounced_permanent', 'complained')
+GROUP BY 1 ORDER BY 1 DESC
+"""
+
+
+# ---- alarms ----------------------------------------------------------------------------------------------------------
+
+
+async def open_alarms(db: Connection) -> list[Open]:
+    rows = await db.fetch(
+        "SELECT id, org_id, coalesce(domain_id, key_id), kind, action FROM alarms WHERE ended_at IS NULL ORDER BY id"
+    )
+    return [Open(*row) for row in rows]
+
+
+async def raise_(db: Connection, new: NewAlarm) -> bool:
+    """False: it is open already."""
+    done = await db.fetchval(
+        "INSERT INTO alarms (id, org_id, domain_id, key_id, kind, action, text, facts) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING true",
+        *(new.id, new.org_id, new.domain_id, new.key_id, new.kind, new.action, new.text[:1000], new.facts),
+    )
+    return bool(done)
+
+
+async def end(db: Connection, ids: Sequence[UUID], by: str) -> list[asyncpg.Record]:
+    """Those that were open. `by`: rate, person, pause."""
+    rows: list[asyncpg.Record] = await db.fetch(
+        "UPDATE alarms SET ended_at = now(), ended_by = $2 WHERE id = ANY ($1::uuid[]) AND ended_at IS NULL "
+        f"RETURNING {_COLUMNS}",
+        list(ids),
+        by,
+    )
+    return rows
+
+
+async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
+    """Role app or worker."""
+    return await db.fetchrow(f"SELECT {_COLUMNS} FROM alarms WHERE id = $1", id_)
+
+
+async def page(db: Connection, page: Page, *, open_only: bool = False) -> Slice:
+    """Role app: an organization's own; role worker: of all."""
+    return await fetch(
+        db, f"SELECT {_COLUMNS} FROM alarms WHERE {'ended_at IS NULL' if open_only else 'true'}", [], page
+    )
+
+
+async def of_domain(db: Connection, domain_id: UUID) -> list[asyncpg.Record]:
+    """The open ones, oldest first; role app."""
+    rows: list[asyncpg.Record] = await db.fetch(
+        f"SELECT {_COLUMNS} FROM alarms WHERE domain_id = $1 AND ended_at IS NULL ORDER BY id", domain_id
+    )
+    return rows
+
+
+async def paused(db: Connection, domain_id: UUID) -> list[asyncpg.Record]:
+    """What keeps it from sending, oldest first; role app or worker."""
+    rows: list[asyncpg.Record] = await db.fetch(
+        f"SELECT {_COLUMNS} FROM alarms WHERE domain_id = $1 AND action = 'paused' AND ended_at IS NULL ORDER BY id",
+        domain_id,
+    )
+    return rows
+
+
+async def set_key_status(db: Connection, key_id: UUID, status: str, *, was: str) -> str | None:
+    """The key's name, where it had the status `was`."""
+    name: str | None = await db.fetchval(
+        "UPDATE api_keys SET status = $2 WHERE id = $1 AND status = $3 RETURNING name", key_id, status, was
+    )
+    return name
+
+
+_COLUMNS = "id, org_id, domain_id, key_id, kind, action, text, facts, ended_at, ended_by"
+
+
+# ---- what keys send --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    org_id: UUID
+    key_id: UUID
+    recipients: int
+    sample: Sequence[UUID]
+    """Ids of some of the emails."""
+
+
+async def note_sent(db: Connection, sent: Sequence[Sent]) -> None:
+    """Adds to the current quarter of an hour. Role app, all of one organization."""
+    for each in sorted(sent, key=lambda one: one.key_id.int):  # one order for all: no deadlock
+        await db.execute(_NOTE, each.org_id, each.key_id, each.recipients, list(each.sample)[:SAMPLE], SAMPLE)
+
+
+_NOTE = """
+INSERT INTO key_counts AS k (org_id, key_id, at, sent, sample)
+VALUES ($1, $2, date_bin('15 minutes', now(), '2000-01-01Z'), $3, $4)
+ON CONFLICT (key_id, at) DO UPDATE SET sent = k.sent + excluded.sent, sample = (k.sample || excluded.sample)[1:$5]
+"""
+
+
+async def keys_in_use(db: Connection) -> list[KeyUse]:
+    """Keys that sent in the last hour, and those with an open alarm. Where a person has ended an alarm of a key, its hour begins
+    there."""
+    return [KeyUse(*row) for row in await db.fetch(_KEYS)]
+
+
+_KEYS = """
+WITH used AS (
+  SELECT key_id FROM key_counts WHERE at >= now() - interval '1 hour'
+  UNION SELECT key_id FROM alarms WHERE ended_at IS NULL AND key_id IS NOT NULL
+), since AS (
+  SELECT k.org_id, k.id, k.name, greatest(now() - interval '1 hour',
+         (SELECT max(a.ended_at) FROM alarms a WHERE a.key_id = k.id AND a.ended_by = 'person')) AS at
+  FROM used JOIN api_keys k ON k.id = used.key_id
+)
+SELECT s.org_id, s.id, s.name, s.at, recent.sent,
+       coalesce((SELECT max(h.sent) FROM (
+         SELECT sum(c.sent)::bigint AS sent FROM key_counts c WHERE c.key_id = s.id AND c.at < now() - interval '1 hour'
+         GROUP BY date_bin('1 hour', c.at, '2000-01-01Z')) h), 0)::bigint,
+       ended.n, ended.bounced
+FROM since s
+CROSS JOIN LATERAL (
+  SELECT coalesce(sum(c.sent), 0)::bigint AS sent FROM key_counts c
+  WHERE c.key_id = s.id AND c.at >= s.at
+) recent
+CROSS JOIN LATERAL (
+  SELECT count(*) AS n, count(*) FILTER (WHERE d.state = 'bounced') AS bounced
+  FROM key_counts c CROSS JOIN LATERAL unnest(c.sample) AS u (id)
+  JOIN deliveries d ON d.email_id = u.id AND d.state IN ('delivered', 'bounced')
+  WHERE c.key_id = s.id AND c.at >= s.at
+) ended
+"""
+
+
+async def forget_keys(db: Connection) -> int:
+    """Counts older than 30 days, and samples older than a day."""
+    await db.execute("UPDATE key_counts SET sample = '{}' WHERE at < now() - interval '1 day' AND sample <> '{}'")
+    gone: str = await db.execute("DELETE FROM key_counts WHERE at < now() - interval '30 days'")
+    return int(gone.rpartition(" ")[2])
