@@ -133,7 +133,7 @@ ALL = Capabilities(eight_bit=True, smtputf8=True, size=True, dsn=True, requiretl
         (PLAIN[:-2], "b@c.test", "", " SIZE=20"),
         (EIGHT, "b@c.test", "8bitmime", " SIZE=21 BODY=8BITMIME"),
         (PLAIN, "j\u00f6rg@c.test", "smtputf8 5.6.7", " SIZE=20 SMTPUTF8"),
-        (UTF8_HEADER, "b@c.test", "smtputf8 5.6.9", " SIZE=27 BODY=8BITMIME SMTPUTF8"),
+        (UTF8_HEADER, "b@c.test", "smtputf8 5.6.9", " SIZE=26 BODY=8BITMIME SMTPUTF8"),
         (OLD_HEADER, "b@c.test", "8bitmime", " SIZE=22 BODY=8BITMIME"),
     ],
 )

@@ -70,6 +70,15 @@ def opening(mail: Mail, peer: Capabilities) -> Opening:
     return Opening(mail_from, rcpt_to)
 
 
+def unsendable(mail: Mail) -> tuple[str, Reply] | None:
+    """Rule and words, when no peer may get this, whatever it speaks."""
+    try:
+        check(mail)
+    except Unsendable as fault:
+        return fault.rule, fault.reply
+    return None
+
+
 def check(mail: Mail) -> None:
     """Raises Unsendable when no peer may get this: it would break the protocol's frame."""
     if mail.mail_from and not _well_formed(mail.mail_from):

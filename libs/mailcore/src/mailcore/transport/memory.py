@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.transport.base import BeforeDot, Destination, Mail, OnOutcome
-from mailcore.transport.envelope import Unsendable, check
+from mailcore.transport.envelope import unsendable
 from mailcore.transport.mail_queue import MailQueue
 from mailcore.transport.outcomes import own_reply, result_of
 
@@ -37,10 +37,8 @@ class MemoryTransport:
                     return
                 await mails.wait(3600)
                 continue
-            try:
-                check(mail)
-            except Unsendable as fault:
-                on_outcome(mail, Outcome(Result.FAILED, fault.reply, hop.host, rule=fault.rule))
+            if fault := unsendable(mail):
+                on_outcome(mail, Outcome(Result.FAILED, fault[1], hop.host, rule=fault[0]))
                 continue
             try:
                 allowed = await before_dot(mail)
