@@ -15,7 +15,7 @@ from mailcore.kit import failpoint
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import WEBHOOKS
+from mailcore.queue.jobs import REPORT, WEBHOOKS
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 
@@ -88,6 +88,8 @@ class Settler:
         self._settled([attempt.row.key for attempt in batch])
         if done.webhooks:
             self._ringer.ring(WEBHOOKS)
+        for email_id in done.reports:
+            await self._ringer.enqueue(REPORT, str(email_id))
 
     def _retry_alone(self, attempt: Attempt) -> None:
         task = asyncio.get_running_loop().create_task(self._settle([attempt], alone=True))

@@ -1,8 +1,8 @@
 """What attempts came to: state, attempt with the peer's words, event, one transaction a batch, only where the lease still holds.
 
 1. `settlement`   an Outcome as a state: final, or queued again by the schedule
-2. `settle`       rows and events of a batch, and who bounced for good goes on the suppression list; the caller rings webhooks when
-                  some were queued
+2. `settle`       rows and events of a batch, who bounced for good goes on the suppression list, who handed the mail in is owed a
+                  report (flow.owed); the caller rings webhooks when some were queued
 3. `sweep`        leases of dead workers are taken back, in the transaction that buries them
 4. `expire`       rows that waited out their schedule at a site that could not be reached
 """
@@ -14,10 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 
-from mailcore.dsn.classify import classify
+from mailcore.dsn.classify import Kind, classify
+from mailcore.dsn.rules import Category
 from mailcore.events import bounce as bounce_detail
 from mailcore.events import suppressed
 from mailcore.flow import suppress
@@ -27,10 +29,11 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERIES
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, events, leases, workers
+from mailcore.store import deliveries, events, leases, owed, workers
 from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
 from mailcore.store.leases import TakenBack
+from mailcore.store.owed import NewOwed
 from mailcore.store.session import Store
 from mailcore.store.suppressions import NewSuppression, folded
 
@@ -47,6 +50,10 @@ PROVIDER_REFUSED = "provider-refused"
 """Rule of what a provider's API refused for good: its words are the reason."""
 _WORDS_OF_A_PEER = (None, "null-mx")
 """Rules under which a refusal is the recipient's side's own (RFC 7505 §3: the domain says so by its MX)."""
+_SAID_BY_A_PEER = (*_WORDS_OF_A_PEER, "greeting-refused", "ehlo-refused", "auth-refused", PROVIDER_REFUSED)
+"""Rules under which the reply is a peer's at all, about whomever: its words are classed. Others are ours."""
+_OWN = {"size": Category.CONTENT, "invalid-message": Category.CONTENT, "bad-address": Category.RECIPIENT}
+"""What our own refusals are about, where that is not the machines between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class Batch:
     """Whose lease was still held."""
     webhooks: int
     """Webhook deliveries queued: ring when not 0."""
+    reports: Sequence[UUID] = ()
+    """Emails with a delivery report to write (flow.owed)."""
 
 
 # ---- 1. outcome to settlement ----------------------------------------------------------------------------------------
@@ -84,6 +93,7 @@ _STATES: dict[Result, tuple[str, str | None]] = {
 
 def settlement(attempt: Attempt) -> Settlement:
     row, outcome, reply = attempt.row, attempt.outcome, attempt.outcome.reply
+    kind = kind_of(outcome)
     if outcome.result is not Result.DEFERRED:
         state, event = _STATES[outcome.result]
     elif row.attempt >= attempt.attempts:
@@ -109,21 +119,32 @@ def settlement(attempt: Attempt) -> Settlement:
         tls_policy=outcome.tls_policy,
         code=reply.code if reply else None,
         enhanced_code=reply.enhanced if reply else None,
-        reply=_storable(reply.text) if reply else None,
+        reply=storable(reply.text) if reply else None,
         rule=outcome.rule,
         conversation=_conversation(outcome.conversation),
         unsure=outcome.dot_sent and outcome.result is Result.DEFERRED and outcome.rule is not None,
         retry_after=outcome.retry_after,
+        category=kind.category.value if kind else None,
+        category_rule=kind.rule if kind else None,
     )
+
+
+def kind_of(outcome: Outcome) -> Kind | None:
+    """What a refusal is about; None: nothing was refused."""
+    if outcome.reply is None or outcome.result not in (Result.DEFERRED, Result.BOUNCED, Result.FAILED):
+        return None
+    if outcome.rule in _SAID_BY_A_PEER or outcome.rule == TEST_ADDRESS:
+        return classify(outcome.reply)
+    return Kind(_OWN.get(outcome.rule or "", Category.INFRASTRUCTURE), "General", outcome.rule or "")
 
 
 def _conversation(lines: Sequence[Line]) -> str | None:
     if not lines:
         return None
     kept = [
-        (round(line.at, 3), "said", _storable(line.said[:MAX_LINE]))
+        (round(line.at, 3), "said", storable(line.said[:MAX_LINE]))
         if line.said is not None
-        else (round(line.at, 3), "heard", _storable((line.heard or "")[:MAX_LINE]))
+        else (round(line.at, 3), "heard", storable((line.heard or "")[:MAX_LINE]))
         for line in lines[:MAX_LINES]
     ]
     return orjson.dumps(kept).decode()
@@ -132,7 +153,7 @@ def _conversation(lines: Sequence[Line]) -> str | None:
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """A peer says what it likes; Postgres text holds no NUL and no lone surrogate."""
     return text if text.isascii() and "\0" not in text else _UNSTORABLE.sub("\ufffd", text)
 
@@ -152,9 +173,11 @@ async def settle(store: Store, attempts: Sequence[Attempt]) -> Batch:
         if hard:
             new = [NewSuppression(row.org_id, folded(row.recipient), "bounce", row.email_id) for row in hard]
             queued += await suppress.add_in(db, new)
+        late = [each for row in settled if (each := _owed(row, by_key[row.email_id, row.n])) is not None]
+        reports = await owed.owe(db, late) if late else []
     for row in settled:
         DELIVERIES.labels(by_key[row.email_id, row.n].outcome.result.value).inc()
-    return Batch(frozenset((row.email_id, row.n) for row in settled), queued)
+    return Batch(frozenset((row.email_id, row.n) for row in settled), queued, reports)
 
 
 def suppression(row: Leased) -> Outcome | None:
@@ -183,6 +206,19 @@ def _events(row: Settled, attempt: Attempt, now: datetime) -> list[NewEvent]:
     ]
 
 
+def _owed(row: Settled, attempt: Attempt) -> NewOwed | None:
+    """What whoever handed the mail in may want to be told (RFC 3461 §6): whether he does stands with the email."""
+    result = attempt.outcome.result
+    if result is Result.DELIVERED:
+        # a peer without DSN has only taken it; one with DSN reports for itself
+        action = "relayed" if attempt.row.success and not attempt.outcome.dsn else None
+    elif result is Result.DEFERRED and attempt.row.attempt < attempt.attempts:
+        action = "delayed" if row.first_delay and attempt.notice else None
+    else:
+        action = None if result is Result.RELAYED else "failed"
+    return None if action is None else NewOwed(row.email_id, row.n, action)
+
+
 def _is_hard(outcome: Outcome) -> bool:
     """Nobody will ever read mail there, by the word of the recipient's side."""
     return (
@@ -207,7 +243,7 @@ def _ended(row: Settled, attempt: Attempt) -> tuple[str, dict[str, Any]] | None:
     elif outcome.result is Result.FAILED:
         type_ = "email.failed"
         words = outcome.reply.text if outcome.reply and outcome.rule == PROVIDER_REFUSED else outcome.rule
-        detail["failed"] = {"reason": _storable(words or "failed")}
+        detail["failed"] = {"reason": storable(words or "failed")}
     elif outcome.result is Result.BOUNCED or attempt.row.attempt >= attempt.attempts:
         type_ = "email.bounced"
         detail |= bounce(outcome)
@@ -224,7 +260,7 @@ def bounce(outcome: Outcome) -> dict[str, Any]:
     """The detail of `email.bounced`: Permanent when a peer refused it, Transient when the schedule was used up."""
     reply = outcome.reply or Reply(451, "no answer", "4.4.7")
     kind = "Permanent" if outcome.result is Result.BOUNCED else "Transient"
-    text = _storable(str(reply))
+    text = storable(str(reply))
     return bounce_detail(text, [f"smtp; {text}"], type=kind, sub_type=classify(reply).sub_type)
 
 

@@ -14,6 +14,7 @@ chore      enqueued by                          served by      safe twice becaus
 verify     api: POST /domains/:id/verify        outbound       writes what DNS says now into the domain's row
 claim      api: POST /domains/:id/claim/verify  outbound       moves a claim on; one that has ended stays as it is
 upkeep     cron, hourly                         outbound       makes what is missing, deletes what is expired
+report     flow.settle (its caller)             outbound       the rows that are owed a report are claimed, and get one once
 health     api: POST /v1/health/sending         outbound       writes what it finds now over what was found before
 order      api: POST /v1/queue/flush, …          outbound       touches only rows that still wait; an order that is done stays so
 """
@@ -44,11 +45,12 @@ ACCOUNTS = Bell("accounts", "imap_sync")
 VERIFY = Chore("verify", "outbound")
 CLAIM = Chore("claim", "outbound")
 UPKEEP = Chore("upkeep", "outbound")
+REPORT = Chore("report", "outbound")
 HEALTH = Chore("health", "outbound")
 ORDER = Chore("order", "outbound")
 
 BELLS = (OUTBOUND, ROUTE, WEBHOOKS, ACCOUNTS)
-CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH, ORDER)
+CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH, ORDER, REPORT)
 
 
 def arq_queue(service: str) -> str:

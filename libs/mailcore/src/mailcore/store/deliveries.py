@@ -60,6 +60,8 @@ class Leased:
     """With worker and attempt the fence: a released row gets the same attempt again, and perhaps from the same worker."""
     suppressed: str | None = None
     """The recipient is on its organization's suppression list by now: where that came from. Such a row is not attempted."""
+    success: bool = False
+    """Its sender wants to be told when it is delivered; known when its content is."""
 
     @property
     def key(self) -> Key:
@@ -97,6 +99,10 @@ class Content:
     """Of the domain's own, where opens and clicks come in; None until its record is verified."""
     alone: bool = False
     """It has one recipient, the one in `to`: what it says may be for this one only."""
+    broadcast: bool = False
+    """Of the class of broadcasts: it carries a link to unsubscribe."""
+    dsn: dict[str, Any] | None = None
+    """What its sender wants to be told (mailcore.dsn.wishes); None: nothing, it came by the API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,9 @@ class Settlement:
     """The final dot left and no reply was read: from now on a retry may be a second copy."""
     retry_after: float | None = None
     """Seconds until the next attempt, where that is not for the schedule to say."""
+    category: str | None = None
+    category_rule: str | None = None
+    """Of a refusal: what it is about, and the rule that says so (mailcore.dsn.classify)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,11 +328,13 @@ def _content(row: asyncpg.Record) -> Content:
         track_clicks=bool(row["clicks"]),
         tracking_host=row["tracking_host"],
         alone=bool(row["alone"]),
+        broadcast=row["class"] == 1,
+        dsn=row["dsn"],
     )
 
 
 _COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone"""
+       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn"""
 # asked with each content, and not kept: who switches it means the next mail
 _TRACKED = """
 LEFT JOIN LATERAL (
@@ -338,7 +349,8 @@ _CONTENTS = f"SELECT {_COLUMNS} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[
 _LIGHT_CONTENTS = f"""
 SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
        CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
-       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, light,
+       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn,
+       light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
          AS size
@@ -396,16 +408,17 @@ async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Sett
 
 _SETTLE_COLUMNS = (
     *("email_id", "n", "attempt", "worker", "leased_at", "state", "last_event", "outcome", "site", "mx_host", "mx_ip"),
-    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure", "retry_after", "tls_policy"),
+    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure", "retry_after"),
+    *("tls_policy", "category", "category_rule"),
 )
 # possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
 _SETTLE = """
 WITH o AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
       $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::smallint[], $15::text[], $16::text[],
-      $17::text[], $18::text[], $19::boolean[], $20::float8[], $21::text[])
+      $17::text[], $18::text[], $19::boolean[], $20::float8[], $21::text[], $22::text[], $23::text[])
     AS t (email_id, n, attempt, worker, leased_at, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code,
-          enhanced_code, reply, rule, conversation, unsure, retry_after, tls_policy)
+          enhanced_code, reply, rule, conversation, unsure, retry_after, tls_policy, category, category_rule)
 ), gone AS (
   DELETE FROM queue q USING o
   WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
@@ -437,9 +450,9 @@ WITH o AS MATERIALIZED (
   WHERE d.email_id = known.email_id AND d.n = known.n
 ), noted AS (
   INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code,
-                        reply, rule, possible_duplicate, conversation, tls_policy)
+                        reply, rule, category, category_rule, possible_duplicate, conversation, tls_policy)
   SELECT email_id, n, attempt, org_id, now(), outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code, reply, rule,
-         duplicate_before, conversation::jsonb, tls_policy
+         category, category_rule, duplicate_before, conversation::jsonb, tls_policy
   FROM known
 )
 SELECT email_id, n, org_id, recipient, duplicate_before, state = 'queued' AND event_before <> 'delivery_delayed',

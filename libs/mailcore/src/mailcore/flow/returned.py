@@ -1,0 +1,121 @@
+"""Mail that came to a return path of ours: what it says became of the mail whose path that was.
+
+1. the return path: ours, and alive (dsn.verp)? Who writes to another suppresses nobody
+2. a complaint (dsn.feedback): email.complained, and the recipient is suppressed
+3. a delivery report (dsn.parse): failed: email.bounced after all, suppressed when it is the address itself; anything else is
+   only noted
+
+Whom it is about is what the return path names, never what the mail says: with somebody's return path one can at most make him
+bounce who got that mail, and only once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from mailcore.dsn import feedback
+from mailcore.dsn.classify import classify
+from mailcore.dsn.parse import parse
+from mailcore.dsn.report import Action, DeliveryReport, Reported
+from mailcore.dsn.verp import ReturnPath, Verp
+from mailcore.events import bounce
+from mailcore.flow import suppress
+from mailcore.flow.settle import storable
+from mailcore.kit.ids import uuid7
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import REPORT, WEBHOOKS
+from mailcore.smtp.reply import Reply
+from mailcore.store import deliveries, events, owed, returned
+from mailcore.store.events import NewEvent
+from mailcore.store.owed import NewOwed
+from mailcore.store.returned import CameBack
+from mailcore.store.session import Store
+from mailcore.store.suppressions import NewSuppression, folded
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was made of it, and why, for whoever keeps the decision."""
+
+    what: str
+    """bounced, complained, noted, ignored."""
+    why: str
+
+
+class Returned:
+    """One a process."""
+
+    def __init__(self, store: Store, ringer: Ringer, verp: Verp) -> None:
+        self._store = store
+        self._ringer = ringer
+        self._verp = verp
+
+    def path(self, address: str) -> ReturnPath | None:
+        """Whose return path that address is; None: not one of ours, or an old one."""
+        path = self._verp.read(address.rpartition("@")[0])
+        return path if path is not None and self._verp.alive(path) else None
+
+    async def take(self, address: str, raw: bytes) -> Taken:
+        """`address`: whom the mail came to. Twice does what once does. Raises Unavailable."""
+        path = self.path(address)
+        if path is None:
+            return Taken("ignored", "The return path is not one of ours, or older than seven days.")
+        complaint = feedback.parse(raw)
+        if complaint is not None:
+            return await self._complained(path, complaint)
+        report = parse(raw)
+        if report is None:
+            return Taken("ignored", "It is no report.")
+        return await self._reported(path, report)
+
+    async def _complained(self, path: ReturnPath, report: feedback.FeedbackReport) -> Taken:
+        if not report.complaint:
+            return Taken("noted", f"A feedback report of type {report.kind} says nothing against the mail.")
+        queued = await suppress.complaint(self._store, path.email_id, path.n)
+        if queued:
+            self._ringer.ring(WEBHOOKS)
+        return Taken("complained", f"A feedback report of type {report.kind}.")
+
+    async def _reported(self, path: ReturnPath, report: DeliveryReport) -> Taken:
+        async with self._store.worker() as db:
+            await deliveries.by_index(db)
+            found = await returned.recipient(db, path.email_id, path.n)
+            if found is None:
+                return Taken("ignored", "The mail whose return path it is is gone.")
+            org_id, recipient, _ = found
+            one = _about(report, recipient)
+            if one.action is not Action.FAILED:
+                return Taken("noted", f"A report of form {report.form}: {one.action}.")
+            reply = one.reply or Reply(550, "no reason given")
+            kind = classify(reply)
+            text = storable(reply.text)
+            came_back = CameBack(
+                *(path.email_id, path.n, one.remote_mta or report.reporting_mta, reply.code, reply.enhanced, text),
+                *(kind.category.value, kind.rule),
+            )
+            if not await returned.bounced(db, came_back):
+                return Taken("ignored", "What became of that mail is known already.")
+            said = storable(str(reply))
+            detail = bounce(said, [f"smtp; {said}"], type="Permanent", sub_type=kind.sub_type)
+            event = NewEvent(uuid7(), org_id, "email.bounced", path.email_id, datetime.now(UTC), [recipient], detail)
+            queued = await events.insert(db, [event])
+            if kind.hard:
+                queued += await suppress.add_in(
+                    db, [NewSuppression(org_id, folded(recipient), "bounce", path.email_id)]
+                )
+            reports: list[UUID] = await owed.owe(db, [NewOwed(path.email_id, path.n, "failed")])
+        if queued:
+            self._ringer.ring(WEBHOOKS)
+        for email_id in reports:
+            await self._ringer.enqueue(REPORT, str(email_id))
+        return Taken("bounced", f"A report of form {report.form}: {kind.category}, by the rule {kind.rule}.")
+
+
+def _about(report: DeliveryReport, recipient: str) -> Reported:
+    """The one whom the mail was sent to; of several that are all somebody else (an alias, a list), the first that failed."""
+    wanted = recipient.lower()
+    named = [one for one in report.recipients if wanted in (one.address.lower(), one.final.lower())]
+    failed = [one for one in report.recipients if one.action is Action.FAILED]
+    return (named or failed or list(report.recipients))[0]
