@@ -13,12 +13,13 @@ from mailcore.kit.ids import uuid7
 from mailcore.mailauth.dkim.keys import SigningKey, generate_ed25519, generate_rsa
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.deliveries import Content
-from outbound.composer import Work, compose_one, fetch
+from outbound.composer import SIGNATURE_STEP, Work, compose_one, fetch, signature_time
 
 RSA, RSA_TXT = generate_rsa()
 ED, _ = generate_ed25519()
 KEYS = (SigningKey.load("s", "us.test", RSA), SigningKey.load("e", "us.test", ED))
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
+NOW = AT.timestamp()
 
 
 def content(**changes: Any) -> Content:
@@ -44,7 +45,7 @@ def content(**changes: Any) -> Content:
 
 
 def composed(work: Work) -> bytes:
-    result = compose_one(work)
+    result = compose_one(work, NOW)
     assert isinstance(result, bytes)
     return result
 
@@ -68,13 +69,13 @@ def test_an_empty_text_stays_away() -> None:
 
 
 def test_without_keys_it_waits() -> None:
-    result = compose_one(Work(content(), "x", None, (), ()))
+    result = compose_one(Work(content(), "x", None, (), ()), NOW)
     assert isinstance(result, Outcome)
     assert (result.result, result.rule) == (Result.DEFERRED, "no-signing-key")
 
 
 def test_what_cannot_be_composed_fails_for_good() -> None:
-    result = compose_one(Work(content(from_="not an address"), "x", None, (), KEYS))
+    result = compose_one(Work(content(from_="not an address"), "x", None, (), KEYS), NOW)
     assert isinstance(result, Outcome)
     assert (result.result, result.rule) == (Result.FAILED, "invalid-message")
 
@@ -134,3 +135,18 @@ async def test_a_large_raw_message_comes_from_the_blob_store() -> None:
     assert work.raw == RAW
     missing = await fetch(content(html=None, raw_blob="a/c"), KEYS, blobs)
     assert isinstance(missing, Outcome) and missing.result is Result.DEFERRED
+
+
+def test_a_mail_that_has_waited_is_signed_as_of_later() -> None:
+    """A signature of a mail that was held back for a week would have expired before it was sent."""
+    row = content()
+    work = Work(row, row.html, row.text, (), KEYS)
+    began = int(NOW)
+    for waited, wanted in ((-60, 0), (0, 0), (SIGNATURE_STEP - 1, 0), (SIGNATURE_STEP, 1), (30 * 86_400, 10)):
+        signed_at = signature_time(AT, NOW + waited)
+        assert signed_at == began + wanted * SIGNATURE_STEP
+        raw = compose_one(work, NOW + waited)
+        assert isinstance(raw, bytes)
+        assert raw.count(b"t=%d; x=%d;" % (signed_at, signed_at + 7 * 86_400)) == 2
+        assert signed_at + 7 * 86_400 - (began + waited) >= 4 * 86_400, "good for four days more at least"
+    assert compose_one(work, NOW) == compose_one(work, NOW + SIGNATURE_STEP - 1), "the same bytes at each try"

@@ -4,7 +4,9 @@
 2. compose and sign in a thread: OpenSSL frees the interpreter, so that several threads sign at once
    a message that was handed in whole is signed as it stands, with what others have signed
    tracking comes before signing, and the text that is made from the html before tracking
-3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row
+3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row.
+   Of a mail that has waited for days (held back, or its site suspended) the signature is made anew, so that it is good for
+   days more when the mail arrives
 
 Keys and tracking come from the domain. Where its owner changes them between two attempts, the later bytes differ, and nothing
 hangs on that: each attempt sends a whole, signed mail under the same Message-ID, and links of both lead to the same places.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -41,6 +44,8 @@ CHUNK = 25
 """Mails that are composed in one go: a chunk takes some 10 ms of a thread."""
 CHUNK_BYTES = 1024 * 1024
 """Of them, where they are large; a larger one is composed alone."""
+SIGNATURE_STEP = 3 * 86_400
+"""Seconds after which a mail that still waits is signed as of a later time: a signature is good for seven days (x=)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +114,15 @@ async def compose_all(work: Sequence[Work], threads: Executor) -> list[Composed]
 
 
 def _compose_all(work: Sequence[Work]) -> list[Composed]:
-    return [compose_one(each) for each in work]
+    now = time.time()
+    return [compose_one(each, now) for each in work]
 
 
-def compose_one(work: Work) -> Composed:
-    """Pure: the same bytes from the same row and keys, whenever and wherever."""
+def compose_one(work: Work, now: float) -> Composed:
+    """Pure: the same bytes from the same row and keys, wherever, and for SIGNATURE_STEP after the row's time, whenever.
+
+    `now` in seconds since 1970.
+    """
     content = work.content
     if not work.keys:
         # never unsigned; a key is made or mended while the mail waits
@@ -122,10 +131,11 @@ def compose_one(work: Work) -> Composed:
         )
     try:
         date = content.scheduled_at or content.created_at
+        signed_at = signature_time(date, now)
         tracking = work.tracker.of(content) if work.tracker else None
         if work.raw is not None:
             raw = tracked_raw(work.raw, content, tracking) if tracking else work.raw
-            return _signed(*_split(raw), work.keys, date)
+            return _signed(*_split(raw), work.keys, signed_at)
         html, text, headers = work.html, work.text, content.headers
         if work.tracker:
             html, text, headers = with_unsubscribe(work.tracker, content, html, text)
@@ -148,7 +158,7 @@ def compose_one(work: Work) -> Composed:
             boundary_seed=content.id.bytes,
         )
         composed = compose(message)
-        return _signed(composed.head, composed.body, work.keys, date)
+        return _signed(composed.head, composed.body, work.keys, signed_at)
     except Refused as error:
         return Outcome(Result.FAILED, Reply(554, error.public, "5.6.0"), rule="invalid-message")
     except Exception as error:  # unknown is temporary
@@ -162,6 +172,12 @@ def _split(raw: bytes) -> tuple[bytes, bytes]:
     return head.removesuffix(b"\r\n") + b"\r\n", body
 
 
-def _signed(head: bytes, body: bytes, keys: tuple[SigningKey, ...], date: datetime) -> bytes:
-    signature = sign(head, body, keys, now=int(date.timestamp()))
+def signature_time(date: datetime, now: float) -> int:
+    """t= of a mail of this date: the date itself, moved on in whole steps."""
+    began = int(date.timestamp())
+    return began + max(0, int(now) - began) // SIGNATURE_STEP * SIGNATURE_STEP
+
+
+def _signed(head: bytes, body: bytes, keys: tuple[SigningKey, ...], signed_at: int) -> bytes:
+    signature = sign(head, body, keys, now=signed_at)
     return b"%b%b\r\n%b" % (signature, head, body)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailcore.kit.errors import Invalid
-from mailcore.mailauth.dkim.keys import SigningKey, generate_ed25519, generate_rsa
+from mailcore.mailauth.dkim.keys import SigningKey, generate_ed25519, generate_rsa, import_pem
 
 
 def test_rsa() -> None:
@@ -66,3 +66,35 @@ def test_bad_names() -> None:
 def test_anything_is_a_key_or_invalid(private: bytes) -> None:
     with pytest.raises(Invalid):
         SigningKey.load("s", "example.com", private)
+
+
+def pem(private: bytes, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
+    exported: bytes = load_der_private_key(private, None).private_bytes(Encoding.PEM, form, NoEncryption())
+    return exported.decode()
+
+
+def test_keys_of_ones_own() -> None:
+    for made, forms in (
+        (generate_rsa(1024), (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL)),
+        (generate_ed25519(), (PrivateFormat.PKCS8,)),
+    ):
+        for form in forms:
+            algorithm, private, record = import_pem(f"Bag Attributes\n  x: y\n{pem(made[0], form)}")
+            assert record == made[1]
+            key = SigningKey.load("s", "example.com", private)
+            assert (key.algorithm, key.public_txt) == (algorithm, record)
+
+
+@pytest.mark.parametrize(
+    "form", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "OPENSSH PRIVATE KEY", "CERTIFICATE"]
+)
+def test_what_is_no_key_of_ones_own(form: str) -> None:
+    with pytest.raises(Invalid):
+        import_pem(f"-----BEGIN {form}-----\nAAAA\n-----END {form}-----\n")
+
+
+@given(st.text(max_size=200))
+def test_anything_is_a_key_of_ones_own_or_invalid(text: str) -> None:
+    for each in (text, "-----BEGIN " + text, f"-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----"):
+        with pytest.raises(Invalid):
+            import_pem(each)

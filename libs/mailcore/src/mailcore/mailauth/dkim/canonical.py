@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from mailcore.kit.errors import Invalid
 
@@ -28,6 +29,17 @@ def split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
         else:
             fields.append([line])
     return [(_field_name(field[0]), field[0] if len(field) == 1 else b"\r\n".join(field)) for field in fields]
+
+
+Fields = Mapping[bytes, Sequence[bytes]]
+"""Name in lower case → its fields, from top to bottom."""
+
+
+def by_name(fields: Sequence[tuple[bytes, bytes]]) -> Fields:
+    found: dict[bytes, list[bytes]] = {}
+    for name, field in fields:
+        found.setdefault(name, []).append(field)
+    return found
 
 
 def _field_name(line: bytes) -> bytes:

@@ -27,6 +27,11 @@ RSA_BITS = 2048
 MIN_RSA_BITS = 1024
 """RFC 8301 §3.2."""
 
+MAX_RSA_BITS = 4096
+"""Of a key that signs: what verifiers must be able to take (RFC 8301 §3.2); a larger one would also cost several times as much."""
+ADVISED_RSA_BITS = 2048
+MAX_PEM = 16_384
+
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
 
@@ -46,8 +51,7 @@ class SigningKey:
         """
         key = _load(private)
         return cls(
-            # RFC 6376 §3.1: a selector is one label or several
-            normalize_domain(selector, underscore=True),
+            normalize_selector(selector),
             normalize_domain(domain),
             RSA_SHA256 if isinstance(key, RSAPrivateKey) else ED25519_SHA256,
             key,
@@ -63,6 +67,12 @@ class SigningKey:
         return public_txt(self.private)
 
 
+def normalize_selector(text: str) -> str:
+    """One label or several, also of digits alone (RFC 6376 §3.1). Raises Invalid."""
+    below = "._domainkey"  # where it stands: no domain name ends in digits
+    return normalize_domain(text + below, underscore=True).removesuffix(below)
+
+
 def generate_rsa(bits: int = RSA_BITS) -> tuple[bytes, str]:
     """`(private key as PKCS #8 DER, value of the TXT record)`. Takes some 100 ms: run it in a thread."""
     return _exported(generate_private_key(65537, bits))
@@ -71,6 +81,28 @@ def generate_rsa(bits: int = RSA_BITS) -> tuple[bytes, str]:
 def generate_ed25519() -> tuple[bytes, str]:
     """`(private key as PKCS #8 DER, value of the TXT record)`."""
     return _exported(Ed25519PrivateKey.generate())
+
+
+def import_pem(pem: str) -> tuple[str, bytes, str]:
+    """`(algorithm, private key as PKCS #8 DER, value of the TXT record)` of somebody's own key. Takes a millisecond or more.
+
+    PKCS #8 or PKCS #1, text before it allowed, as openssl writes it. Raises Invalid with what to do.
+    """
+    start = pem.find("-----BEGIN")
+    if start < 0 or len(pem) > MAX_PEM:
+        raise Invalid("The private key must be in PEM form: it begins with `-----BEGIN PRIVATE KEY-----`.")
+    if pem.startswith("-----BEGIN PUBLIC", start) or pem.startswith("-----BEGIN RSA PUBLIC", start):
+        raise Invalid("This is a public key. The private key is needed: it begins with `-----BEGIN PRIVATE KEY-----`.")
+    if "ENCRYPTED" in pem[start:]:
+        raise Invalid(
+            "The private key is encrypted. Take the passphrase off: `openssl pkey -in key.pem -out plain.pem`."
+        )
+    key = _load(pem[start:].encode())
+    if isinstance(key, RSAPrivateKey) and key.key_size > MAX_RSA_BITS:
+        raise Invalid(
+            f"An RSA key for DKIM has at most {MAX_RSA_BITS} bits: receivers need not take a larger one (RFC 8301)."
+        )
+    return (RSA_SHA256 if isinstance(key, RSAPrivateKey) else ED25519_SHA256, *_exported(key))
 
 
 def public_txt(key: PrivateKey) -> str:

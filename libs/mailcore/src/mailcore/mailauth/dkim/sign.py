@@ -14,10 +14,11 @@ from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from mailcore.kit.errors import Invalid
-from mailcore.mailauth.dkim.canonical import relaxed_body, relaxed_field, split_fields
+from mailcore.mailauth.dkim.canonical import Fields, by_name, relaxed_body, relaxed_field, split_fields
 from mailcore.mailauth.dkim.keys import SigningKey
 
 WEEK = 7 * 86_400
@@ -32,7 +33,8 @@ SIGNED = (
     b"feedback-id",
 )
 """Signed as often as they occur: a mailing list may add its own."""
-_EITHER = OVERSIGNED + SIGNED
+EITHER = OVERSIGNED + SIGNED
+_PADDING, _PREHASHED = PKCS1v15(), Prehashed(SHA256())
 
 
 def sign(head: bytes, body: bytes, keys: Sequence[SigningKey], *, now: int, expires_after: int | None = WEEK) -> bytes:
@@ -44,33 +46,30 @@ def sign(head: bytes, body: bytes, keys: Sequence[SigningKey], *, now: int, expi
     """
     if not keys:
         return b""
-    names, signed_fields = _signed_fields(head)
+    names, fields = covered(by_name(split_fields(head)), EITHER)
     body_hash = base64.b64encode(hashlib.sha256(relaxed_body(body)).digest())
     expires = b"" if expires_after is None else b" x=%d;" % (now + expires_after)
-    return b"".join([_signature(key, names, signed_fields, body_hash, b"t=%d;%b" % (now, expires)) for key in keys])
+    return b"".join([_signature(key, names, fields, body_hash, b"t=%d;%b" % (now, expires)) for key in keys])
 
 
-def _signed_fields(head: bytes) -> tuple[bytes, bytes]:
-    """The value of h=, and the canonical fields in its order with their CRLFs."""
-    present: dict[bytes, list[bytes]] = {}
-    for name, field in split_fields(head):
-        present.setdefault(name, []).append(field)
-    if b"from" not in present:
+def covered(fields: Fields, names: Sequence[bytes]) -> tuple[bytes, hashlib._Hash]:
+    """The value of h=, and the SHA-256 begun with the relaxed fields in its order. Raises Invalid: there is no From."""
+    if b"from" not in fields:
         raise Invalid("A message without From cannot be signed.")
-    names: list[bytes] = []
+    found: list[bytes] = []
     canonical: list[bytes] = []
-    for name in _EITHER:
-        if name in present:
+    for name in names:
+        if name in fields:
             # RFC 6376 §5.4.2: of several, the last one counts first
-            for field in reversed(present[name]):
-                names.append(name)
+            for field in reversed(fields[name]):
+                found.append(name)
                 canonical.append(relaxed_field(name, field))
     canonical.append(b"")
     # the extra ones find nothing left and add nothing to what is hashed (RFC 6376 §5.4)
-    return _folded_names((*names, *OVERSIGNED)), b"\r\n".join(canonical)
+    return _folded_names((*found, *OVERSIGNED)), hashlib.sha256(b"\r\n".join(canonical))
 
 
-def _signature(key: SigningKey, names: bytes, signed_fields: bytes, body_hash: bytes, times: bytes) -> bytes:
+def _signature(key: SigningKey, names: bytes, fields: hashlib._Hash, body_hash: bytes, times: bytes) -> bytes:
     field = b"DKIM-Signature: v=1; a=%b; c=relaxed/relaxed; d=%b;\r\n s=%b; %b\r\n h=%b;\r\n bh=%b;\r\n b=" % (
         key.algorithm.encode(),
         key.domain.encode(),
@@ -80,13 +79,22 @@ def _signature(key: SigningKey, names: bytes, signed_fields: bytes, body_hash: b
         body_hash,
     )
     # RFC 6376 §3.7: the signature's own field comes last, with an empty b= and without its CRLF
-    signed = signed_fields + relaxed_field(b"dkim-signature", field)
+    digest = fields.copy()
+    digest.update(relaxed_field(b"dkim-signature", field))
+    return field + folded(raw_signature(key, digest.digest())) + b"\r\n"
+
+
+def raw_signature(key: SigningKey, digest: bytes) -> bytes:
+    """Of a SHA-256."""
     if isinstance(key.private, RSAPrivateKey):
-        raw = key.private.sign(signed, PKCS1v15(), SHA256())
-    else:
-        raw = key.private.sign(hashlib.sha256(signed).digest())  # RFC 8463 §3: Ed25519 over the SHA-256
-    value = base64.b64encode(raw)
-    return field + b"\r\n ".join([value[i : i + 72] for i in range(0, len(value), 72)]) + b"\r\n"
+        return key.private.sign(digest, _PADDING, _PREHASHED)
+    return key.private.sign(digest)  # RFC 8463 §3: Ed25519 over the SHA-256
+
+
+def folded(signature: bytes) -> bytes:
+    """The value of b=."""
+    value = base64.b64encode(signature)
+    return b"\r\n ".join([value[i : i + 72] for i in range(0, len(value), 72)])
 
 
 @lru_cache(maxsize=64)
