@@ -14,9 +14,9 @@ import pytest
 
 from fakes.smtp_server import CUT, SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
+from mailcore.dsn.verp import Verp
 from mailcore.flow.submit import NewAttachment
 from mailcore.kit.seal import Keyring
-from outbound.verp import Verp
 
 
 async def test_a_mail_goes_out_signed_and_is_settled(
@@ -32,7 +32,9 @@ async def test_a_mail_goes_out_signed_and_is_settled(
     assert caught.rcpt_to == ["you@example.com"]
     local, _, host = caught.mail_from.partition("@")
     assert host == "send.postroom.test"
-    assert Verp(keyring.derive("verp")).read(local) == (email_id, 0)
+    path = Verp(keyring.derive("verp")).read(local)
+    assert path is not None
+    assert (path.email_id, path.n) == (email_id, 0)
     keys = {
         f"{r['selector']}._domainkey.postroom.test.": r["public_txt"].encode()
         for r in await admin.fetch("SELECT * FROM dkim_keys")
@@ -59,8 +61,8 @@ async def test_every_recipient_has_its_own_transaction_and_return_path(
         for n in range(3):
             await tenant.state(email_id, "delivered", n)
     assert sorted(caught.rcpt_to for caught in sink.caught) == [["a@one.example"], ["b@two.example"], ["c@two.example"]]
-    named = {Verp(keyring.derive("verp")).read(caught.mail_from.partition("@")[0]) for caught in sink.caught}
-    assert named == {(email_id, 0), (email_id, 1), (email_id, 2)}
+    named = [Verp(keyring.derive("verp")).read(caught.mail_from.partition("@")[0]) for caught in sink.caught]
+    assert {(path.email_id, path.n) for path in named if path} == {(email_id, 0), (email_id, 1), (email_id, 2)}
     assert len({caught.content for caught in sink.caught}) == 1
 
 
@@ -143,7 +145,7 @@ async def test_a_lost_reply_marks_the_retry_as_a_possible_duplicate(tenant: Tena
 async def test_without_a_signing_key_it_waits_and_is_never_unsigned(
     tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
 ) -> None:
-    await admin.execute("UPDATE dkim_keys SET active = false")
+    await admin.execute("UPDATE dkim_keys SET state = 'retiring'")
     async with outbound(sink, retry_schedule=[60, 60]):
         email_id = await tenant.send("you@example.com")
         await until(lambda: tenant.attempts(email_id), "an attempt")

@@ -33,6 +33,7 @@ from outbound.memory import LIGHT_BYTES, Holding, Share, weight
 from outbound.office import Office
 from outbound.routes import Way
 from outbound.signer import Identity
+from outbound.verp import enveloped
 
 log = logger(__name__)
 
@@ -292,8 +293,7 @@ class SiteRun:
                 if self._ending() or queue.closed:
                     continue
                 self._handed[row.key] = since
-                local = office.verp.local_part(row.email_id, row.n)
-                queue.put(Mail(f"{local}@{identity.return_path}", row.recipient, octets, row))
+                queue.put(enveloped(office.verp, each.content, row, identity.return_path, octets))
 
     def _tls(self, identity: Identity) -> TlsPolicy:
         if identity.tls_required and not self._way.bind_tls:

@@ -15,6 +15,7 @@ from chassis.bells import Bells
 from chassis.process import Running, run
 from mailcore import blob
 from mailcore.dns.resolver import DnsResolver
+from mailcore.dsn.verp import Verp
 from mailcore.flow.domains import published
 from mailcore.flow.lease import WorkerLease
 from mailcore.kit.errors import Refused, Unavailable
@@ -36,7 +37,6 @@ from outbound.settler import Settler
 from outbound.signer import Signer
 from outbound.simulator import TestAddresses
 from outbound.tracking import Tracker
-from outbound.verp import Verp
 
 log = logger(__name__)
 

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from mailcore.blob.base import BlobStore
+from mailcore.dsn.verp import Verp
 from mailcore.flow.lease import WorkerLease
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
@@ -16,7 +17,6 @@ from outbound.memory import Memory
 from outbound.settler import Settler
 from outbound.signer import Signer
 from outbound.tracking import Tracker
-from outbound.verp import Verp
 
 
 @dataclass(slots=True)
