@@ -23,6 +23,7 @@ async def deliveries(db: Connection, email_id: UUID) -> list[dict[str, Any]]:
                 "mx_ip": row["mx_ip"],
                 "source_ip": row["source_ip"],
                 "tls": row["tls"],
+                "tls_policy": row["tls_policy"],
                 "code": row["code"],
                 "enhanced_code": row["enhanced_code"],
                 "reply": row["reply"],
@@ -65,6 +66,7 @@ WHERE d.email_id = $1
 ORDER BY d.n
 """
 _ATTEMPTS = """
-SELECT n, at, outcome, site, mx_host, mx_ip, source_ip, tls, code, enhanced_code, reply, rule, possible_duplicate, conversation
+SELECT n, at, outcome, site, mx_host, mx_ip, source_ip, tls, tls_policy, code, enhanced_code, reply, rule,
+       possible_duplicate, conversation
 FROM attempts WHERE email_id = $1 ORDER BY n, attempt
 """

@@ -130,6 +130,9 @@ class Attempt(BaseModel):
     mx_ip: str | None
     source_ip: str | None
     tls: str | None
+    tls_policy: str | None = Field(
+        description="What ruled it: opportunistic, required, dane, dane-unusable, mta-sts, mta-sts-testing, none."
+    )
     code: int | None
     enhanced_code: str | None
     reply: str | None
