@@ -148,7 +148,8 @@ def test_doctor_finds_nothing_wrong(stack: Stack) -> None:
     findings: list[dict[str, Any]] = json.loads(ended.stdout)
     assert ended.returncode == 0, findings
     assert [finding["check"] for finding in findings if not finding["ok"]] == []
-    assert len(findings) == 9
+    assert len(findings) == 12
+    assert [finding["check"] for finding in findings[9:]] == ["sending: route", "sending: clock", "sending: queue"]
 
 
 def test_doctor_says_what_to_do(stack: Stack) -> None:
@@ -160,13 +161,17 @@ def test_doctor_says_what_to_do(stack: Stack) -> None:
         "POSTROOM_ENCRYPTION_KEY": "00" * 32,
         "POSTROOM_DNS__NAMESERVERS": "127.0.0.1:1",
         "POSTROOM_DNS__TIMEOUT_SECONDS": "0.2",
+        "POSTROOM_OUTBOUND__EHLO_NAME": "mail.postroom.test",
         "PATH": os.environ["PATH"],
     }
     command = [sys.executable, "-m", "postroom", "doctor", "--json"]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=90)
     findings = {finding["check"]: finding for finding in json.loads(ended.stdout)}
     assert ended.returncode == 1
-    assert {name for name, finding in findings.items() if finding["ok"]} == {"encryption key", "database", "roles"}
+    assert {name for name, finding in findings.items() if finding["ok"]} == {
+        *("encryption key", "database", "roles", "sending: clock", "sending: queue"),
+    }
+    assert "EHLO_NAME" in findings["sending: ehlo"]["text"]
     assert "POSTROOM_REDIS__URL" in findings["redis"]["text"]
     assert "max_connections" in findings["connections"]["text"]
     assert "MIGRATE_URL" in findings["migration"]["text"]

@@ -260,8 +260,10 @@ def password(
 
 @app.command()
 def doctor(data: Data = Path(".postroom"), as_json: Json = False) -> None:
-    """Say what is wrong with this installation, and what to do about each finding."""
-    from .doctor import examine  # noqa: PLC0415
+    """Say what is wrong with this installation and with how its mail leaves, and what to do about each finding."""
+    from mailcore.kit.settings import load  # noqa: PLC0415
+
+    from .doctor import Sending, examine, examine_sending  # noqa: PLC0415
     from .local.defaults import SERVICES  # noqa: PLC0415
 
     settings = _settings(data)
@@ -273,13 +275,13 @@ def doctor(data: Data = Path(".postroom"), as_json: Json = False) -> None:
     except CannotStart as error:
         _end(str(error))
     name = "postroom.test" if settings.catch.dir else "example.com"
-    findings = _run(examine(settings, counts, name_to_ask=name))
+    findings = _run(examine(settings, counts, name_to_ask=name)) + _run(examine_sending(load(Sending)))
     if as_json:
         say(json.dumps([{"check": item.check, "ok": item.ok, "text": item.text} for item in findings], indent=2))
     else:
         for item in findings:
-            say(f"{'ok   ' if item.ok else 'WRONG'} {item.check:<15} {item.text}")
-    if not all(item.ok for item in findings):
+            say(f"{'ok   ' if item.ok else 'WRONG' if item.ok is False else '?    '} {item.check:<20} {item.text}")
+    if any(item.ok is False for item in findings):
         raise typer.Exit(1)
 
 

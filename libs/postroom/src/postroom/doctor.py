@@ -10,14 +10,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import asyncpg
+from pydantic import BaseModel
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mailcore import blob
 from mailcore.dns.resolver import DnsResolver, NoSuchDomain
+from mailcore.flow import health
+from mailcore.flow.domains import published
 from mailcore.kit.errors import MailError
-from mailcore.kit.settings import Base
+from mailcore.kit.settings import Base, HowMailLeaves
 from mailcore.store import migrate
+from mailcore.store.session import Store
 
 MIN_SERVER = 160_000
 _CHECK_SECONDS = 15.0
@@ -30,8 +34,22 @@ class Wrong(Exception):
 @dataclass(frozen=True, slots=True)
 class Finding:
     check: str
-    ok: bool
+    ok: bool | None
+    """None: nobody could tell."""
     text: str
+
+
+class Http(BaseModel, extra="ignore"):
+    """Of api's group, what is looked at."""
+
+    public_url: str = ""
+
+
+class Sending(Base):
+    """What this command needs to know of outbound and of api."""
+
+    outbound: HowMailLeaves = HowMailLeaves()
+    http: Http = Http()
 
 
 async def examine(settings: Base, processes: Mapping[str, int], *, name_to_ask: str) -> list[Finding]:
@@ -50,6 +68,32 @@ async def examine(settings: Base, processes: Mapping[str, int], *, name_to_ask: 
         ("dns", lambda: _dns(settings, name_to_ask)),
     ]
     return [await _one(name, check) for name, check in checks]
+
+
+async def examine_sending(settings: Sending) -> list[Finding]:
+    """As outbound looks hourly (mailcore.flow.health), now and from this machine; nothing is kept. Each finding with its advice."""
+    public = published(
+        settings.domains,
+        route=settings.outbound.route,
+        source_ip=settings.outbound.source_ip,
+        tracking_url=settings.tracking.url or settings.http.public_url,
+    )
+    resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=0)
+    try:
+        store = await Store.open(settings.database.url, pool_size=2, connect_seconds=5, name="doctor")
+        try:
+            scene = await health.scene(settings, public, store)
+            found = await health.examine(scene, resolver) + await health.examine_store(store, health.now)
+        finally:
+            await store.close()
+    except MailError as error:
+        return [Finding("sending", None, error.public)]
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return [
+            Finding("sending", None, f"It cannot be looked at without the database: {error or type(error).__name__}.")
+        ]
+    ok = {health.OK: True, health.WRONG: False, health.UNKNOWN: None}
+    return [Finding(f"sending: {each.check}", ok[each.status], f"{each.text} {each.advice}".rstrip()) for each in found]
 
 
 async def _one(name: str, check: Callable[[], Awaitable[str]]) -> Finding:

@@ -17,12 +17,14 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow.claims import Claims
 from mailcore.flow.domains import Domains
 from mailcore.flow.keys import Keys
+from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
 from mailcore.flow.people import People
 from mailcore.flow.submit import Submits
 from mailcore.flow.track import Tracks
 from mailcore.kit.guard import GuardedClient
+from mailcore.flow.trace import Tracer
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -42,6 +44,7 @@ class Context:
     keys: Keys
     limits: Limits
     logs: LogWriter | None
+    key_counts: KeyCounts
     """None: calls are not logged."""
     imap: ImapDoor
     domains: Domains
@@ -52,6 +55,8 @@ class Context:
     reader: Reader = field(default_factory=Reader)
 
 
+    shaping: Shaping
+    tracer: Tracer
 def context(request: HTTPConnection) -> Context:
     ctx: Context = request.app.state.ctx
     return ctx

@@ -15,9 +15,11 @@ from api.people.tokens import Tokens
 from api.settings import Settings
 from chassis.process import Listen, Running, run
 from mailcore import blob
+from mailcore.dns.resolver import DnsResolver
 from mailcore.flow.claims import Claims
 from mailcore.flow.domains import Domains, published
 from mailcore.flow.keys import Keys
+from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
 from mailcore.flow.quota import Quotas
@@ -25,6 +27,7 @@ from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
 from mailcore.flow.track import Tracks
 from mailcore.kit.guard import Guard, GuardedClient
+from mailcore.flow.trace import Leaving, Tracer
 from mailcore.kit.settings import load
 from mailcore.queue.bell import Ringer
 from mailcore.queue.rate import RateLimiter
@@ -78,6 +81,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         keys=Keys(store),
         limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
         logs=LogWriter(store) if settings.logs.enabled else None,
+        shaping=Shaping.load(settings.outbound.shaping_file),
+        key_counts=KeyCounts(store),
         imap=ImapDoor(
             Guard("imap", settings.network.allow.imap),
             ports=settings.imap.ports,
@@ -99,6 +104,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     app = build(ctx)
     # what exists now lives as long as the process: a full collection need not walk it while requests wait
+        tracer=_tracer(settings, store),
     gc.collect()
     gc.freeze()
     # a request leaves few cycles and many objects: looked for seldom, they are found all the same
@@ -106,7 +112,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     try:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
-            tasks=[*([] if ctx.logs is None else [ctx.logs.run()]), ctx.keys.note_use()],
+            tasks=[*([] if ctx.logs is None else [ctx.logs.run()]), ctx.keys.note_use(), ctx.key_counts.run()],
             drain=ctx.submits.drain,
             http=Listen(app, settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
@@ -114,9 +120,26 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         if ctx.logs is not None:
             await ctx.logs.flush()
         await ctx.tracks.drain()
+        await ctx.key_counts.write()
     finally:
         gc.unfreeze()
         ctx.people.close()
         await ctx.attachments.close()
         await ringer.close()
         await store.close()
+
+
+def _tracer(settings: Settings, store: Store) -> Tracer:
+    own = settings.outbound
+    host = f"{own.smarthost_host}:{own.smarthost_port}" if own.smarthost_host else None
+    leaving = Leaving(
+        own.route,
+        own.mx_port,
+        own.catch_host if own.route == "catch" else host,
+        frozenset(domain.lower() for domain in own.test_domains),
+        own.source_ip,
+        own.ehlo_name,
+        tuple(settings.network.allow.mx),
+    )
+    resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=1_000)
+    return Tracer(store, resolver, Quotas(store, **dict(settings.quota)), leaving)

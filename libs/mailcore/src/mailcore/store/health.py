@@ -49,4 +49,8 @@ async def age(db: Connection) -> float | None:
 async def sources(db: Connection) -> list[tuple[str, str]]:
     """Addresses that mail leaves from, as the world sees them, each with its EHLO name; empty where the operator named none. Role
     worker."""
-    return []
+    rows = await db.fetch(
+        "SELECT host(a.ip), s.ehlo_name FROM sources s CROSS JOIN LATERAL unnest(ARRAY[s.ipv4, s.ipv6]) AS a (ip) "
+        "WHERE s.paused_at IS NULL AND a.ip IS NOT NULL ORDER BY s.id, family(a.ip)"
+    )
+    return [(row[0], row[1]) for row in rows]

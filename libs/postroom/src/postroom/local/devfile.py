@@ -63,5 +63,5 @@ def settings_of(data: Path) -> dict[str, str]:
         login = f"{postgres.SUPERUSER}:{secrets.POSTROOM_POSTGRES_PASSWORD}"
         settings["DATABASE__MIGRATE_URL"] = server._replace(netloc=f"{login}@{server.hostname}:{server.port}").geturl()
     if dev["dns"]:
-        settings |= {"DNS__NAMESERVERS": dev["dns"], "CATCH__DIR": str(folder.caught)}
+        settings |= {"DNS__NAMESERVERS": dev["dns"], "CATCH__DIR": str(folder.caught), "OUTBOUND__ROUTE": "catch"}
     return {f"POSTROOM_{name}": value for name, value in settings.items()}

@@ -124,8 +124,10 @@ class AttachmentList(BaseModel):
 
 
 class Attempt(BaseModel):
+    attempt: int = Field(description="1 for the first.")
     at: str
     outcome: str
+    site: str | None
     mx_host: str | None
     mx_ip: str | None
     source_ip: str | None
@@ -138,7 +140,15 @@ class Attempt(BaseModel):
     reply: str | None
     rule: str | None
     possible_duplicate: bool
-    conversation: list[dict[str, str]] = Field(description="`{at, said}` by us, `{at, heard}` from the peer.")
+    conversation: list[dict[str, str]] = Field(
+        description="`{at, said}` by us, `{at, heard}` from the peer; for 30 days after the email was accepted."
+    )
+
+
+class NextAttempt(BaseModel):
+    at: str | None = Field(description="Null while it is under way.")
+    attempt: int
+    why: str
 
 
 class Delivery(BaseModel):
@@ -147,6 +157,7 @@ class Delivery(BaseModel):
     site: str | None
     possible_duplicate: bool
     next_attempt_at: str | None
+    next_attempt: NextAttempt | None
     attempts: list[Attempt]
 
 

@@ -1,0 +1,1 @@
+"""What becomes of a domain's mail, alarms, and what the operator does about them."""

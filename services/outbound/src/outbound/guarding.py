@@ -1,0 +1,78 @@
+"""What watches over our good name: the reputation guard every minute, the health checks hourly. Safe twice, and without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from mailcore.dns.resolver import Resolver
+from mailcore.flow import health, reputation
+from mailcore.flow.health import Scene
+from mailcore.flow.upkeep import forget
+from mailcore.kit.errors import MailError
+from mailcore.kit.log import logger
+from mailcore.kit.settings import Reputation
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import WEBHOOKS
+from mailcore.store.health import age
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+GUARD_SECONDS = 60.0
+HEALTH_SECONDS = 3600.0
+
+
+class Guards:
+    def __init__(
+        self,
+        store: Store,
+        ringer: Ringer,
+        limits: Reputation,
+        resolver: Resolver,
+        scene: Callable[[], Awaitable[Scene]],
+    ) -> None:
+        """`resolver` without a cache; `scene` says what there is to be looked at by now."""
+        self._store = store
+        self._ringer = ringer
+        self._limits = limits
+        self._resolver = resolver
+        self._scene = scene
+
+    async def guard(self) -> None:
+        done = await reputation.guard(self._store, self._limits)
+        if done is not None and done.webhooks:
+            self._ringer.ring(WEBHOOKS)
+
+    async def health(self, _: str = "") -> None:
+        """The chore: whoever asks wants it looked at now."""
+        found = await health.look(self._store, self._resolver, await self._scene())
+        for each in found:
+            if each.status == health.WRONG:
+                log.warning(
+                    "sending is not well", check=each.check, subject=each.subject, text=each.text, advice=each.advice
+                )
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._try("guard", self.guard())
+            await self._try("health", self._hourly())
+            await asyncio.sleep(GUARD_SECONDS)
+
+    async def _hourly(self) -> None:
+        """Of several processes the first that comes looks; the others find that somebody has."""
+        async with self._store.worker() as db:
+            seconds = await age(db)
+        if seconds is None or seconds >= HEALTH_SECONDS:
+            await self.health()
+            await forget(self._store)
+
+    @staticmethod
+    async def _try(name: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except MailError as error:
+            log.warning("a chore waits", chore=name, error=error.public)
+        except Exception as error:
+            log.error("a chore failed", chore=name, exc_info=error)
