@@ -42,7 +42,7 @@ def _columns(keys: list[LaneKey]) -> tuple[list[UUID], list[str], list[int]]:
 _FIND = """
 SELECT l.org_id, l.domain, l.class, l.id
 FROM unnest($1::uuid[], $2::text[], $3::smallint[]) AS k (org_id, domain, class)
-JOIN lanes l ON l.org_id = k.org_id AND l.domain = k.domain AND l.class = k.class
+JOIN lanes l ON l.org_id = k.org_id AND l.domain = k.domain AND l.class = k.class AND l.route_id = 0
 """
 _INSERT_SITES = """
 INSERT INTO sites (key)
@@ -58,5 +58,5 @@ ON CONFLICT (domain) DO NOTHING
 _INSERT_LANES = """
 INSERT INTO lanes (org_id, domain, class)
 SELECT org_id, domain, class FROM unnest($1::uuid[], $2::text[], $3::smallint[]) AS k (org_id, domain, class)
-ON CONFLICT (org_id, domain, class) DO NOTHING
+ON CONFLICT (org_id, domain, class, route_id) DO NOTHING
 """
