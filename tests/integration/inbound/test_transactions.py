@@ -14,8 +14,11 @@ import asyncpg
 import pytest
 
 from inbound_smtp.domains import Domains
+from inbound_smtp.router import Router
 from mailcore.blob.base import INLINE_BYTES, BlobStore
+from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Receives
+from mailcore.flow.route import Routes
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
 
@@ -262,3 +265,34 @@ async def test_a_blob_store_that_fails_is_a_451(
         code, text = await server.deliver(b"A: b\r\n\r\n" + b"x" * 100_000 + b"\r\n", "v@postroom.test")
         assert (code, text[:5]) == (451, "4.3.0")
     assert await admin.fetchval("SELECT count(*) FROM arrivals") == 1
+
+
+async def test_who_answers_for_this_server_itself(
+    server: Server,
+    admin: asyncpg.Connection,
+    org: UUID,
+    make_org: Callable[[], Awaitable[UUID]],
+    routes: Routes,
+    lease: WorkerLease,
+    store: Store,
+) -> None:
+    await make_org()  # the operator is the one that was first
+    for address in ("postmaster", "Abuse@MX.postroom.test", "postmaster@mx.postroom.test", "abuse@postroom.test"):
+        mail = b"Subject: to %b\r\n\r\nhelp\r\n" % address.encode()
+        assert (await server.deliver(mail, address))[0] == 250
+    async with server.client() as client:
+        await client.ask("EHLO x")
+        await client.ask("MAIL FROM:<a@sender.example>")
+        for address in ("somebody@mx.postroom.test", "abuse@elsewhere.example"):
+            assert (await client.ask(f"RCPT TO:<{address}>"))[0] == 550
+    router = Router(store, lease, routes, batch=50)
+    while await router.work(None):
+        pass
+    rows = await admin.fetch(
+        "SELECT b.org_id, b.address, count(*) FROM messages m JOIN mailboxes b ON b.id = m.mailbox_id GROUP BY 1, 2 ORDER BY 2"
+    )
+    assert [tuple(row) for row in rows] == [
+        (org, "abuse@mx.postroom.test", 1),
+        (org, "abuse@postroom.test", 1),
+        (org, "postmaster@mx.postroom.test", 2),
+    ]

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
+from mailcore.store import organizations
 from mailcore.store.session import Store
 
 REMEMBERED_SECONDS = 4.0
@@ -23,6 +24,7 @@ class Domains:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[str, tuple[float, Owner | None]] = {}
+        self._operator: UUID | None = None
 
     async def owner(self, name: str) -> Owner | None:
         """None: not ours. Raises Unavailable."""
@@ -36,3 +38,10 @@ class Domains:
             self._known.clear()  # names that strangers made up: nothing worth keeping in order
         self._known[name] = (asked + REMEMBERED_SECONDS, owner)
         return owner
+
+    async def operator(self) -> UUID | None:
+        """The organization of whoever runs this server; None: there is none yet. It does not change. Raises Unavailable."""
+        if self._operator is None:
+            async with self._store.worker() as db:
+                self._operator = await organizations.first(db)
+        return self._operator

@@ -1,8 +1,8 @@
 """The arguments of MAIL and RCPT (RFC 5321 §4.1.1.2, §4.1.1.3, §4.1.2): strict about where mail goes, lenient about whence it came.
 
 Of a recipient every form is refused that asks us to pass mail on: `a%b@ours`, `b!a@ours`, `"a@b"@ours`, `@ours:a@b`, `a@[ip]`, and
-names without a domain, `postmaster` too: with many tenants on one server nobody in particular would read it (its answer names
-the form that works). A sender's address is only kept and answered to, so what a resolver would not like may stand in it.
+names without a domain, but for `postmaster`, who is this server's own. A sender's address is only kept and answered to, so what a
+resolver would not like may stand in it.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def mail(argument: str, *, smtputf8: bool = True, auth: bool = False) -> Mail:
     return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME")
 
 
-def recipient(argument: str, *, smtputf8: bool) -> tuple[Address, bool]:
+def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Address, bool]:
     """Of `TO:<a@b>`: the address, and whether its brackets were there (without them it may still be an attempt to relay).
 
-    Raises Refusal.
+    `<postmaster>` is that of `hostname`. Raises Refusal.
     """
     path = _split(argument, "TO:", RCPT_FORM)
     for text in path.parameters:
@@ -85,7 +85,7 @@ def recipient(argument: str, *, smtputf8: bool) -> tuple[Address, bool]:
     if not path.text:
         raise Refusal(Reply(501, "A recipient is missing: <> is only a sender", "5.1.3"))
     if path.text.lower() == "postmaster":
-        raise Refusal(Reply(550, "Write to postmaster@ with the domain you mean", "5.7.1"))
+        return Address("postmaster", hostname), path.bracketed  # RFC 5321 §4.5.1: it MUST be taken
     try:
         address = parse_address(path.text, allow_quoted=True)
     except Invalid as error:
