@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from mailcore.dns.mx import MailLoop, NextHop, addresses_of, next_hops
 from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSError
@@ -253,6 +254,18 @@ def order(ranked: Sequence[NextHop]) -> str:
     return ";".join(",".join(sorted(hop.host for hop in group)) for _, group in groups)
 
 
+class ByRoute(Protocol):
+    """Ways out that routes name: `outbound.ways`."""
+
+    def seen(self, lane: DueLane) -> None: ...
+
+    def known(self, way_id: UUID) -> Way | None: ...
+
+    async def find(self, way_id: UUID) -> Way: ...
+
+    async def rest(self, site_id: int, reply: str, *, first: float, longest: float) -> float: ...
+
+
 class Routes:
     def __init__(
         self,
@@ -273,15 +286,28 @@ class Routes:
         self._max_connections = max_connections
         self._fresh_seconds = fresh_seconds
         self._known: dict[str, tuple[float, Way | NoWay]] = {}
+        self.ways: ByRoute | None = None
+        """For lanes with a route."""
 
     def known(self, lane: DueLane) -> Way | NoWay | None:
         """What is known of the lane's domain and not too old; None asks for `find`."""
+        if self.ways is not None:
+            self.ways.seen(lane)
+            if (way_id := _way_id(lane)) is not None:
+                by_route = self.ways.known(way_id)
+                return by_route if by_route is not None and by_route.site.id == lane.site_id else None
         found = self._known.get(lane.domain)
         if found is None or found[0] <= time.monotonic():
             return None
         way = found[1]
         # the pointer is read at claim: where another process (or another setting) moved it, it is set again
         return way if isinstance(way, NoWay) or way.site.id == lane.site_id else None
+
+    async def of(self, lane: DueLane) -> Way | NoWay:
+        """Where its mail goes. Raises Unavailable when that cannot be found out just now."""
+        if self.ways is not None and (way_id := _way_id(lane)) is not None:
+            return await self.ways.find(way_id)
+        return await self.find(lane.domain, lane.site_id)
 
     async def find(self, domain: str, site_id: int | None) -> Way | NoWay:
         """Asks the DNS, writes the site and the domain's pointer to it (`site_id` is where it points now).
@@ -315,13 +341,20 @@ class Routes:
         self._known[domain] = (time.monotonic() + seconds, found)
         return found
 
-    async def rest(self, domain: str, site_id: int, reply: str, *, first: float, longest: float) -> float:
-        """Nobody could tell where its mail goes: the domain rests, on a site of its own. Returns the seconds."""
+    async def rest(self, lane: DueLane, reply: str, *, first: float, longest: float) -> float:
+        """Nobody could tell where its mail goes: the way rests, or the domain, on a site of its own. Returns the seconds."""
+        if self.ways is not None and _way_id(lane) is not None:
+            return await self.ways.rest(lane.site_id, reply, first=first, longest=longest)
+        domain, site_id = lane.domain, lane.site_id
         async with self._store.worker() as db:
             site = await sites.ensure(db, f"domain:{domain}", self._max_connections)
             if site.id != site_id:
                 await sites.point(db, [domain], site.id)
             return await sites.suspend(db, site.id, reply, first=first, longest=longest)
+
+
+def _way_id(lane: DueLane) -> UUID | None:
+    return None if lane.taken is None else lane.taken.way_id
 
 
 _RULES = {"5.1.10": "null-mx", "5.1.2": "no-such-domain", "5.4.4": "no-mail-host", "5.4.6": "mail-loop"}

@@ -157,7 +157,7 @@ class Outbound:
     async def _find(self, lane: DueLane) -> None:
         try:
             async with self._slots:
-                await self._routes.find(lane.domain, lane.site_id)
+                await self._routes.of(lane)
         except MailError as error:
             # for the whole lane: its mails are not attempted one by one
             await self._rest(lane, error)
@@ -167,9 +167,9 @@ class Outbound:
         self.wake()
 
     async def _rest(self, lane: DueLane, error: MailError) -> None:
-        seconds = await self._routes.rest(
-            lane.domain, lane.site_id, error.public, first=REST_FIRST, longest=REST_LONGEST
-        )
+        seconds = await self._routes.rest(lane, error.public, first=REST_FIRST, longest=REST_LONGEST)
+        if lane.taken is not None:
+            self.wake()  # another of its ways may be free
         log.warning(
             "a domain rests: where its mail goes is not known",
             domain=lane.domain,
@@ -208,7 +208,7 @@ class Outbound:
             way = self._routes.known(lane)
             if way is None:
                 try:
-                    way = await self._routes.find(lane.domain, lane.site_id)
+                    way = await self._routes.of(lane)
                 except MailError as error:
                     await self._rest(lane, error)
                     continue

@@ -22,6 +22,7 @@ from uuid import UUID
 import asyncpg
 
 from mailcore.store.session import Connection
+from mailcore.store.ways import TAKEN, TAKEN_COLUMNS, Taken, taken
 
 JITTER = 0.1
 """The share by which a back-off is spread to both sides: what failed together does not return together."""
@@ -42,6 +43,8 @@ class DueLane:
     org_id: UUID
     class_: int
     """0 transactional, 1 broadcast."""
+    taken: Taken | None = None
+    """Of a lane with a route: the way that its mail takes; None: the domain's own site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,11 @@ async def due_lanes(db: Connection) -> list[DueLane]:
     first."""
     await by_index(db)
     rows = await db.fetch(_DUE_LANES)
-    return [DueLane(*row) for row in rows]
+    return [_due(row) for row in rows]
+
+
+def _due(row: asyncpg.Record) -> DueLane:
+    return DueLane(*row[:7], taken(row[7:]))
 
 
 _NOT_HELD = """NOT EXISTS (
@@ -181,12 +188,12 @@ WITH RECURSIVE step AS (
     ORDER BY q.lane_id, q.due_at LIMIT 1
   ) following
 )
-SELECT step.lane_id, l.domain, r.site_id, step.due_at, s.failures, l.org_id, l.class
+SELECT step.lane_id, l.domain, s.id, step.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS}
 FROM step
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
-JOIN sites s ON s.id = r.site_id
-WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND {_NOT_HELD}
+{TAKEN}
+WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
 ORDER BY step.due_at
 """
 
@@ -248,17 +255,17 @@ async def peek_suspect(db: Connection, busy: Sequence[int] = ()) -> DueLane | No
     """The lane of the suspect that waited longest and whose site is not suspended and not among `busy`."""
     await by_index(db)
     row = await db.fetchrow(_PEEK_SUSPECT, list(busy))
-    return DueLane(*row) if row else None
+    return _due(row) if row else None
 
 
 _PEEK_SUSPECT = f"""
-SELECT q.lane_id, l.domain, r.site_id, q.due_at, s.failures, l.org_id, l.class
+SELECT q.lane_id, l.domain, s.id, q.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS}
 FROM queue q
 JOIN lanes l ON l.id = q.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
-JOIN sites s ON s.id = r.site_id
+{TAKEN}
 WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now() AND s.id <> ALL ($1::bigint[])
-  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND {_NOT_HELD}
+  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
 ORDER BY q.due_at LIMIT 1
 """
 

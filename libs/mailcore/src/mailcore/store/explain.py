@@ -133,7 +133,8 @@ FROM deliveries d
 LEFT JOIN queue q ON q.email_id = d.email_id AND q.n = d.n
 LEFT JOIN lanes l ON l.id = q.lane_id
 LEFT JOIN recipient_domains r ON r.domain = l.domain
-LEFT JOIN sites s ON s.id = r.site_id
+-- which way of a route its mail will take is known when it leaves: attempts say which it took
+LEFT JOIN sites s ON s.id = r.site_id AND l.route_id = 0
 WHERE d.email_id = $1
 ORDER BY d.n
 """
