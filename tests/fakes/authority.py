@@ -22,6 +22,8 @@ _DER, _PEM = serialization.Encoding.DER, serialization.Encoding.PEM
 class Server:
     context: ssl.SSLContext
     certificate: x509.Certificate
+    pem: bytes
+    """Key and chain, for servers of others."""
 
     @property
     def der(self) -> bytes:
@@ -61,16 +63,14 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+        private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        pem = private + certificate.public_bytes(_PEM) + self.pem
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with TemporaryDirectory() as folder:
-            pem = Path(folder, "pem")
-            pem.write_bytes(
-                key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-                + certificate.public_bytes(_PEM)
-                + self.pem
-            )
-            context.load_cert_chain(pem)
-        return Server(context, certificate)
+            file = Path(folder, "pem")
+            file.write_bytes(pem)
+            context.load_cert_chain(file)
+        return Server(context, certificate, pem)
 
 
 def tlsa(usage: int, certificate: x509.Certificate, selector: int = 1, matching: int = 1) -> str:

@@ -80,6 +80,7 @@ class ValidatingResolver:
             *("interface: 127.0.0.1", f"port: {self._port}", "access-control: 127.0.0.0/8 allow"),
             *('chroot: ""', 'username: ""', 'pidfile: ""', f'directory: "{self._folder}"', "use-syslog: no"),
             *("do-daemonize: no", "num-threads: 1", "val-log-level: 2", 'module-config: "validator iterator"'),
+            'local-zone: "test." nodefault',
             *(f'trust-anchor: "{anchor}"' for anchor in anchors),
             "remote-control:",
             "control-enable: no",
