@@ -23,11 +23,13 @@ from inbound_smtp.submission.listener import Submission
 from inbound_smtp.submission.session import SubmissionSession
 from inbound_smtp.wire import Memory
 from mailcore import blob
+from mailcore.dsn.verp import Verp
 from mailcore.flow.keys import Keys
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.parse import Reader
 from mailcore.flow.quota import Quotas
 from mailcore.flow.receive import Receives
+from mailcore.flow.returned import Returned
 from mailcore.flow.route import Routes
 from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
@@ -63,6 +65,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
     smtp = settings.smtp
     mx = make_mx(smtp, Domains(store), receives)
+    if settings.encryption_key is not None:
+        mx.returned = Returned(store, ringer, Verp(settings.keyring().derive("verp")))
     submits = Submits(
         store,
         ringer,

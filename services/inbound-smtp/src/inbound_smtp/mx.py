@@ -16,11 +16,15 @@ from inbound_smtp.verbs import COMMON, Verb
 from inbound_smtp.verbs.mail import mail
 from inbound_smtp.verbs.rcpt import rcpt
 from mailcore.flow.receive import Arrival, Receives
+from mailcore.flow.returned import Returned
+from mailcore.kit.log import logger
 from mailcore.smtp.envelope import Envelope
 from mailcore.smtp.reply import Reply
 
-Recipient: TypeAlias = tuple[str, UUID]
-"""Address, and the organization it belongs to."""
+log = logger(__name__)
+
+Recipient: TypeAlias = tuple[str, UUID | None]
+"""Address, and the organization it belongs to; None: a return path that we made, and its mail is a report."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +33,8 @@ class Mx(Listener):
 
     domains: Domains
     receives: Receives
+    returned: Returned | None = None
+    """None: this process has no key to tell our return paths by."""
 
 
 class MxSession(Session[Mx]):
@@ -39,7 +45,14 @@ class MxSession(Session[Mx]):
         return ["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"]
 
     async def take(self, transaction: Transaction[Recipient], raw: bytes) -> Reply:
+        try:
+            for address in [address for address, org_id in transaction.recipients if org_id is None]:
+                await self._returned(address, raw)
+        except Exception as error:
+            return from_error(error)
         tenants = _tenants(transaction)
+        if not tenants:
+            return Reply(250, "Ok: the report has been read", "2.0.0")
         arrival = Arrival(
             raw=raw,
             envelope=Envelope(
@@ -61,6 +74,12 @@ class MxSession(Session[Mx]):
         first = next(iter(tenants))
         return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")
 
+    async def _returned(self, address: str, raw: bytes) -> None:
+        """What became of a mail, told to its return path; its row says so when this returns."""
+        if self.listener.returned is not None:
+            taken = await self.listener.returned.take(address, raw)
+            log.info("mail to a return path", peer=self.peer_ip, what=taken.what, why=taken.why)
+
     def _facts(self, transaction: Transaction[Recipient]) -> dict[str, Any]:
         """What a Received line would say (RFC 5321 §4.4)."""
         protocol = "SMTP" if not self.extended else "UTF8SMTP" if transaction.smtputf8 else "ESMTP"
@@ -79,5 +98,6 @@ def _tenants(transaction: Transaction[Recipient]) -> dict[UUID, list[str]]:
     """Organization → its recipients, each once."""
     found: dict[UUID, dict[str, None]] = {}
     for address, org_id in transaction.recipients:
-        found.setdefault(org_id, {})[address] = None
+        if org_id is not None:
+            found.setdefault(org_id, {})[address] = None
     return {org_id: list(addresses) for org_id, addresses in found.items()}

@@ -11,6 +11,7 @@ bounce who got that mail, and only once.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -33,6 +34,9 @@ from mailcore.store.owed import NewOwed
 from mailcore.store.returned import CameBack
 from mailcore.store.session import Store
 from mailcore.store.suppressions import NewSuppression, folded
+
+MAX_BYTES = 1024 * 1024
+"""Of a report; the rest is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,10 @@ class Returned:
         path = self.path(address)
         if path is None:
             return Taken("ignored", "The return path is not one of ours, or older than seven days.")
-        complaint = feedback.parse(raw)
+        # the mail that came back stands last, and of it only the header is read
+        complaint, report = await asyncio.to_thread(_read, raw[:MAX_BYTES])
         if complaint is not None:
             return await self._complained(path, complaint)
-        report = parse(raw)
         if report is None:
             return Taken("ignored", "It is no report.")
         return await self._reported(path, report)
@@ -111,6 +115,10 @@ class Returned:
         for email_id in reports:
             await self._ringer.enqueue(REPORT, str(email_id))
         return Taken("bounced", f"A report of form {report.form}: {kind.category}, by the rule {kind.rule}.")
+
+
+def _read(raw: bytes) -> tuple[feedback.FeedbackReport | None, DeliveryReport | None]:
+    return feedback.parse(raw), parse(raw)
 
 
 def _about(report: DeliveryReport, recipient: str) -> Reported:

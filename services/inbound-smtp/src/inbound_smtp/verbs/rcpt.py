@@ -32,7 +32,9 @@ async def rcpt(session: MxSession, argument: str) -> Reply:
     org_id = owner.org_id if owner is not None else None
     if org_id is None and address.domain == hostname and address.local.lower() in OPERATORS:
         org_id = await session.listener.domains.operator()
-    if org_id is None:
+    returned = session.listener.returned
+    of_ours = org_id is None and returned is not None and returned.path(str(address)) is not None
+    if org_id is None and not of_ours:
         return NO_RELAY
     if not bracketed:
         return syntax(paths.RCPT_FORM)
