@@ -29,6 +29,8 @@ class Identity:
     tls_required: bool
     keys: tuple[SigningKey, ...]
     """All sign. Empty: the mail waits, for it never leaves unsigned."""
+    paused: bool = False
+    """The mail waits."""
 
 
 class Signer:
@@ -65,4 +67,6 @@ class Signer:
             except Exception as error:  # of this domain alone
                 why = error.public if isinstance(error, MailError) else repr(error)
                 log.error("a signing key cannot be used", domain=sender.name, selector=sealed.selector, error=why)
-        return Identity(f"{sender.custom_return_path}.{sender.name}", sender.tls == "enforced", tuple(keys))
+        return Identity(
+            f"{sender.custom_return_path}.{sender.name}", sender.tls == "enforced", tuple(keys), sender.paused
+        )

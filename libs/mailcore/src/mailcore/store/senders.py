@@ -25,6 +25,8 @@ class Sender:
     """opportunistic or enforced."""
     keys: tuple[SealedKey, ...]
     """The active ones."""
+    paused: bool = False
+    """Its mail waits (flow.reputation)."""
 
 
 async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Sender]:
@@ -35,13 +37,19 @@ async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Send
         key = SealedKey(row["selector"], row["algorithm"], row["private_sealed"])
         keys = () if row["selector"] is None else (key,)
         found[row["id"]] = Sender(
-            row["id"], row["name"], row["custom_return_path"], row["tls"], (*(before.keys if before else ()), *keys)
+            row["id"],
+            row["name"],
+            row["custom_return_path"],
+            row["tls"],
+            (*(before.keys if before else ()), *keys),
+            row["paused"],
         )
     return found
 
 
 _SENDERS = """
-SELECT d.id, d.name, d.custom_return_path, d.tls, k.selector, k.algorithm, k.private_sealed
+SELECT d.id, d.name, d.custom_return_path, d.tls, k.selector, k.algorithm, k.private_sealed,
+       EXISTS (SELECT FROM alarms a WHERE a.domain_id = d.id AND a.action = 'paused' AND a.ended_at IS NULL) AS paused
 FROM domains d LEFT JOIN dkim_keys k ON k.domain_id = d.id AND k.active
 WHERE d.id = ANY ($1::uuid[])
 ORDER BY d.id, k.algorithm DESC, k.id
