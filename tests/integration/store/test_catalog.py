@@ -18,6 +18,7 @@ LOOKUPS = {
     "lookup_domain_taken",
     "lookup_usage",
     "lookup_sandbox_domain",
+    "lookup_routes_out",
     "lookup_emails_to",
     "lookup_mta_sts",
     "lookup_tls_host",

@@ -11,20 +11,21 @@ DOOR = {
     "UPDATE": "arrival_keys idempotency_keys",
 }
 WORKER = {
-    "DELETE": "arrival_keys arrival_queue auth_events domains event_counts idempotency_keys messages "
-    "mta_sts_policies queue received_tls_reports sessions tls_reports tls_results usage_deltas "
+    "DELETE": "arrival_keys arrival_queue auth_events dkim_keys domains event_counts idempotency_keys messages "
+    "mta_sts_policies provider_events queue received_tls_reports routes_out sessions tls_reports tls_results "
+    "usage_deltas ways webhook_queue workers",
+    "INSERT": "arrival_queue attempts deliveries dkim_keys emails engagements event_counts events folders lanes "
+    "mailboxes messages mta_sts_policies provider_events queue recipient_domains routes_out sites "
+    "suppressions tls_reports tls_results usage usage_deltas ways webhook_attempts webhook_deliveries "
     "webhook_queue workers",
-    "INSERT": "arrival_queue attempts deliveries emails engagements event_counts events folders lanes mailboxes "
-    "messages mta_sts_policies queue recipient_domains sites suppressions tls_reports tls_results usage "
-    "usage_deltas webhook_attempts webhook_deliveries webhook_queue workers",
     "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domain_claims "
-    "domain_mta_sts domains emails engagements event_counts event_counts_mark events folders "
-    "idempotency_keys installation lanes mailboxes messages mta_sts_policies organizations queue "
-    "received_tls_reports recipient_domains sessions sites suppressions tls_reports tls_results "
-    "unsubscribes usage usage_deltas webhook_attempts webhook_deliveries webhook_queue webhooks workers",
-    "UPDATE": "accounts arrival_queue arrivals deliveries domain_claims domains engagements event_counts "
-    "event_counts_mark folders mta_sts_policies queue recipient_domains sites tls_reports tls_results "
-    "usage webhook_deliveries webhook_queue workers",
+    "domain_mta_sts domains emails engagements event_counts event_counts_mark events folders idempotency_keys "
+    "installation lanes mailboxes messages mta_sts_policies organizations provider_events queue "
+    "received_tls_reports recipient_domains routes_out sessions sites suppressions tls_reports tls_results "
+    "unsubscribes usage usage_deltas ways webhook_attempts webhook_deliveries webhook_queue webhooks workers",
+    "UPDATE": "accounts arrival_queue arrivals deliveries dkim_keys domain_claims domains engagements event_counts "
+    "event_counts_mark folders mta_sts_policies queue recipient_domains routes_out sites tls_reports "
+    "tls_results usage ways webhook_deliveries webhook_queue workers",
 }
 PEOPLE = {
     "DELETE": "sessions",
