@@ -14,12 +14,17 @@ from uuid import UUID, uuid4
 import httpx
 import jsonschema
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from stack import Stack, wait_for
 
 Document: TypeAlias = dict[str, Any]
 OPEN = {"/health", "/healthz", "/readyz"}
 EMAIL = {"from": "Acme <hello@postroom.test>", "to": ["you@example.com"], "subject": "s", "html": "<p>h</p>"}
+PRIVATE_KEY = (
+    Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+)
 CLAIMED = "openapi-claimed.example"
 """Verified by another organization."""
 BODIES: dict[tuple[str, str], Any] = {
@@ -30,6 +35,11 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/domains"): {"name": "openapi.example"},
     ("PATCH", "/domains/{id}"): {"open_tracking": True, "tls": "enforced"},
     ("POST", "/domains/claim"): {"name": CLAIMED},
+    ("POST", "/v1/domains/{id}/dkim-keys"): {"algorithm": "ed25519-sha256", "selector": "made"},
+    ("POST", "/v1/domains/{id}/dkim-keys/import"): {"selector": "brought", "private_key": PRIVATE_KEY},
+    ("POST", "/v1/domains/{id}/dkim-keys/rotate"): {"algorithms": ["rsa-sha256", "ed25519-sha256"]},
+    ("PATCH", "/v1/domains/{id}/dkim-keys/rotation"): {"every_days": 90},
+    ("POST", "/v1/domains/{id}/dkim-keys/{key_id}/retire"): {"at_once": True},
     ("POST", "/api-keys"): {"name": "openapi", "permission": "sending_access"},
     ("PATCH", "/api-keys/{id}"): {"name": "renamed", "status": "inactive"},
     ("POST", "/webhooks"): {"endpoint": "http://127.0.0.1:9999/hook", "events": ["email.opened"]},
@@ -119,6 +129,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "messages": newest("/v1/messages"),
         "caught": newest("/v1/caught"),
         "domains": domain,
+        "dkim_key": newest(f"/v1/domains/{domain}/dkim-keys"),
         "tls/reports": _told_about_tls(api, domain),
         "claim": api.post("/domains/claim", json={"name": CLAIMED}).json()["domain_id"],
         "logs": newest("/logs"),
@@ -157,6 +168,7 @@ def _fill(path: str, ids: dict[str, str]) -> str:
         segment = "scheduled"
     attachment = "sent_attachment" if path.startswith("/emails/{id}") else "attachment"
     path = path.replace("{attachment_id}", ids[attachment]).replace("{event_id}", ids["webhook_event"])
+    path = path.replace("{key_id}", ids["dkim_key"])
     return re.sub(r"\{[^}]+\}", lambda _: ids[segment], path)
 
 
@@ -209,7 +221,7 @@ def test_what_people_ask_well_answers_as_documented(api: httpx.Client, document:
 
 
 def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
-    others = ("attachment", "sent_attachment", "scheduled", "webhook_event", "claim")
+    others = ("attachment", "sent_attachment", "scheduled", "webhook_event", "claim", "dkim_key")
     unknown = {name: str(uuid4()) for name in (*others, *_segments(document))}
     nonsense = dict.fromkeys(unknown, "nonsense")
     for method, path, operation in _operations(document):

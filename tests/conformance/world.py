@@ -132,6 +132,7 @@ def _fill(there: World) -> None:
     ids["sent_attachment"] = first(f"/emails/{ids['email']}/attachments")
     ids["scheduled"] = there.made("/emails", {**EMAIL, "scheduled_at": "in 3 days"})["id"]
     ids["domain"] = there.made("/domains", {"name": "world.example"})["id"]
+    ids["dkim_key"] = first(f"/v1/domains/{ids['domain']}/dkim-keys")
     ids["api_key"] = there.made("/api-keys", {"name": "one of everything"})["id"]
     ids["suppression"] = there.made("/suppressions", {"email": "never@example.com"})["id"]
     ids["received"], ids["attachment"] = _receive(there)

@@ -15,6 +15,7 @@ from mailcore.dns.required import Published
 from mailcore.dns.resolver import Records, StaticResolver
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
+from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
 from outbound.chores import Chores
@@ -41,7 +42,7 @@ class Stumbling(StaticResolver):
 
 
 async def test_a_chore_that_fails_holds_up_no_other(
-    store: Store, ringer: Ringer, admin: asyncpg.Connection, org: UUID
+    store: Store, ringer: Ringer, keyring: Keyring, admin: asyncpg.Connection, org: UUID
 ) -> None:
     for name in ("bad.test", "new.test"):
         await admin.execute(
@@ -53,6 +54,7 @@ async def test_a_chore_that_fails_holds_up_no_other(
         store,
         ringer,
         resolver=Stumbling({"new.test": {}}),
+        keyring=keyring,
         blobs=blobs,
         lifetime_seconds=3600,
         published=Published("mx.us.test", "include:spf.us.test"),

@@ -22,6 +22,7 @@ from api.caught.routes import router as caught
 from api.context import Context
 from api.docs.routes import router as docs
 from api.domains.claims import router as domain_claims
+from api.domains.dkim import router as domain_dkim
 from api.domains.routes import router as domains
 from api.downloads import router as downloads
 from api.edge import Edge
@@ -69,6 +70,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     emails_shared,
     domains,
     domain_claims,
+    domain_dkim,
     api_keys,
     logs,
     health,

@@ -21,6 +21,7 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/v1/auth/events", False),
     ("/webhooks", False),  # their secrets sign for the organization
     ("/domains", True),
+    ("/v1/domains", True),
     ("/suppressions", True),
     ("/v1/accounts", True),
 )

@@ -15,6 +15,7 @@ from api.people.tokens import Tokens
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
 from mailcore.flow.claims import Claims
+from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains
 from mailcore.flow.keys import Keys
 from mailcore.flow.key_counts import KeyCounts
@@ -49,6 +50,7 @@ class Context:
     imap: ImapDoor
     domains: Domains
     claims: Claims
+    dkim: Dkim
     people: People
     tokens: Tokens
     attempts: Attempts

@@ -17,6 +17,7 @@ from chassis.process import Listen, Running, run
 from mailcore import blob
 from mailcore.dns.resolver import DnsResolver
 from mailcore.flow.claims import Claims
+from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains, published
 from mailcore.flow.keys import Keys
 from mailcore.flow.key_counts import KeyCounts
@@ -91,6 +92,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ),
         domains=domains,
         claims=Claims(store, ringer, domains),
+        dkim=Dkim(store, ringer, settings.keyring(), domains),
         people=People(
             store,
             registration=Registration(

@@ -1,4 +1,4 @@
-"""Chores of outbound: verify a domain, move a claim on, upkeep. All are safe twice, and come to without Redis too."""
+"""Chores of outbound: verify a domain, move a claim or DKIM keys on, upkeep. All are safe twice, and come to without Redis too."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from uuid import UUID
 from mailcore.blob.base import BlobStore
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
-from mailcore.flow import claims, quota
+from mailcore.flow import claims, dkim, quota
 from mailcore.flow import verify as verification
 from mailcore.flow.count import count
 from mailcore.flow.upkeep import upkeep
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
+from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, VERIFY, WEBHOOKS
 from mailcore.store.session import Store
@@ -38,6 +39,7 @@ class Chores:
         ringer: Ringer,
         *,
         resolver: Resolver,
+        keyring: Keyring,
         blobs: BlobStore,
         lifetime_seconds: float,
         published: Published,
@@ -46,14 +48,18 @@ class Chores:
         self._store = store
         self._ringer = ringer
         self._resolver = resolver
+        self._keyring = keyring
         self._blobs = blobs
         self._lifetime_seconds = lifetime_seconds
         self._published = published
         self._exempt = exempt
 
     async def verify(self, domain_id: str) -> None:
+        """Its records, and those of keys that are to sign next."""
         if await verification.claim_one(self._store, UUID(domain_id)):
             await self._verify(UUID(domain_id))
+        if await dkim.claim_one(self._store, UUID(domain_id)):
+            await self._dkim(UUID(domain_id))
 
     async def claim(self, claim_id: str) -> None:
         if await claims.claim_one(self._store, UUID(claim_id)):
@@ -88,6 +94,7 @@ class Chores:
         while True:
             await self._try("verify", self._due(verification.claim_due, "verify", self._verify))
             await self._try("claim", self._due(claims.claim_due, "claim", self._claim))
+            await self._try("dkim", self._due(dkim.claim_due, "dkim", self._dkim))
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _count(self) -> None:
@@ -128,6 +135,13 @@ class Chores:
     async def _verify(self, domain_id: UUID) -> None:
         queued = await verification.verify(
             self._store, self._resolver, domain_id, self._published, now=datetime.now(UTC), exempt=self._exempt
+        )
+        if queued:
+            self._ringer.ring(WEBHOOKS)
+
+    async def _dkim(self, domain_id: UUID) -> None:
+        queued = await dkim.advance(
+            self._store, self._resolver, self._keyring, domain_id, self._published, now=datetime.now(UTC)
         )
         if queued:
             self._ringer.ring(WEBHOOKS)

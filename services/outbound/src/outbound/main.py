@@ -97,6 +97,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         store,
         ringer,
         resolver=DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=0),
+        keyring=keyring,
         blobs=blobs,
         lifetime_seconds=sum(own.retry_schedule),
         published=published(

@@ -83,13 +83,16 @@ class Required:
         return shown
 
 
+def dkim_record(key: Mapping[str, Any], domain: str) -> Required:
+    """`key`: `selector` and `public_txt`."""
+    fqdn = f"{key['selector']}._domainkey.{domain}"
+    return Required(dkim_key(key["selector"]), "DKIM", fqdn, "TXT", key["public_txt"])
+
+
 def required_records(domain: Mapping[str, Any], published: Published) -> list[Required]:
     """`domain`: columns of `domains`, and `dkim`: `[{selector, public_txt}]`, the RSA key first."""
     name = domain["name"]
-    keys = [
-        Required(dkim_key(key["selector"]), "DKIM", f"{key['selector']}._domainkey.{name}", "TXT", key["public_txt"])
-        for key in domain["dkim"]
-    ]
+    keys = [dkim_record(key, name) for key in domain["dkim"]]
     records: list[Required] = []
     if domain["sending"]:
         path = f"{domain['custom_return_path']}.{name}"

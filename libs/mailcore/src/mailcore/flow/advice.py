@@ -1,7 +1,7 @@
 """What a domain's owner should know beyond the required records, by how this installation really sends.
 
 `[{"topic", "status", "message"}, …]` and, where a record is advised, its `name`, `type` and `value`. Topics: Records, Claim,
-SPF, ReturnPath, DMARC, MTA-STS, TLS-RPT, Tracking. Statuses: ok, missing, warning, unknown (not looked up yet, or the DNS did
+SPF, DKIM, ReturnPath, DMARC, MTA-STS, TLS-RPT, Tracking. Statuses: ok, missing, warning, unknown (not looked up yet, or the DNS did
 not answer). No I/O: what was looked up stands in the row (`seen`, flow.verify).
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from mailcore.dns.required import Published, relative_name, required_records, tracking_key
+from mailcore.dns.required import Published, dkim_record, relative_name, required_records, tracking_key
 from mailcore.dns.suffixes import registered_domain
 from mailcore.dns.verdict import FAILED, TEMPORARY
+from mailcore.mailauth.dkim.keys import ADVISED_RSA_BITS
+from mailcore.mailauth.dkim.record import parse_record
 from mailcore.mailauth.spf.count import MAX_LOOKUPS, MAX_MX, MAX_VOID
 
 PATIENCE = timedelta(hours=72)
@@ -23,7 +25,7 @@ Item = dict[str, Any]
 
 def advice(row: Mapping[str, Any], published: Published) -> list[Item]:
     """`row`: columns of `domains` with `dkim`."""
-    items = [*_lost(row, published), *_taken(row)]
+    items = [*_lost(row, published), *_taken(row), *_dkim(row)]
     if row["sending"]:
         items += [*_spf(row), _return_path(row, published), _dmarc(row)]
     if row["receiving"]:
@@ -60,6 +62,50 @@ def _taken(row: Mapping[str, Any]) -> list[Item]:
         return []
     text = "Another organization has verified this domain. If it is yours, claim it with `POST /domains/claim`."
     return [_item("Claim", "warning", text)]
+
+
+def _dkim(row: Mapping[str, Any]) -> list[Item]:
+    items = []
+    for key in ({**each, "state": "active"} for each in row["dkim"]):
+        message = dkim_advice(key, row["name"])
+        if message is not None:
+            items.append(_item("DKIM", "warning", message))
+    for key in row["dkim_other"]:
+        message = dkim_advice(key, row["name"])
+        if message is None:
+            continue
+        record = dkim_record(key, row["name"])
+        if key["state"] == "pending":
+            items.append(_item("DKIM", "missing", message, (record.fqdn, "TXT", record.value)))
+        else:
+            lost = key["state"] == "retired" or (key["state"] == "retiring" and key["seen"] is False)
+            items.append(_item("DKIM", "warning" if lost else "ok", message))
+    return items
+
+
+def dkim_advice(key: Mapping[str, Any], domain: str) -> str | None:
+    """What to do about a key. `key`: selector, public_txt, state, and of one that does not sign seen, published_at, keep_until."""
+    name = f"{key['selector']}._domainkey.{domain}"
+    if key["state"] == "pending":
+        return f"Publish {name}: a new key signs once its record has been there for ten minutes. Until then nothing changes."
+    if key["state"] == "published":
+        return f"{name} was found. Its key signs once the record has been there for ten minutes."
+    if key["state"] == "retiring":
+        until = _day(key["keep_until"])
+        if key["seen"] is False:
+            return f"{name} is gone, and mail that its key has signed may be on its way: publish it again until {until}."
+        return f"Leave {name} published until {until}: mail that its key has signed may be on its way. It signs no more."
+    if key["state"] == "retired":
+        return f"{name} may be removed: nothing that its key has signed is under way." if key["seen"] else None
+    bits = parse_record(key["public_txt"]).bits
+    if key["public_txt"].startswith("v=DKIM1; k=rsa") and bits < ADVISED_RSA_BITS:
+        return f"The key of {name} has {bits} bits; {ADVISED_RSA_BITS} are advised. Rotate the domain's keys, or bring another."
+    return None
+
+
+def _day(when: datetime | str) -> str:
+    at = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return at.isoformat(timespec="minutes")
 
 
 def _spf(row: Mapping[str, Any]) -> list[Item]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from mailcore.dns.names import MAX_DOMAIN, MAX_LABEL, is_domain, normalize_domain
-from mailcore.dns.required import Published, required_records
+from mailcore.dns.required import Published, dkim_record, required_records
 from mailcore.dns.suffixes import is_public_suffix
 from mailcore.dns.verdict import FAILED, NOT_STARTED, PENDING, VERIFIED, overall
 from mailcore.events import timestamp
@@ -117,8 +117,12 @@ class Domains:
 
     async def keys(self, suffix: str = "") -> list[NewKey]:
         """A new RSA and a new Ed25519 key, sealed."""
+        return await self.make_keys([(RSA_SHA256, RSA_SELECTOR + suffix), (ED25519_SHA256, ED25519_SELECTOR + suffix)])
+
+    async def make_keys(self, wanted: Sequence[tuple[str, str]]) -> list[NewKey]:
+        """As `new_keys`; not many at the same time."""
         async with self._making_keys:
-            return await asyncio.to_thread(_dkim_keys, self._keyring, suffix)
+            return await asyncio.to_thread(new_keys, self._keyring, wanted)
 
     async def ask(self, org_id: UUID, id_: UUID) -> None:
         """A look at its DNS. Raises NotFound."""
@@ -226,13 +230,12 @@ def _tracking(before: Mapping[str, Any], wanted: str | None, now: datetime) -> d
     return {"tracking_changed_at": now, "old_tracking": old}
 
 
-def _dkim_keys(keyring: Keyring, suffix: str) -> list[NewKey]:
+def new_keys(keyring: Keyring, wanted: Sequence[tuple[str, str]]) -> list[NewKey]:
+    """One for each `(algorithm, selector)`, sealed. Of RSA each takes some 100 ms."""
     keys = []
-    for selector, algorithm, (private, public_txt) in (
-        (RSA_SELECTOR, RSA_SHA256, generate_rsa()),
-        (ED25519_SELECTOR, ED25519_SHA256, generate_ed25519()),
-    ):
-        keys.append(NewKey(uuid7(), selector + suffix, algorithm, keyring.seal(private, "dkim"), public_txt))
+    for algorithm, selector in wanted:
+        private, public_txt = generate_rsa() if algorithm == RSA_SHA256 else generate_ed25519()
+        keys.append(NewKey(uuid7(), selector, algorithm, keyring.seal(private, "dkim"), public_txt))
     return keys
 
 
@@ -240,9 +243,18 @@ def _dkim_keys(keyring: Keyring, suffix: str) -> list[NewKey]:
 
 
 def records_shown(row: Mapping[str, Any], published: Published, *, webhook: bool = False) -> list[dict[str, Any]]:
+    """What is required; behind its DKIM keys those that will sign or have just ceased to, whose records belong in the DNS too."""
     unseen = NOT_STARTED if row["status"] == NOT_STARTED else PENDING
     known = _known(row, published)
-    return [each.shown(known.get(each.key, unseen), webhook=webhook) for each in required_records(row, published)]
+    required = required_records(row, published)
+    records = [each.shown(known.get(each.key, unseen), webhook=webhook) for each in required]
+    last = max((at for at, each in enumerate(required, 1) if each.record == "DKIM"), default=0)
+    records[last:last] = [
+        dkim_record(key, row["name"]).shown(VERIFIED if key["seen"] else PENDING, webhook=webhook)
+        for key in row["dkim_other"]
+        if key["state"] != "retired"
+    ]
+    return records
 
 
 def _known(row: Mapping[str, Any], published: Published) -> dict[str, str]:
@@ -266,6 +278,10 @@ async def raise_event(db: Connection, type_: str, row: Mapping[str, Any], publis
         "tracking_subdomain": row["tracking_subdomain"],
         "capabilities": {name: "enabled" if row[name] else "disabled" for name in ("sending", "receiving")},
         "records": records_shown(row, published, webhook=True),
+        "dkim_keys": [
+            {"selector": key["selector"], "algorithm": key["algorithm"], "state": key.get("state", "active")}
+            for key in (*row["dkim"], *row["dkim_other"])
+        ],
     }
     return await events.insert(
         db, [NewEvent(uuid7(), row["org_id"], type_, row["id"], datetime.now(UTC), None, detail)]

@@ -92,7 +92,8 @@ async def taken(db: Connection, name: str, org_id: UUID) -> bool:
 
 
 async def find(db: Connection, id_: UUID) -> asyncpg.Record | None:
-    """With its active DKIM keys as `dkim`: `[{selector, public_txt}]`."""
+    """With its DKIM keys: those that sign as `dkim`, `[{selector, algorithm, public_txt}]`; those that will, that did a short
+    while ago, or whose record could be removed, as `dkim_other`, with `state`, `seen`, `published_at` and `keep_until`."""
     return await db.fetchrow(f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE id = $1", id_)
 
 
@@ -163,7 +164,7 @@ UPDATE domains SET
   waiting_since = CASE WHEN status = 'verified' THEN waiting_since ELSE now() END,
   record_status = (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(record_status)
                    WHERE value <> '"failed"'),
-  check_due_at = now()
+  check_due_at = now(), dkim_due_at = CASE WHEN dkim_due_at IS NOT NULL THEN now() END
 WHERE id = $1 RETURNING true
 """
 
@@ -269,6 +270,11 @@ _COLUMNS = (
     "checked_at, created_at"
 )
 _DKIM = (
-    "(SELECT coalesce(jsonb_agg(jsonb_build_object('selector', k.selector, 'public_txt', k.public_txt) "
-    "ORDER BY k.algorithm DESC), '[]') FROM dkim_keys k WHERE k.domain_id = d.id AND k.active) AS dkim"
+    "(SELECT coalesce(jsonb_agg(jsonb_build_object('selector', k.selector, 'algorithm', k.algorithm, "
+    "'public_txt', k.public_txt) ORDER BY k.algorithm DESC), '[]') "
+    "FROM dkim_keys k WHERE k.domain_id = d.id AND k.active) AS dkim, "
+    "(SELECT coalesce(jsonb_agg(jsonb_build_object('selector', k.selector, 'algorithm', k.algorithm, "
+    "'public_txt', k.public_txt, 'state', k.state, 'seen', k.seen, 'published_at', k.published_at, "
+    "'keep_until', k.keep_until) ORDER BY k.algorithm DESC, k.id), '[]') "
+    "FROM dkim_keys k WHERE k.domain_id = d.id AND NOT k.active AND (k.state <> 'retired' OR k.seen)) AS dkim_other"
 )
