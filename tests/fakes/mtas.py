@@ -98,10 +98,11 @@ _POSTFIX_SERVICES = "".join(
 @contextmanager
 def exim(folder: Path, onward: int, pem: Path) -> Iterator[int]:
     """CHUNKING, DSN, 8BITMIME, PIPELINING; no SMTPUTF8."""
-    port = free_port()
+    port, program = free_port(), peer("exim4")
     (folder / "spool").mkdir(parents=True)
     (folder / "exim.conf").write_text(
-        f"""primary_hostname = mx0.test
+        f"""exim_path = {program}
+primary_hostname = mx0.test
 spool_directory = {folder}/spool
 log_file_path = {folder}/%slog
 pid_file_path = {folder}/pid
@@ -112,12 +113,13 @@ acl_smtp_rcpt = rcpt
 acl_smtp_data = accept
 message_size_limit = {MAX_SIZE}
 tls_advertise_hosts = *
-tls_certificate = {pem}
-tls_privatekey = {pem}
+tls_certificate = {folder}/mx.pem
+tls_privatekey = {folder}/mx.pem
 dsn_advertise_hosts = *
 chunking_advertise_hosts = *
 smtputf8_advertise_hosts =
 queue_only = false
+smtp_accept_queue_per_connection = 0
 keep_environment =
 begin acl
 rcpt:
@@ -141,15 +143,17 @@ begin retry
 * * F,2h,15m
 """
     )
-    for path in (folder, folder / "spool"):
+    own = folder / "mx.pem"  # it reads the key as its own user
+    shutil.copy(pem, own)
+    for path in (folder, folder / "spool", own):
         shutil.chown(path, "Debian-exim", "Debian-exim")
-    with _running([peer("exim4"), "-C", str(folder / "exim.conf"), "-bdf", "-q30m"], folder, port):
+    with _running([program, "-C", str(folder / "exim.conf"), "-bdf", "-q30m"], folder, port):
         yield port
 
 
 @contextmanager
 def opensmtpd(folder: Path, onward: int, pem: Path) -> Iterator[int]:
-    """DSN, 8BITMIME; neither PIPELINING nor CHUNKING nor SMTPUTF8."""
+    """DSN, 8BITMIME; neither PIPELINING nor CHUNKING nor SMTPUTF8. Debian 12's offers STARTTLS and cannot do it (OpenSSL 3)."""
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smtpd.conf").write_text(

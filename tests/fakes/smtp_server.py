@@ -43,6 +43,8 @@ class Caught:
     wire: bytes
     """From after the 354 to before the CRLF.CRLF's dot, dots stuffed as they came; or the chunks of BDAT."""
     tls: bool
+    opening: tuple[str, ...] = ()
+    """Its MAIL and RCPT, as they were said."""
     chunks: int = 0
     """0: it came by DATA."""
 
@@ -64,6 +66,7 @@ class Talk:
     commands: list[str] = field(default_factory=list)
     mail_from: str | None = None
     rcpt_to: list[str] = field(default_factory=list)
+    opening: tuple[str, ...] = ()
     recipient: str = ""
     """Of the last RCPT, accepted or not."""
     tls: bool = False
@@ -157,11 +160,13 @@ class SmtpServer:
                 await self._say("nested", talk, "503 5.5.1 nested MAIL command")
             elif (await self._say("mail", talk, "250 2.1.0 ok")).startswith("250"):
                 talk.mail_from = _path(line)
+                talk.opening = (line,)
         elif verb == "RCPT":
             talk.recipient = _path(line)
             plain = "503 5.5.1 need MAIL" if talk.mail_from is None else "250 2.1.5 ok"
             if (await self._say("rcpt", talk, plain)).startswith("250"):
                 talk.rcpt_to.append(_path(line))
+                talk.opening += (line,)
         elif verb == "DATA":
             plain = "354 go ahead" if talk.rcpt_to else "503 5.5.1 no valid recipients"
             if (await self._say("data", talk, plain)).startswith("354"):
@@ -192,7 +197,7 @@ class SmtpServer:
                 await self._say("content", talk, "")
                 if talk.over:
                     return
-        caught = Caught(talk.mail_from or "", talk.rcpt_to, bytes(lines), talk.tls)
+        caught = Caught(talk.mail_from or "", talk.rcpt_to, bytes(lines), talk.tls, talk.opening)
         talk.mail_from, talk.rcpt_to = None, []
         if caught.rcpt_to or caught.wire:
             # kept before the answer: a client that never reads it may have delivered all the same
@@ -220,7 +225,9 @@ class SmtpServer:
         if not last:
             talk.spoiled = not (await self._say("bdat", talk, f"250 2.0.0 {size} octets")).startswith("250")
             return
-        caught = Caught(talk.mail_from or "", talk.rcpt_to, b"".join(talk.chunks), talk.tls, len(talk.chunks))
+        caught = Caught(
+            talk.mail_from or "", talk.rcpt_to, b"".join(talk.chunks), talk.tls, talk.opening, len(talk.chunks)
+        )
         talk.mail_from, talk.rcpt_to, talk.chunks = None, [], []
         self.caught.append(caught)
         await self._say("dot", talk, "250 2.0.0 kept")

@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from fakes.smtp_server import SmtpServer
@@ -101,26 +101,26 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 @cache
-def certificate(host: str = "mx0.test") -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def certificate(host: str = "mx0.test", *, rsa_key: bool = False) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context with a certificate for `host`, and a client's that trusts it."""
     with TemporaryDirectory() as folder:
-        pem = certificate_files(host, Path(folder))
+        pem = certificate_file(host, Path(folder), rsa_key=rsa_key)
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(pem)
         return server, ssl.create_default_context(cafile=str(pem))
 
 
-def certificate_files(host: str, folder: Path) -> Path:
+def certificate_file(host: str, folder: Path, *, rsa_key: bool = False) -> Path:
     """The same certificate and its key, in one PEM file of that folder."""
     pem = folder / f"{host}.pem"
-    pem.write_bytes(_pem(host))
+    pem.write_bytes(_pem(host, rsa_key))
     pem.chmod(0o600)
     return pem
 
 
 @cache
-def _pem(host: str) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
+def _pem(host: str, rsa_key: bool) -> bytes:
+    key: Any = rsa.generate_private_key(65537, 2048) if rsa_key else ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
     signed = (

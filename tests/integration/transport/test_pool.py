@@ -209,6 +209,21 @@ async def test_a_peer_that_allows_two_connections() -> None:
         assert len(server.caught) == 300
 
 
+async def test_a_warm_connection_is_all_that_a_peer_allows() -> None:
+    """Refused beside a connection that was kept from the call before: still no dead site."""
+
+    def greeting(_: Talk) -> Step | None:
+        return Step("421 4.7.0 too many connections\r\n", cut=True) if server.open > 1 else None
+
+    async with SmtpServer({"greeting": greeting}) as server, SmtpServer() as backup:
+        pool = Pool("ours.test", timeouts=PATIENT, mails=60)
+        await deliver(to(server, backup), mails(1), pool=pool)
+        run = await deliver(to(server, backup), mails(200), pool=pool, connections=4)
+        assert delivered(run.outcomes)
+        assert backup.talks == []
+        await pool.close()
+
+
 async def test_a_peer_that_takes_one_mail_a_connection() -> None:
     """421 or a plain close after the first mail's reply: the mail behind it goes over the next connection."""
     for farewell in ("250 kept\r\n421 4.7.0 that was it\r\n", "250 kept\r\n"):
