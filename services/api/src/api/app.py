@@ -42,6 +42,7 @@ from api.messages.routes import router as messages
 from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
 from api.people.routes import router as people
+from api.provider_events.routes import router as provider_events
 from api.receiving.inbound import router as inbound
 from api.receiving.routes import router as receiving
 from api.sources.pools import router as pools
@@ -56,6 +57,10 @@ from api.trace.routes import router as trace
 from api.tls.reports import router as tls_reports
 from api.tracking.routes import router as tracking
 from api.usage.routes import router as usage
+from api.ways.routes import installation as installation_ways
+from api.ways.routes import own as ways
+from api.ways.routing import installation as installation_routes
+from api.ways.routing import own as routes_out
 from api.webhooks.history import router as webhook_events
 from api.webhooks.routes import router as webhooks
 from mailcore.kit.errors import MailError
@@ -88,6 +93,11 @@ ROUTERS: tuple[APIRouter, ...] = (
     oauth,
     suppressions,
     usage,
+    ways,
+    routes_out,
+    installation_ways,
+    installation_routes,
+    provider_events,
     people_door,
     people,
     pools,

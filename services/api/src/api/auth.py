@@ -24,6 +24,8 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/v1/domains", True),
     ("/suppressions", True),
     ("/v1/accounts", True),
+    ("/v1/ways", True),
+    ("/v1/routes-out", True),
 )
 """What a member of an organization may not do, its owner and admins may: paths and all below them; True: reading is for all."""
 

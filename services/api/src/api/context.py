@@ -22,9 +22,10 @@ from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
 from mailcore.flow.people import People
+from mailcore.flow.provider_events import Reports
 from mailcore.flow.submit import Submits
 from mailcore.flow.track import Tracks
-from mailcore.kit.guard import GuardedClient
+from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.flow.trace import Tracer
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
@@ -54,6 +55,10 @@ class Context:
     people: People
     tokens: Tokens
     attempts: Attempts
+    reports: Reports
+    """What providers post."""
+    smart_hosts: Guard
+    """For hosts that organizations name."""
     reader: Reader = field(default_factory=Reader)
 
 

@@ -23,6 +23,7 @@ from mailcore.flow.keys import Keys
 from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
+from mailcore.flow.provider_events import Reports
 from mailcore.flow.quota import Quotas
 from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
@@ -30,6 +31,7 @@ from mailcore.flow.track import Tracks
 from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.flow.trace import Leaving, Tracer
 from mailcore.kit.settings import load
+from mailcore.providers.client import Client
 from mailcore.queue.bell import Ringer
 from mailcore.queue.rate import RateLimiter
 from mailcore.store.session import Store
@@ -64,6 +66,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         most=settings.domains.max_per_organization,
         exempt=("postroom.test",) if settings.catch.dir else (),
     )
+    providers = Client()
     ctx = Context(
         settings=settings,
         store=store,
@@ -103,6 +106,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ),
         tokens=Tokens(settings.keyring().derive("jwt"), settings.http.public_url),
         attempts=Attempts(ringer, settings.auth.attempts, settings.auth.attempts_minutes * 60),
+        reports=Reports(store, ringer, settings.keyring(), providers),
+        smart_hosts=Guard("smarthosts", settings.network.allow.smarthosts),
     )
     app = build(ctx)
     # what exists now lives as long as the process: a full collection need not walk it while requests wait
@@ -127,6 +132,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         gc.unfreeze()
         ctx.people.close()
         await ctx.attachments.close()
+        await providers.close()
         await ringer.close()
         await store.close()
 
