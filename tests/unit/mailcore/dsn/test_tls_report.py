@@ -14,6 +14,7 @@ import pytest
 from mailcore.dsn import tls_report
 from mailcore.dsn.tls_report import GZIP, JSON, BrokenReport, Count, Letter, read
 from mailcore.mime.compose import is_7bit
+from mailcore.mime.parse import Message
 
 DAY = date(2026, 3, 1)
 STS = {
@@ -85,6 +86,10 @@ def test_the_mail_around_it() -> None:
     assert part.get_content_type() == GZIP  # type: ignore[union-attr]
     assert part.get_filename() == "a.example!b.example!1772323200!1772409599!x.1.json.gz"  # type: ignore[union-attr]
     assert part.get_payload(decode=True) == packed  # type: ignore[union-attr]
+    found = tls_report.in_mail(Message(octets))
+    assert found is not None
+    assert (found.report_id, found.successful) == ("2026-03-01.1@a.example", 8)
+    assert tls_report.in_mail(Message(b"Subject: x\r\n\r\nno report\r\n")) is None
 
 
 @pytest.mark.parametrize(

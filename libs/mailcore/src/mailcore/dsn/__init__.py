@@ -5,5 +5,6 @@ parse      a delivery report in any form (report.py: what it says; status.py: RF
 feedback   ARF (RFC 5965): somebody marked a mail as spam
 compose    the delivery report that we owe to whoever handed a mail in (RFC 3461, RFC 3464)
 wishes     what he asked to be told, as it is kept with the email (RFC 3461 §4)
+tls_report reports about TLS (RFC 8460), ours and others'
 verp       the return path that names a delivery, and that only we can make
 """

@@ -3,7 +3,7 @@
 1. `compose`  the report of a domain's day, from what was counted
 2. `packed`   its JSON under gzip, the same octets from the same report; `file_name` for both ways it goes
 3. `as_mail`  the message that carries it (§5.3)
-4. `read`     a report as it came: gzip or JSON, by POST or as a part of a mail
+4. `read`     a report as it came, gzip or JSON; `in_mail` finds it in a mail
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from mailcore.mime.compose import base64_lines
+from mailcore.mime.parse import Message
 
 JSON, GZIP = "application/tlsrpt+json", "application/tlsrpt+gzip"
 """Media types (RFC 8460 §6.4, §6.5)."""
@@ -189,6 +190,14 @@ def read(octets: bytes, media_type: str) -> Report:
     except orjson.JSONDecodeError:
         raise BrokenReport("the report is no JSON") from None
     return _report(content)
+
+
+def in_mail(message: Message) -> Report | None:
+    """The report that a mail carries (§5.3); None: it carries none. Raises BrokenReport."""
+    for attachment in message.summary().attachments:
+        if attachment.content_type in (JSON, GZIP) and (found := message.attachment(attachment.n)) is not None:
+            return read(found[1], attachment.content_type)
+    return None
 
 
 def _unpack(octets: bytes) -> bytes:
