@@ -84,3 +84,29 @@ def test_kinds_of_bounce(reply: Reply, sub_type: str) -> None:
 
 def test_an_expired_mail_bounces_for_a_while() -> None:
     assert bounce(LATER)["bounce"]["type"] == "Transient"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (Outcome(Result.DELIVERED, Reply(250, "ok")), None),
+        (Outcome(Result.SUPPRESSED, Reply(550, "on the list"), rule="suppression-list"), None),
+        (Outcome(Result.BOUNCED, Reply(550, "who?", "5.1.1")), ("hard", "no-mailbox")),
+        (LATER, ("recipient", "mailbox")),
+        # a peer that refuses us in its greeting speaks about us
+        (
+            replace(LATER, reply=Reply(554, "blocked using zen.spamhaus.org"), rule="greeting-refused"),
+            ("block", "list-spamhaus"),
+        ),
+        # our own words are not read as a peer's
+        (
+            replace(LATER, reply=Reply(451, "no usable key for the sending domain"), rule="no-signing-key"),
+            ("infrastructure", "no-signing-key"),
+        ),
+        (Outcome(Result.FAILED, Reply(552, "too large", "5.3.4"), rule="size"), ("content", "size")),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_a_refusal_is_about_is_kept(outcome: Outcome, kind: tuple[str, str] | None) -> None:
+    made = settlement(Attempt(ROW, outcome, "mx:x", 3))
+    assert ((made.category, made.category_rule) if made.category else None) == kind
