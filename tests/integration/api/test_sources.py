@@ -45,6 +45,21 @@ async def test_a_pool_and_its_source(api: httpx.AsyncClient) -> None:
     assert (await api.get("/v1/pools")).json()["data"][0]["waiting"] == 0
 
 
+async def test_overflow_is_a_way_of_the_installation(api: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
+    pool = await _pool(api)
+    path = f"/v1/pools/{pool['id']}"
+    assert_error(await api.patch(path, json={"overflow": str(uuid4())}), 422, "validation_error", "no such way")
+    account = {"host": "mail.example.com", "username": "u", "password": "p"}
+    made = await api.post("/v1/installation/ways", json={"name": "old", "kind": "smarthost", "settings": account})
+    way = made.json()["id"]
+    assert (await api.patch(path, json={"overflow": way})).json()["overflow"] == way
+    assert (await api.patch(path, json={"name": "other"})).json()["overflow"] == way
+    tag = await admin.fetchrow("SELECT tag_name, tag_value, ways::text[] AS ways FROM routes_out")
+    assert tag is not None and dict(tag) == {"tag_name": "pool-overflow", "tag_value": pool["id"], "ways": [way]}
+    assert (await api.patch(path, json={"overflow": None})).json()["overflow"] is None
+    assert await admin.fetchval("SELECT count(*) FROM routes_out") == 0
+
+
 async def test_what_clashes_says_with_what(api: httpx.AsyncClient) -> None:
     pool = await _pool(api)
     assert_error(await api.post("/v1/pools", json={"name": "news"}), 409, "resource_locked", "named news")

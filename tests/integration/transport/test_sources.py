@@ -8,7 +8,7 @@ from fakes.smtp_server import SmtpServer
 from integration.transport.harness import deliver, hop, mail, to
 from mailcore.smtp.outcome import Result
 from mailcore.transport import Hop
-from outbound.sources import bind_error
+from outbound.binding import bind_error
 
 
 async def test_the_address_is_of_the_peers_family() -> None:

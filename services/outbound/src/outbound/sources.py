@@ -12,7 +12,7 @@ attempt; else a warm one; what neither takes waits. A sending domain in warm-up 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import re
 import socket
 import time
 from collections import Counter
@@ -31,6 +31,7 @@ from mailcore.store.deliveries import Content, Key, Leased
 from mailcore.store.session import Store
 from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, KnownWarmup
 from mailcore.store.waiting import Wait
+from outbound.binding import Binding
 from outbound.routes import Way
 from outbound.shares import Shares
 from outbound.simulator import Simulator
@@ -39,14 +40,13 @@ log = logger(__name__)
 
 TICK_SECONDS = 5.0
 COMPLAINTS_SECONDS = 60.0
-BIND_SECONDS = 60.0
-"""Between two looks whether this host can bind the sources, while they stay the same."""
 WAIT_SECONDS = 24 * 3600.0
 """Mail that waits for room is looked at again by itself after a day; it is called earlier."""
 YIELD_SECONDS = 900.0
 """So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
 BARRED_SECONDS = 1800.0
 """A site that refuses a source before any mail gets mail from the pool's others for so long."""
+_NAMED = re.compile(r"[a-z]+:[0-9a-f]{8}-[0-9a-f-]{27}")
 TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
 
 
@@ -109,18 +109,16 @@ class Sources:
         """`own`: of mail that no pool carries."""
         self._store = store
         self._clock = clock or SystemClock()
-        self._host = host or socket.gethostname()
+        self._binding = Binding(store, host or socket.gethostname())
         self._shares = Shares(store, self._clock)
         self._known: Known | None = None
         self._pools: dict[tuple[UUID | None, int], KnownPool] = {}
         self._domains: dict[UUID, KnownWarmup] = {}
         self._sent: Counter[UUID] = Counter()
         """Mails given to each source by this process: the next goes to the one that had fewest."""
-        self._unbound: dict[UUID, str | None] = {}
-        """What binding each source came to."""
         self._barred: dict[tuple[UUID, int], float] = {}
         """Source and site → until when."""
-        self._bound_at = self._complaints_at = float("-inf")
+        self._complaints_at = float("-inf")
         self.own = own
         self.on_room: Callable[[], object] = lambda: None
         """Called when mail that waited is due again."""
@@ -172,21 +170,8 @@ class Sources:
                 pools.update({(None, class_): pool for class_ in pool.serves_all})
                 pools.update(dict.fromkeys(pool.serves, pool))
         self._known, self._pools, self._domains = known, pools, dict(known.domains)
-        await self._look_at_addresses([source for pool in known.pools for source in pool.sources])
+        await self._binding.look([source for pool in known.pools for source in pool.sources])
         return known
-
-    async def _look_at_addresses(self, sources: Sequence[KnownSource]) -> None:
-        """Whether this host can bind them: a source that it cannot bind must not take a site down."""
-        since = time.monotonic() - self._bound_at
-        if not sources or (since < BIND_SECONDS and {source.id for source in sources} == self._unbound.keys()):
-            return
-        found = {source.id: bind_error(source.ip4, source.ip6) for source in sources}
-        for id_, error in found.items():
-            if error is not None and self._unbound.get(id_) != error:
-                log.error("a source cannot be used on this host", source=str(id_), host=self._host, error=error)
-        self._unbound, self._bound_at = found, time.monotonic()
-        async with self._store.worker() as db:
-            await store_sources.seen(db, self._host, list(found.items()))
 
     # ---- 2. place
 
@@ -205,19 +190,35 @@ class Sources:
             # what may not use the whole day's cap yet comes last
             for broadcast in (False, True):
                 left = await self._fill(left, placed, broadcast)
-            if left:
-                await warmup.put_off(self._store, [self._wait(ask) for ask in left])
+            waits = await self._overflow(left)
+            if waits:
+                await warmup.put_off(self._store, [self._wait(ask) for ask in waits])
         except BaseException:
             for placement in placed.values():
                 self.done(placement, None)
             raise
         return Placed(placed, [ask.row for ask in left])
 
+    async def _overflow(self, asking: list[_Asking]) -> list[_Asking]:
+        """What may takes its pool's way out; returns the others, which wait."""
+        by_route: dict[int, list[_Asking]] = {}
+        for ask in asking:
+            if ask.pool is not None and ask.pool.overflow is not None and not self._waits_for_domain(ask):
+                by_route.setdefault(ask.pool.overflow, []).append(ask)
+        gone: set[Key] = set()
+        for route, asks in by_route.items():
+            gone |= await warmup.overflow(self._store, [ask.row for ask in asks], route)
+        if gone:
+            self.on_room()
+        return [ask for ask in asking if ask.row.key not in gone]
+
     async def _asking(self, way: Way, work: Sequence[Work]) -> list[_Asking]:
         """Those that a pool or a warm-up is concerned with, in the order of their turns."""
+        # by a provider or somebody's smart host mail leaves from their addresses, not ours; keys of such sites: api.ways
+        own = way.transport is None and _NAMED.fullmatch(way.site.key) is None
         chosen = []
         for content, class_, rows in work:
-            pool = None if way.transport else self._pool_of(content.domain_id, class_)
+            pool = self._pool_of(content.domain_id, class_) if own else None
             domain = self._domains.get(content.domain_id)
             if pool is not None or (domain is not None and domain.state != "warm"):
                 chosen.append((content, class_, rows, pool, domain))
@@ -263,7 +264,7 @@ class Sources:
         return _Asking(row, turn, pool, (*warm, *warming), domain, max(0.0, yields))
 
     def _usable(self, source: KnownSource, way: Way) -> bool:
-        if source.paused or source.warmup.state == "paused" or self._unbound.get(source.id) is not None:
+        if source.paused or source.warmup.state == "paused" or not self._binding.works(source):
             return False
         if self._barred and self._barred.get((source.id, way.site.id), 0.0) > time.monotonic():
             return False
@@ -288,11 +289,12 @@ class Sources:
         return left
 
     def _try(self, ask: _Asking) -> Placement | None:
+        """None: not yet, or not today; `_lacks` says what would help."""
         domain = ask.domain
-        if ask.yields or (domain is not None and not self._has_room(domain)):
+        found = next((source for source in ask.order if self._may_have_room(source.warmup, ask)), None)
+        if ask.yields or (found is None and ask.pool is not None):
             return None
-        found = next((source for source in ask.order if self._has_room(source.warmup)), None)
-        if found is None and ask.pool is not None:
+        if not all(self._has_room(each) for each in (found.warmup if found else None, domain) if each is not None):
             return None
         warmups = [each for each in (found.warmup if found else None, domain) if each is not None]
         capped = tuple(each.id for each in warmups if each.state == "warming")
@@ -307,32 +309,33 @@ class Sources:
     def _has_room(self, each: KnownWarmup) -> bool:
         return each.state == "warm" or (each.state == "warming" and self._shares.has(each.id))
 
+    def _may_have_room(self, each: KnownWarmup, ask: _Asking) -> bool:
+        """It has, or nobody has asked for more lately."""
+        dry = each.state != "warm" and self._shares.is_dry(each.id, broadcast=ask.broadcast)
+        return self._has_room(each) or (each.state == "warming" and not dry)
+
     def _lacks(self, ask: _Asking) -> list[UUID]:
         """Caps of which more is to be leased before it can be placed; none: nothing will help."""
-
-        def can(each: KnownWarmup) -> bool:
-            if each.state != "warming" or self._shares.has(each.id):
-                return each.state != "paused"
-            return not self._shares.is_dry(each.id, broadcast=ask.broadcast)
-
-        sources = [source.warmup for source in ask.order if can(source.warmup)][:1]
-        if ask.yields or (ask.domain is not None and not can(ask.domain)) or (ask.pool is not None and not sources):
+        found = next((source.warmup for source in ask.order if self._may_have_room(source.warmup, ask)), None)
+        if ask.yields or (ask.domain is not None and not self._may_have_room(ask.domain, ask)):
             return []
-        return [each.id for each in (*sources, ask.domain) if each is not None and not self._has_room(each)]
+        if found is None and ask.pool is not None:
+            return []
+        return [each.id for each in (found, ask.domain) if each is not None and not self._has_room(each)]
 
     def _caps(self) -> dict[UUID, int]:
         known = [source.warmup for pool in self._pools.values() for source in pool.sources]
         return {each.id: each.cap or 0 for each in (*known, *self._domains.values())}
 
+    def _waits_for_domain(self, ask: _Asking) -> bool:
+        return ask.domain is not None and (ask.pool is None or not self._has_room(ask.domain))
+
     def _wait(self, ask: _Asking) -> Wait:
-        """For the domain's room where that is what it lacks: no source helps then."""
-        domain = ask.domain
-        for_domain = domain is not None and not self._has_room(domain)
-        if domain is not None and (for_domain or ask.pool is None):
-            waits_for = domain.id
-        else:
-            assert ask.pool is not None
-            waits_for = ask.pool.id
+        """For the domain's room where that is what it lacks: no source helps then, nor another way."""
+        for_domain = self._waits_for_domain(ask)
+        lacking = ask.domain if for_domain else ask.pool
+        assert lacking is not None
+        waits_for = lacking.id
         if ask.yields and not for_domain:
             return Wait(ask.row, waits_for, YIELDED_TURN, ask.yields)
         spread = 0.9 + 0.2 * (ask.row.email_id.int % 1009) / 1009  # not all in one moment
@@ -388,20 +391,6 @@ def _was_sent(outcome: Outcome) -> bool:
     """The peer was asked to take it: from MAIL on an attempt counts."""
     return (
         outcome.dot_sent
-        or outcome.result in (Result.DELIVERED, Result.BOUNCED)
+        or outcome.result in (Result.DELIVERED, Result.RELAYED, Result.BOUNCED)
         or any(line.said is not None and line.said.startswith("MAIL ") for line in outcome.conversation)
     )
-
-
-def bind_error(*addresses: str | None) -> str | None:
-    """Why this host cannot send from one of them; None: it can."""
-    for address in addresses:
-        if address is None:
-            continue
-        ip = ipaddress.ip_address(address)
-        try:
-            with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM) as trial:
-                trial.bind((address, 0))
-        except OSError as error:
-            return f"{address}: {error.strerror or error}"
-    return None

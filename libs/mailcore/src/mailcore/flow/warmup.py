@@ -279,6 +279,12 @@ async def put_off(store: Store, waits: Sequence[Wait]) -> None:
         await waiting.put_off(db, waits)
 
 
+async def overflow(store: Store, rows: Collection[Leased], route: int) -> set[Key]:
+    """Those that take the route now; see `waiting.overflow`. Raises Unavailable."""
+    async with store.worker() as db:
+        return await waiting.overflow(db, list(rows), route)
+
+
 async def readers(store: Store, rows: Collection[Leased], now: datetime) -> set[Key]:
     """Which of them go to somebody who reads. Raises Unavailable."""
     async with store.worker() as db:

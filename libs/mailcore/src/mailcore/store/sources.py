@@ -18,8 +18,9 @@ from uuid import UUID
 
 import asyncpg
 
-from mailcore.kit.errors import Conflict, NotFound
+from mailcore.kit.errors import Conflict, Invalid, NotFound
 from mailcore.kit.ids import uuid7
+from mailcore.store import ways
 from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
 from mailcore.store.waiting import call
@@ -30,6 +31,9 @@ HOST_SECONDS = 300
 """A host that has not looked for so long counts no more."""
 MAX_WAITING = 10_000
 """Waiting rows are counted up to this many."""
+
+OVERFLOW = "pool-overflow"
+"""Tag of the routes that pools' overflow takes (`routes_out`); its value is the pool's id. No mail has it."""
 
 Serves = Sequence[tuple[str, int]]
 """Sending domain, empty for every one, and class."""
@@ -69,8 +73,8 @@ class KnownSource:
 class KnownPool:
     id: UUID
     name: str
-    overflow: UUID | None
-    """The way out that takes what has no room."""
+    overflow: int | None
+    """The route (`lanes.route_id`) of what has no room; None: it waits."""
     serves_all: tuple[int, ...]
     """Classes of every domain's mail."""
     serves: tuple[tuple[UUID, int], ...]
@@ -108,7 +112,7 @@ async def read(db: Connection, today: date) -> Known:
         KnownPool(
             UUID(each["id"]),
             each["name"],
-            UUID(each["overflow"]) if each["overflow"] else None,
+            each["overflow"],
             tuple(serves["class"] for serves in each["serves"] if not serves["domain"]),
             tuple((UUID(id_), serves["class"]) for serves in each["serves"] for id_ in serves["ids"]),
             tuple(sources.get(each["id"], ())),
@@ -123,10 +127,12 @@ def _known_warmup(row: dict[str, Any]) -> KnownWarmup:
     return KnownWarmup(UUID(row["id"]), row["state"], row["begun"], row["cap"], row["leased"])
 
 
-_READ = """
+_READ = f"""
 SELECT
   (SELECT coalesce(jsonb_agg(to_jsonb(p) ORDER BY p.id), '[]') FROM (
-     SELECT id, name, overflow,
+     SELECT id, name,
+            (SELECT o.lane_route FROM routes_out o
+             WHERE o.org_id IS NULL AND o.tag_name = '{OVERFLOW}' AND o.tag_value = pools.id::text) AS overflow,
             (SELECT coalesce(jsonb_agg(jsonb_build_object(
                       'domain', s.domain, 'class', s.class,
                       'ids', (SELECT coalesce(jsonb_agg(d.id), '[]') FROM domains d WHERE d.name = s.domain))), '[]')
@@ -150,7 +156,7 @@ SELECT
 
 
 async def add_pool(db: Connection, name: str, serves: Serves, overflow: UUID | None) -> UUID:
-    """Raises Conflict: the name is taken, or another pool carries such mail already."""
+    """Raises Conflict: the name is taken, or another pool carries such mail already; Invalid: there is no such way."""
     id_ = uuid7()
     made = await db.fetchval(
         "INSERT INTO pools (id, name, overflow) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING RETURNING id",
@@ -161,13 +167,14 @@ async def add_pool(db: Connection, name: str, serves: Serves, overflow: UUID | N
     if made is None:
         raise Conflict(f"There is a pool named {name} already.")
     await _serve(db, id_, serves)
+    await _overflow(db, id_, overflow)
     return id_
 
 
 async def change_pool(
     db: Connection, id_: UUID, *, name: str | None, serves: Serves | None, overflow: tuple[UUID | None] | None
 ) -> None:
-    """What is None stays as it is; `overflow` is a tuple of one. Raises NotFound, Conflict as `add_pool`."""
+    """What is None stays as it is; `overflow` is a tuple of one. Raises NotFound, and as `add_pool`."""
     if await db.fetchval("SELECT id FROM pools WHERE id = $1 FOR UPDATE", id_) is None:
         raise NotFound("Pool not found")
     if name is not None:
@@ -176,6 +183,7 @@ async def change_pool(
         await db.execute("UPDATE pools SET name = $2 WHERE id = $1", id_, name)
     if overflow is not None:
         await db.execute("UPDATE pools SET overflow = $2 WHERE id = $1", id_, overflow[0])
+        await _overflow(db, id_, overflow[0])
     if serves is not None:
         await db.execute("DELETE FROM pool_serves WHERE pool_id = $1", id_)
         await _serve(db, id_, serves)
@@ -197,9 +205,27 @@ async def _serve(db: Connection, pool_id: UUID, serves: Serves) -> None:
         raise Conflict(f"Another pool carries {mail} of {domain or 'every domain'}. Change that one first.")
 
 
+async def _overflow(db: Connection, pool_id: UUID, way_id: UUID | None) -> None:
+    """The route of what has no room: to one way of the installation. What waits in a route that is gone goes the default way."""
+    mine = "org_id IS NULL AND tag_name = $1 AND tag_value = $2"
+    before = await db.fetchval(f"SELECT id FROM routes_out WHERE {mine}", OVERFLOW, str(pool_id))
+    if way_id is None:
+        if before is not None:
+            await ways.remove_route(db, None, before)
+        return
+    if not await ways.known(db, None, [way_id]):
+        raise Invalid("The installation has no such way out: see /v1/installation/ways.", field="overflow")
+    if before is not None:
+        await ways.change_route(db, None, before, [way_id])
+    else:
+        tag = {"tag_name": OVERFLOW, "tag_value": str(pool_id)}
+        await ways.add_route(db, route_id=uuid7(), org_id=None, for_org=None, domain_id=None, ways=[way_id], **tag)
+
+
 async def remove_pool(db: Connection, id_: UUID) -> None:
     """Mail that waits for room in it is due at once. Raises NotFound, and Conflict while it has sources."""
     await call(db, id_, (0, 3), 1_000_000)
+    await _overflow(db, id_, None)
     if await db.fetchval("SELECT count(*) FROM sources WHERE pool_id = $1", id_):
         raise Conflict("The pool has sources. Move or remove them first.")
     if await db.fetchval("DELETE FROM pools WHERE id = $1 RETURNING id", id_) is None:

@@ -2,7 +2,8 @@
 
 1. `readers`              whose mail goes first
 2. `put_off`              a leased row waits, for a pool's room or a sending domain's (`queue.waits_for`), with its turn
-3. `waited_for`, `call`   as many as there is room for are due again
+3. `overflow`             or it takes the route that the pool names for what has no room
+4. `waited_for`, `call`   as many as there is room for are due again
 """
 
 from __future__ import annotations
@@ -84,6 +85,42 @@ WITH put AS (
   RETURNING 1
 )
 SELECT count(*) FROM put
+"""
+
+
+async def overflow(db: Connection, rows: Sequence[Leased], route: int) -> set[Key]:
+    """Leased rows that were not begun take that route, due at once and without an attempt. Only where the lease is still mine, and
+    not those that came by this route already; returns the keys of those that do."""
+    await by_index(db)
+    await db.execute(_LANES, list({row.lane_id for row in rows}), route)
+    moved = await db.fetch(
+        _OVERFLOW,
+        [row.email_id for row in rows],
+        [row.n for row in rows],
+        [row.attempt for row in rows],
+        [row.worker for row in rows],
+        [row.leased_at for row in rows],
+        route,
+    )
+    return {(row["email_id"], row["n"]) for row in moved}
+
+
+_LANES = """
+INSERT INTO lanes (org_id, domain, class, route_id)
+SELECT DISTINCT org_id, domain, class, $2::bigint FROM lanes WHERE id = ANY ($1::bigint[]) AND route_id <> $2
+ORDER BY org_id, domain, class
+ON CONFLICT DO NOTHING
+"""
+_OVERFLOW = """
+UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1, due_at = now(), lane_id = there.id
+FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[])
+    AS t (email_id, n, attempt, worker, leased_at),
+  lanes here, lanes there
+WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
+  AND q.leased_at = t.leased_at
+  AND here.id = q.lane_id AND here.route_id <> $6
+  AND there.org_id = here.org_id AND there.domain = here.domain AND there.class = here.class AND there.route_id = $6
+RETURNING q.email_id, q.n
 """
 
 
