@@ -348,6 +348,8 @@ class _Call:
     async def _session(self) -> Session | None:
         """A warm one, or a new one; None when the peer gives us no more, or no hop is left."""
         session = self._site.take_idle(self._route)
+        if session:
+            self._route.reach(session.target)
         while session is None and (target := self._route.current):
             opened = await self._route.open(target)
             if isinstance(opened, Session):

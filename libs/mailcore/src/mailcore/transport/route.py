@@ -110,6 +110,10 @@ class Route:
         """Whether a session's success there would be news."""
         return target not in self._useful or self._strikes[target] > 0
 
+    def reach(self, target: Target) -> None:
+        """A session is there."""
+        self._reached.add(target)
+
     def reached(self, target: Target) -> bool:
         """It has taken connections of this call, and has not been given up since."""
         return target in self._reached and any(target in tier for tier in self._tiers)
@@ -157,7 +161,7 @@ class Route:
             session.sessions = (*self._insecure, self._counted(session, insecure))
         if not self._chunking or self._quirks.no_chunking.has(target, now):
             session.capabilities = replace(session.capabilities, chunking=False)
-        self._reached.add(target)
+        self.reach(target)
         return session
 
     def _demand(self, target: Target, now: float) -> Demand:
