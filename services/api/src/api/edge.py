@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from starlette.datastructures import Headers as RequestHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,7 +80,7 @@ class Edge:
         if "//" in path or (path.endswith("/") and path != "/"):
             # `//emails` comes from a base URL with a slash at its end, `/audiences/` from older SDKs (resend.md §1)
             path = scope["path"] = _SLASHES.sub("/", path).rstrip("/") or "/"
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of several of a name, the first
         exchange = _Exchange(self, scope, headers, receive, send)
         if scope["method"] == "HEAD":
             # RFC 9110 §9.3.2: what GET answers, without the content
@@ -150,6 +151,18 @@ class Edge:
             log.exception("a call could not be written to the log of calls")
 
 
+class _Fields(RequestHeaders):
+    """A request's header, found by name; Starlette's looks through all of it each time."""
+
+    def __init__(self, raw: list[tuple[bytes, bytes]], by_name: Mapping[bytes, bytes]) -> None:
+        self._list = raw
+        self._by_name = by_name
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self._by_name.get(key.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+
 class _Exchange:
     """One request and its answer, as they pass."""
 
@@ -159,6 +172,7 @@ class _Exchange:
             "_asked",
             "_began",
             "_edge",
+            "_fields",
             "_given",
             "_id",
             "_replied",
@@ -182,6 +196,7 @@ class _Exchange:
         given = headers.get(b"x-request-id")
         if given is not None and _SANE_ID.fullmatch(given):
             self._given = self.request_id = given.decode()
+        self._fields = headers
         self._agent = headers.get(b"user-agent")
         self.known = b"authorization" in headers or b"cookie" in headers
         """Whether it says who asks."""
@@ -202,6 +217,7 @@ class _Exchange:
     async def hot(self, route: Hot, body: Body) -> None:
         """Where the server offers it, the request's body and its answer go the short way (chassis.http)."""
         request = self.request = Request(self.scope, body.receive)
+        request._headers = _Fields(self.scope["headers"], self._fields)
         whole: Whole | None = self.scope.get("extensions", _NONE).get(WHOLE)
         if whole is not None and body.small and (octets := whole.body()) is not None:
             request._body = octets  # where Starlette keeps what it has received

@@ -34,7 +34,8 @@ class Keys:
         """None: no such key. Raises Refused (`restricted_api_key`, `suspended_api_key`) for one that is not active; Unavailable."""
         if len(token) > MAX_TOKEN:
             return None
-        key = await self._known.get(hashlib.sha256(token.encode("utf-8", "replace")).digest())
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        key = self._known.held(digest) or await self._known.get(digest)
         if key is not None and (key.status != "active" or key.expires_at is not None):
             _check_active(key)
         return key

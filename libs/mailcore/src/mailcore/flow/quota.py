@@ -95,7 +95,7 @@ class Quotas:
 
     async def check(self, org_id: UUID, recipients: int) -> None:
         """Raises Exceeded when they are too many whatever is under way, Unavailable."""
-        known = await self._asked.get(org_id)
+        known = self._asked.held(org_id) or await self._asked.get(org_id)
         # only what was committed: what this process took meanwhile may have failed
         if known is not None and (error := known.standing.refusal(recipients)) is not None:
             raise error

@@ -16,6 +16,7 @@ A door inside another door's transaction calls `prepare` before it begins, `subm
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from mailcore.flow.quota import Quotas
 from mailcore.flow.sandbox import Sandbox
 from mailcore.kit import failpoint
 from mailcore.kit.errors import Conflict, MailError, Refused
-from mailcore.kit.ids import uuid7
+from mailcore.kit.ids import uuid7, uuid7_text
 from mailcore.kit.metrics import SUBMITS
 from mailcore.kit.remember import Remembered
 from mailcore.queue.bell import Ringer
@@ -46,8 +47,8 @@ from mailcore.store.session import Connection, Store
 
 DOMAIN_SECONDS = 3.0
 """How long a verified domain is believed to be one: a removed domain stops sending in less than five seconds."""
-COMPANY = 32
-"""Requests that wait before a second group leaves beside the first. A statement costs this process more than a mail: few large
+COMPANY = 20
+"""Requests that wait before another group leaves beside those under way. A statement costs this process more than a mail: few large
 groups are cheaper than many small ones."""
 MAX_REMEMBERED = 100_000
 INLINE_TOTAL = 4 * INLINE_BYTES
@@ -102,15 +103,19 @@ class Once(NamedTuple):
     endpoint: str
     key: str
     fingerprint: bytes
-    response: Callable[[list[UUID]], bytes]
+    response: Callable[[list[str]], bytes]
 
 
 class Submitted(NamedTuple):
-    ids: list[UUID]
-    """Empty when `replayed`."""
+    names: list[str]
+    """The ids of the emails as text; empty when `replayed`."""
     response: bytes | None = None
     """With an idempotency key: what to answer, now or stored then."""
     replayed: bool = False
+
+    @property
+    def ids(self) -> list[UUID]:
+        return [UUID(name) for name in self.names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ class Submits:
         *,
         quotas: Quotas | None = None,
         sandbox: Sandbox | None = None,
-        in_flight: int = 2,
+        in_flight: int = 3,
         members: int = 200,
     ) -> None:
         """Without `quotas` only organizations with limits of their own have any."""
@@ -162,6 +167,7 @@ class Submits:
         self._domains: Remembered[tuple[UUID, str], UUID] = Remembered(self._domain, seconds=DOMAIN_SECONDS)
         self._lanes: dict[LaneKey, int] = {}
         self._in_progress: set[OnceKey] = set()
+        self._counted = functools.cache(SUBMITS.labels)
 
     async def submit(
         self,
@@ -183,7 +189,7 @@ class Submits:
         else:
             done = await self._submit_once(org_id, new, only, once)
         if not done.replayed:
-            SUBMITS.labels(door).inc(len(done.ids))
+            self._counted(door).inc(len(done.names))
             failpoint.hit("f3")
         return done
 
@@ -192,7 +198,7 @@ class Submits:
     ) -> UUID:
         """The id of the organization's verified domain of exactly this name, or of the sandbox. Raises Refused: not verified,
         not among `only`, or the sandbox, and `to` are not all members."""
-        id_ = await self._domains.get((org_id, name))
+        id_ = self._domains.held((org_id, name)) or await self._domains.get((org_id, name))
         if id_ is None:
             id_ = await self._sandbox.sender(org_id, name, to)
         if id_ is None:
@@ -284,6 +290,11 @@ class Submits:
     # ---- step 3: lanes and blobs --------------------------------------------------------------------------------
 
     async def _lanes_of(self, wanted: list[list[LaneKey]]) -> list[list[int]]:
+        known = self._lanes
+        try:
+            return [[known[key] for key in each] for each in wanted]
+        except KeyError:
+            pass
         keys = {key for each in wanted for key in each}
         found = {key: self._lanes[key] for key in keys if key in self._lanes}
         missing = keys.difference(found)
@@ -305,10 +316,10 @@ class Submits:
         of_lanes: list[int],
         now: datetime,
     ) -> NewRow:
-        id_ = uuid7()
+        id_ = uuid7_text()
         html, text, body_blob, body_bytes = email.html, email.text, None, 0
         if _is_long(html) or _is_long(text):
-            html, text, body_blob, body_bytes = await self._body(org_id, id_, html, text)
+            html, text, body_blob, body_bytes = await self._body(org_id, UUID(id_), html, text)
         rest: dict[str, object] = {}
         for name, mailboxes in (("cc", email.cc), ("bcc", email.bcc), ("reply_to", email.reply_to)):
             if mailboxes is not None:
@@ -318,11 +329,11 @@ class Submits:
         if email.tags:
             rest["tags"] = email.tags
         if email.attachments:
-            rest["attachments"] = await self._attachments(org_id, id_, email.attachments)
+            rest["attachments"] = await self._attachments(org_id, UUID(id_), email.attachments)
         if body_blob is not None:
             rest["body_blob"], rest["body_bytes"] = body_blob, body_bytes
         if email.raw is not None:
-            rest |= await self._raw(org_id, id_, email.raw)
+            rest |= await self._raw(org_id, UUID(id_), email.raw)
         if email.track_opens is not None:
             rest["track_opens"] = email.track_opens
         if email.track_clicks is not None:
@@ -340,7 +351,7 @@ class Submits:
             orjson.dumps(rest).decode() if rest else None,
             email.message_id or f"<{id_}@{email.domain}>",
             email.scheduled_at,
-            uuid7(),
+            uuid7_text(),
             now,
             [str(address) for address in recipients],
             of_lanes,

@@ -34,15 +34,23 @@ class Remembered(Generic[K, V]):
         self._asking: dict[K, asyncio.Task[V | None]] = {}
         self._forgotten = 0
 
+    def held(self, key: K) -> V | None:
+        """`get` where the answer is here. None: it must be asked for."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        age = self._clock() - known[0]
+        if age >= self._seconds:
+            return None
+        if age > self._seconds / 2 and key not in self._asking:
+            self._begin(key)
+        return known[1]
+
     async def get(self, key: K) -> V | None:
         """Raises what `ask` raises."""
-        known = self._known.get(key)
+        known = self.held(key)
         if known is not None:
-            age = self._clock() - known[0]
-            if age < self._seconds:
-                if age > self._seconds / 2 and key not in self._asking:
-                    self._begin(key)
-                return known[1]
+            return known
         return await asyncio.shield(self._asking.get(key) or self._begin(key))
 
     def forget(self, matches: Callable[[V], bool]) -> None:

@@ -27,6 +27,8 @@ log = logger(__name__)
 BELL_MS = 2_000
 """How long a rung bell that nobody answered keeps others from ringing."""
 BREAKER_SECONDS = 1.0
+GATHER_SECONDS = 0.02
+"""Between two round trips: a lone ring goes at once, a busy process rings for many commits together."""
 
 
 def redis_pool(url: str, *, timeout_seconds: float, max_connections: int = 16) -> ArqRedis:
@@ -92,6 +94,7 @@ class Ringer:
                 # from here on a further ring must go through: what it announces may be committed after this one is answered
                 rung, self._rung = self._rung, {}
                 await self._guarded(self._announce(rung))
+                await asyncio.sleep(GATHER_SECONDS)
         finally:
             self._ringing = None
 

@@ -20,7 +20,8 @@ from mailcore.store.session import Connection
 class NewRow(NamedTuple):
     """An email as it is stored; up to `created_at` in the order of the statement's parameters."""
 
-    id: UUID
+    id: str
+    """UUIDv7 as text: making a UUID and writing it down again costs as much as storing it."""
     org_id: UUID
     domain_id: UUID
     class_: int
@@ -35,8 +36,8 @@ class NewRow(NamedTuple):
     raw_blob, body_bytes, track_opens, track_clicks."""
     message_id: str
     scheduled_at: datetime | None
-    event_id: UUID
-    """Of `email.sent` or `email.scheduled`."""
+    event_id: str
+    """UUID of `email.sent` or `email.scheduled`, as text."""
     created_at: datetime
     recipients: list[str]
     """Distinct, in the order of To, Cc, Bcc."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import orjson
 
@@ -35,8 +34,8 @@ class Batch:
         self.refuse(self.positions[which], error)
         del self.emails[which], self.positions[which]
 
-    def answer(self, ids: list[UUID]) -> bytes:
-        body: dict[str, Any] = {"data": [{"id": str(id_)} for id_ in ids]}
+    def answer(self, ids: list[str]) -> bytes:
+        body: dict[str, Any] = {"data": [{"id": id_} for id_ in ids]}
         if self.permissive:
             body["errors"] = sorted(self.errors, key=lambda error: int(error["index"]))
         return orjson.dumps(body)

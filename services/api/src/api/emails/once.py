@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
 import orjson
 from starlette.requests import Request
@@ -19,7 +18,7 @@ MAX_KEY = 256
 
 
 def once(
-    request: Request, endpoint: str, parsed: Sequence[Parsed], response: Callable[[list[UUID]], bytes], mode: Any = None
+    request: Request, endpoint: str, parsed: Sequence[Parsed], response: Callable[[list[str]], bytes], mode: Any = None
 ) -> Once | None:
     """None without the header. Raises ApiError 400 `invalid_idempotency_key`."""
     key = request.headers.get("idempotency-key")

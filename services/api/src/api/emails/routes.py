@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -23,7 +21,6 @@ from mailcore.kit.errors import Refused
 
 router = APIRouter(tags=["emails"])
 
-T = TypeVar("T")
 DOOR = "api"
 
 
@@ -32,7 +29,7 @@ async def send(request: Request) -> Response:
     who = await authenticate(request)
     ctx = context(request)
     item = await read_json(request)
-    parsed = await _off_loop(request, lambda: parse(item))
+    parsed = parse(item) if await _is_small(request) else await asyncio.to_thread(parse, item)
     mark = once(request, "POST /emails", [parsed], lambda ids: _id_body(ids[0]))
     if parsed.parts:
         if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
@@ -40,7 +37,7 @@ async def send(request: Request) -> Response:
         await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_ids)
         await Fetching(ctx.attachments).complete([parsed])
     done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, only=who.domain_ids, once=mark)
-    return _json(done.response or _id_body(done.ids[0]), ctx, who.org_id)
+    return _json(done.response or _id_body(done.names[0]), ctx, who.org_id)
 
 
 @router.post(
@@ -56,7 +53,13 @@ async def send_batch(request: Request) -> Response:
     if mode not in ("strict", "permissive"):
         raise invalid("The `x-batch-validation` header must be `strict` or `permissive`.")
     items = await read_json(request)
-    batch = await _off_loop(request, lambda: parse_batch(items, permissive=mode == "permissive"))
+    permissive = mode == "permissive"
+    small = await _is_small(request)
+    batch = (
+        parse_batch(items, permissive=permissive)
+        if small
+        else await asyncio.to_thread(parse_batch, items, permissive=permissive)
+    )
     mark = once(request, "POST /emails/batch", batch.emails, batch.answer, [mode, batch.errors])
     if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
         return _json(stored, ctx, who.org_id)
@@ -74,7 +77,7 @@ async def send_batch(request: Request) -> Response:
     done = await ctx.submits.submit(
         who.org_id, [parsed.email for parsed in batch.emails], door=DOOR, only=who.domain_ids, once=mark
     )
-    return _json(done.response or batch.answer(done.ids), ctx, who.org_id)
+    return _json(done.response or batch.answer(done.names), ctx, who.org_id)
 
 
 async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | None, batch: Batch) -> None:
@@ -89,14 +92,13 @@ async def _drop_unsendable(ctx: Context, org_id: UUID, only: frozenset[UUID] | N
             batch.drop(which, error)
 
 
-async def _off_loop(request: Request, work: Callable[[], T]) -> T:
-    """In a thread when the body is so large that decoding it would hold up everybody else."""
-    size = len(await request.body())
-    return await asyncio.to_thread(work) if size > OFF_LOOP_BYTES else work()
+async def _is_small(request: Request) -> bool:
+    """Or decoding it would hold up everybody else."""
+    return len(await request.body()) <= OFF_LOOP_BYTES
 
 
-def _id_body(id_: UUID) -> bytes:
-    return b'{"id":"%b"}' % str(id_).encode()
+def _id_body(id_: str) -> bytes:
+    return b'{"id":"%b"}' % id_.encode()
 
 
 def _json(body: bytes, ctx: Context, org_id: UUID) -> Response:

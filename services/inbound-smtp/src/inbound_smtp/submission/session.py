@@ -97,7 +97,7 @@ class SubmissionSession(Session[Submission]):
             )
         once = _once(message, transaction.recipients)
         done = await submits.submit(key.org_id, [email], door="submission", only=key.domain_ids, once=once)
-        return str(orjson.loads(done.response)["id"]) if done.response is not None else str(done.ids[0])
+        return str(orjson.loads(done.response)["id"]) if done.response is not None else done.names[0]
 
 
 def _email(message: Message, recipients: list[Address]) -> NewEmail:
