@@ -86,14 +86,14 @@ async def until(there: Callable[[], Awaitable[object]], what: str, seconds: floa
 
 
 def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Settings:
-    """Sweeps often; leases live long unless a test says otherwise."""
+    """Sweeps often; leases live long, and a delay is told at once, unless a test says otherwise."""
     top = {name: outbound.pop(name) for name in ("providers", "queue", "dns", "network") if name in outbound}
     return Settings(
         encryption_key=KEY,  # type: ignore[arg-type]
         database={"url": database_url},  # type: ignore[arg-type]
         redis={"url": redis_url},  # type: ignore[arg-type]
         blob={"url": f"file://{tmp}"},  # type: ignore[arg-type]
-        outbound={"ehlo_name": "outbound.test", **outbound},  # type: ignore[arg-type]
+        outbound={"ehlo_name": "outbound.test", "delay_notice_seconds": 0, **outbound},  # type: ignore[arg-type]
         **{"queue": {"sweep_seconds": 0.2, "lease_seconds": 20}, **top},  # type: ignore[arg-type]
     )
 

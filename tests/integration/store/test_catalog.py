@@ -30,14 +30,16 @@ NO_TENANT = {
     "sites",
     "recipient_domains",
     "workers",
+    "site_shares",
+    "queue_orders",
     *("pools", "pool_serves", "sources", "source_hosts", "warmups", "warmup_days", "warmup_decisions"),
     "mta_sts_policies",
     "tls_results",
     "tls_reports",
-}
-OWN_POLICY = {"organizations", "users"}
     "forgotten",
     "health_findings",
+}
+OWN_POLICY = {"organizations", "users"}
 
 
 async def _tables(admin: asyncpg.Connection) -> list[asyncpg.Record]:

@@ -35,26 +35,27 @@ from api.emails.routes import send, send_batch
 from api.emails.shared import router as emails_shared
 from api.errors import ApiError
 from api.health.routes import router as health
-from api.lab.routes import router as lab
 from api.health.sending import router as health_sending
+from api.lab.routes import router as lab
 from api.logs.routes import router as logs
 from api.messages.routes import router as messages
 from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
 from api.people.routes import router as people
 from api.provider_events.routes import router as provider_events
+from api.queue.routes import router as queue
 from api.receiving.inbound import router as inbound
 from api.receiving.routes import router as receiving
-from api.sources.pools import router as pools
-from api.sources.routes import router as sources
 from api.reputation.routes import router as reputation
 from api.sites.routes import router as sites
+from api.sources.pools import router as pools
+from api.sources.routes import router as sources
 from api.sources.warmups import router as warmups
 from api.suppressions.routes import router as suppressions
 from api.tls.domains import router as tls_domains
 from api.tls.public import router as tls_public
-from api.trace.routes import router as trace
 from api.tls.reports import router as tls_reports
+from api.trace.routes import router as trace
 from api.tracking.routes import router as tracking
 from api.usage.routes import router as usage
 from api.ways.routes import installation as installation_ways
@@ -100,20 +101,20 @@ ROUTERS: tuple[APIRouter, ...] = (
     provider_events,
     people_door,
     people,
+    sites,
+    queue,
     pools,
     sources,
     warmups,
     tls_public,
     tls_domains,
     tls_reports,
-)
-
-
     health_sending,
     reputation,
     trace,
-    sites,
-    queue,
+)
+
+
 class Api(FastAPI):
     """FastAPI behind edge: what edge answers or changes comes before FastAPI's own layers."""
 

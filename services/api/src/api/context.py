@@ -17,16 +17,17 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow.claims import Claims
 from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains
-from mailcore.flow.keys import Keys
 from mailcore.flow.key_counts import KeyCounts
+from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
 from mailcore.flow.people import People
 from mailcore.flow.provider_events import Reports
+from mailcore.flow.shaping import Shaping
 from mailcore.flow.submit import Submits
+from mailcore.flow.trace import Tracer
 from mailcore.flow.track import Tracks
 from mailcore.kit.guard import Guard, GuardedClient
-from mailcore.flow.trace import Tracer
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
@@ -44,9 +45,9 @@ class Context:
     attachments: GuardedClient
     """For URLs that callers name as attachments."""
     keys: Keys
+    key_counts: KeyCounts
     limits: Limits
     logs: LogWriter | None
-    key_counts: KeyCounts
     """None: calls are not logged."""
     imap: ImapDoor
     domains: Domains
@@ -55,6 +56,8 @@ class Context:
     people: People
     tokens: Tokens
     attempts: Attempts
+    shaping: Shaping
+    tracer: Tracer
     reports: Reports
     """What providers post."""
     smart_hosts: Guard
@@ -62,8 +65,6 @@ class Context:
     reader: Reader = field(default_factory=Reader)
 
 
-    shaping: Shaping
-    tracer: Tracer
 def context(request: HTTPConnection) -> Context:
     ctx: Context = request.app.state.ctx
     return ctx

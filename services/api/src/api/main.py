@@ -19,17 +19,19 @@ from mailcore.dns.resolver import DnsResolver
 from mailcore.flow.claims import Claims
 from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains, published
-from mailcore.flow.keys import Keys
 from mailcore.flow.key_counts import KeyCounts
+from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
 from mailcore.flow.provider_events import Reports
 from mailcore.flow.quota import Quotas
 from mailcore.flow.sandbox import Sandbox
+from mailcore.flow.shaping import Shaping
 from mailcore.flow.submit import Submits
+from mailcore.flow.trace import Tracer
+from mailcore.flow.trace_hosts import Leaving
 from mailcore.flow.track import Tracks
 from mailcore.kit.guard import Guard, GuardedClient
-from mailcore.flow.trace import Leaving, Tracer
 from mailcore.kit.settings import load
 from mailcore.providers.client import Client
 from mailcore.queue.bell import Ringer
@@ -83,10 +85,10 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         tracks=Tracks(store, ringer, settings.keyring().derive_all("track")),
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),
-        limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
-        logs=LogWriter(store) if settings.logs.enabled else None,
         shaping=Shaping.load(settings.outbound.shaping_file),
         key_counts=KeyCounts(store),
+        limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
+        logs=LogWriter(store) if settings.logs.enabled else None,
         imap=ImapDoor(
             Guard("imap", settings.network.allow.imap),
             ports=settings.imap.ports,
@@ -108,10 +110,10 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         attempts=Attempts(ringer, settings.auth.attempts, settings.auth.attempts_minutes * 60),
         reports=Reports(store, ringer, settings.keyring(), providers),
         smart_hosts=Guard("smarthosts", settings.network.allow.smarthosts),
+        tracer=_tracer(settings, store),
     )
     app = build(ctx)
     # what exists now lives as long as the process: a full collection need not walk it while requests wait
-        tracer=_tracer(settings, store),
     gc.collect()
     gc.freeze()
     # a request leaves few cycles and many objects: looked for seldom, they are found all the same
@@ -124,10 +126,10 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             http=Listen(app, settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
         await ctx.keys.write_use()
+        await ctx.key_counts.write()
         if ctx.logs is not None:
             await ctx.logs.flush()
         await ctx.tracks.drain()
-        await ctx.key_counts.write()
     finally:
         gc.unfreeze()
         ctx.people.close()

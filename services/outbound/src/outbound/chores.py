@@ -11,7 +11,7 @@ from uuid import UUID
 from mailcore.blob.base import BlobStore
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
-from mailcore.flow import claims, dkim, quota
+from mailcore.flow import claims, delays, dkim, operate, quota
 from mailcore.flow import verify as verification
 from mailcore.flow.count import count
 from mailcore.flow.upkeep import upkeep
@@ -20,6 +20,7 @@ from mailcore.kit.log import logger
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, VERIFY, WEBHOOKS
+from mailcore.store import queue_orders
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -28,6 +29,8 @@ WATCH_SECONDS = 20.0
 AT_ONCE = 10
 """Domains that are looked at at the same time."""
 UPKEEP_SECONDS = 3600.0
+NOTICE_SECONDS = 4 * 3600.0
+"""When mail that could not even be attempted is told of, where the first failed attempt is told of at once."""
 UPKEEP_AGAIN_SECONDS = 120.0
 """After one that failed."""
 
@@ -42,6 +45,8 @@ class Chores:
         keyring: Keyring,
         blobs: BlobStore,
         lifetime_seconds: float,
+        broadcast_seconds: float | None = None,
+        notice_seconds: float = NOTICE_SECONDS,
         published: Published,
         exempt: Collection[str] = (),
     ) -> None:
@@ -51,6 +56,9 @@ class Chores:
         self._keyring = keyring
         self._blobs = blobs
         self._lifetime_seconds = lifetime_seconds
+        self._broadcast_seconds = broadcast_seconds
+        self._notice_seconds = notice_seconds or NOTICE_SECONDS
+        self._thorough_at = 0.0
         self._published = published
         self._exempt = exempt
 
@@ -66,9 +74,36 @@ class Chores:
             await self._claim(UUID(claim_id))
 
     async def upkeep(self, _: str = "") -> None:
-        done = await upkeep(self._store, self._blobs, lifetime_seconds=self._lifetime_seconds)
+        done = await upkeep(
+            self._store,
+            self._blobs,
+            lifetime_seconds=self._lifetime_seconds,
+            broadcast_seconds=self._broadcast_seconds,
+        )
         log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
         if done.webhooks:
+            self._ringer.ring(WEBHOOKS)
+
+    async def order(self, order_id: str) -> None:
+        done = await operate.carry_out(self._store, UUID(order_id))
+        if done.webhooks:
+            self._ringer.ring(WEBHOOKS)
+        self._ringer.ring(OUTBOUND)
+
+    async def _orders(self) -> None:
+        """Those that nobody rang for, and those that a process did not live to finish."""
+        async with self._store.worker() as db:
+            waiting = await queue_orders.waiting(db)
+        for order_id in waiting:
+            await self.order(str(order_id))
+
+    async def _delays(self) -> None:
+        now = asyncio.get_running_loop().time()
+        thorough = now >= self._thorough_at
+        _, webhooks = await delays.tell(self._store, self._notice_seconds, thorough=thorough)
+        if thorough:
+            self._thorough_at = now + UPKEEP_SECONDS
+        if webhooks:
             self._ringer.ring(WEBHOOKS)
 
     async def hourly(self, ctx: dict[str, Any]) -> None:
@@ -86,6 +121,8 @@ class Chores:
                 done = await self._try("upkeep", self.upkeep())
                 upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
             await self._try("usage", self._roll_up())
+            await self._try("orders", self._orders())
+            await self._try("delays", self._delays())
             await self._try("count", self._count())
             await asyncio.sleep(WATCH_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,29 +15,48 @@ from arq import cron
 from chassis.bells import Bells
 from chassis.process import Running, run
 from mailcore import blob
+from mailcore.dns.mx import addresses_of
 from mailcore.dns.resolver import DnsResolver
 from mailcore.dsn.verp import Verp
+from mailcore.flow import health
 from mailcore.flow.domains import published
 from mailcore.flow.lease import WorkerLease
+from mailcore.flow.mta_sts import StsPolicies
+from mailcore.flow.owed import Reports
+from mailcore.flow.shaping import Shaping
+from mailcore.flow.submit import Submits
+from mailcore.flow.tls_reports import Sender, TlsReports
 from mailcore.kit.errors import Refused, Unavailable
+from mailcore.kit.guard import Guard, GuardedClient, tls_context
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
+from mailcore.providers.client import Client
+from mailcore.providers.registry import VENDORS
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import CLAIM, OUTBOUND, UPKEEP, VERIFY
+from mailcore.queue.jobs import CLAIM, HEALTH, ORDER, OUTBOUND, REPORT, UPKEEP, VERIFY
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 from mailcore.transport import Credentials, Pool, Timeouts, TlsPolicy
 from outbound.chores import Chores
 from outbound.gate import Gate
+from outbound.guarding import Guards
 from outbound.memory import Memory
 from outbound.office import Office
+from outbound.reporting import Reporting
+from outbound.retry import BROADCAST, TRANSACTIONAL, Retries
 from outbound.routes import ByMX, Finder, OneHost, Ourselves, Routes, receives
 from outbound.runner import SERVICE, Outbound
+from outbound.security import Securing
 from outbound.settings import Settings
 from outbound.settler import Settler
 from outbound.signer import Signer
 from outbound.simulator import TestAddresses
+from outbound.site_shares import SiteShares
+from outbound.sources import Source, Sources
+from outbound.tls_chores import TlsChores
+from outbound.tls_results import TlsResults
 from outbound.tracking import Tracker
+from outbound.ways import Noted, OneProvider, Ways, account_from_settings
 
 log = logger(__name__)
 
@@ -58,7 +78,9 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         name="outbound",
     )
     ringer = Ringer(settings.redis.url, timeout_seconds=settings.redis.timeout_seconds)
-    resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds)
+    resolver = DnsResolver(
+        settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, trust_ad=settings.dns.trust_ad
+    )
     blobs = blob.open(**dict(settings.blob))
     transport = Pool(
         own.ehlo_name,
@@ -67,14 +89,40 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         age=own.connection_seconds,
         idle=own.idle_seconds,
         chunking=own.chunking,
+        tls_context=authorities(own.ca_file) if own.ca_file else None,
     )
     lease = WorkerLease(store, SERVICE, lease_seconds=settings.queue.lease_seconds)
     threads = ThreadPoolExecutor(own.signing_threads, thread_name_prefix="sign")
+    shares = SiteShares(
+        store,
+        lease,
+        Shaping.load(own.shaping_file),
+        mails_per_connection=own.mails_per_connection,
+        open_at=transport.open_at,
+    )
+    tls_results = TlsResults()
+    policy_hosts = GuardedClient(
+        Guard("mx", settings.network.allow.mx, resolve=partial(addresses, resolver)), tls=authorities(own.ca_file)
+    )
+    retries = Retries(
+        own.retry_schedule, {BROADCAST: own.broadcast_lifetime_seconds}, notice_seconds=own.delay_notice_seconds
+    )
+    client = Client()
+    ways = Ways(
+        store,
+        keyring,
+        client,
+        resolver,
+        allow=settings.network.allow.smarthosts,
+        base_urls={name: getattr(settings.providers, name).base_url for name in VENDORS},
+        caught_by=catcher(own.catch_host, resolver) if own.route == "catch" else None,
+    )
+    sources = Sources(store, Source.of(own.source_ip))
     held: set[Key] = set()
     office = Office(
         store=store,
         blobs=blobs,
-        transport=transport,
+        transport=Noted(transport, ways),
         lease=lease,
         gate=Gate(store, lease),
         settler=Settler(store, ringer, held.difference_update),
@@ -82,14 +130,24 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         tracker=Tracker(settings.tracking_url, keyring.derive("track")),
         threads=threads,
         verp=Verp(keyring.derive("verp")),
-        schedule=own.retry_schedule,
-        source_ip=own.source_ip,
+        retries=retries,
+        shares=shares,
+        sources=sources,
         memory=Memory(own.memory_bytes),
+        tls_results=tls_results,
         held=held,
     )
+    found = routes(
+        settings,
+        store,
+        resolver,
+        Securing(resolver, StsPolicies(store, resolver, policy_hosts, port=own.mta_sts_port), tls_results),
+        client,
+    )
+    found.ways = ways
     outbound = Outbound(
         office,
-        routes(settings, store, resolver),
+        found,
         sweep_seconds=settings.queue.sweep_seconds,
         lease_seconds=settings.queue.lease_seconds,
     )
@@ -99,18 +157,62 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         resolver=DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=0),
         keyring=keyring,
         blobs=blobs,
-        lifetime_seconds=sum(own.retry_schedule),
+        lifetime_seconds=retries.lifetime(TRANSACTIONAL),
+        broadcast_seconds=retries.lifetime(BROADCAST),
+        notice_seconds=own.delay_notice_seconds,
         published=published(
             settings.domains, route=own.route, source_ip=own.source_ip, tracking_url=settings.tracking_url
         ),
         # in catch mode the lab's own domain stays verified, whatever the name server says
         exempt=frozenset(("postroom.test",)) if settings.catch.dir else frozenset(),
     )
+    reports = settings.tls_reports
+    tls_chores = TlsChores(
+        store,
+        tls_results,
+        TlsReports(
+            store,
+            Submits(store, ringer, blobs),
+            resolver,
+            policy_hosts,
+            Sender(reports.organization, reports.from_address),
+        )
+        if reports.enabled
+        else None,
+    )
+    reporting = Reporting(
+        Reports(
+            store,
+            Submits(store, ringer, blobs),
+            blobs,
+            reporter=own.ehlo_name,
+            lifetime_seconds=retries.lifetime(TRANSACTIONAL),
+        )
+    )
+    guards = Guards(
+        store,
+        ringer,
+        settings.reputation,
+        DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=0),
+        partial(
+            health.scene,
+            settings,
+            published(settings.domains, route=own.route, source_ip=own.source_ip, tracking_url=settings.tracking_url),
+            store,
+        ),
+    )
     bells = Bells(
         settings.redis.url,
         SERVICE,
         bells={OUTBOUND: outbound.wake},
-        chores={VERIFY: chores.verify, CLAIM: chores.claim, UPKEEP: chores.upkeep},
+        chores={
+            VERIFY: chores.verify,
+            CLAIM: chores.claim,
+            UPKEEP: chores.upkeep,
+            HEALTH: guards.health,
+            ORDER: chores.order,
+            REPORT: reporting.tell,
+        },
         cron=[cron(chores.hourly, minute=7)],
     )
 
@@ -125,21 +227,64 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         outbound.wake()
         await lease.keep()
 
+    async def drain() -> None:
+        await outbound.drain()
+        await sources.drain()
+        try:
+            await tls_results.flush(store)
+        except Unavailable as error:
+            log.warning("results of TLS were not stored", error=error.public)
+
+    ways.wake = sources.on_room = outbound.wake
     try:
         yield Running(
             checks={"database": store.check, "blobs": blobs.check},
-            tasks=[keep_lease(), outbound.runner.run(), bells.run(), chores.watch()],
-            drain=outbound.drain,
+            tasks=[
+                keep_lease(),
+                outbound.runner.run(),
+                shares.keep(),
+                sources.run(),
+                bells.run(),
+                chores.watch(),
+                guards.watch(),
+                tls_chores.watch(),
+                reporting.watch(),
+            ],
+            drain=drain,
             drain_seconds=own.drain_seconds,
         )
     finally:
         await transport.close()
+        await client.close()
+        await policy_hosts.close()
         threads.shutdown(wait=False, cancel_futures=True)
         await ringer.close()
         await store.close()
 
 
-def routes(settings: Settings, store: Store, resolver: DnsResolver) -> Routes:
+async def addresses(resolver: DnsResolver, host: str) -> list[str]:
+    """Of policy hosts: by the same name servers as mail hosts."""
+    try:
+        return list((await addresses_of(host, resolver)).values)
+    except Refused:
+        return []
+
+
+def authorities(ca_file: str | None) -> ssl.SSLContext:
+    """Verifies certificates; those of the operator's own authorities too. One for each kind of protocol: clients set its ALPN."""
+    context = tls_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+def routes(
+    settings: Settings,
+    store: Store,
+    resolver: DnsResolver,
+    securing: Securing | None = None,
+    client: Client | None = None,
+) -> Routes:
     """Raises Refused when the route lacks what it needs."""
     own = settings.outbound
     tls, credentials = TlsPolicy.OPPORTUNISTIC, None
@@ -151,12 +296,10 @@ def routes(settings: Settings, store: Store, resolver: DnsResolver) -> Routes:
             settings.network.allow.mx,
             versions=[int(version) for version in own.ip_versions.split(",")],
             ourselves=Ourselves((own.ehlo_name, settings.domains.mx_host), resolver, partial(receives, store)),
+            securing=securing,
         )
     elif own.route == "catch":
-        host, _, port = own.catch_host.rpartition(":")
-        if not host or not port.isdigit():
-            raise Refused("POSTROOM_OUTBOUND__CATCH_HOST must be host:port.")
-        finder = OneHost("catch", host.strip("[]"), int(port), resolver)
+        finder = catcher(own.catch_host, resolver)
     elif own.route == "smarthost":
         if not own.smarthost_host:
             raise Refused("Set POSTROOM_OUTBOUND__SMARTHOST_HOST, or another POSTROOM_OUTBOUND__ROUTE.")
@@ -166,9 +309,9 @@ def routes(settings: Settings, store: Store, resolver: DnsResolver) -> Routes:
             password = own.smarthost_password.get_secret_value() if own.smarthost_password else ""
             credentials = Credentials(own.smarthost_username, password)
     else:
-        raise Refused(
-            "POSTROOM_OUTBOUND__ROUTE=provider needs a provider account, and none is configured. Use mx or smarthost."
-        )
+        vendor = settings.providers.default
+        account = account_from_settings(vendor, getattr(settings.providers, vendor).account if vendor else {})
+        finder = OneProvider(account, client or Client(), getattr(settings.providers, vendor).base_url)
     return Routes(
         store,
         TestAddresses(finder, own.test_domains),
@@ -177,3 +320,11 @@ def routes(settings: Settings, store: Store, resolver: DnsResolver) -> Routes:
         credentials=credentials,
         max_connections=own.max_connections,
     )
+
+
+def catcher(host_and_port: str, resolver: DnsResolver) -> OneHost:
+    """Raises Refused."""
+    host, _, port = host_and_port.rpartition(":")
+    if not host or not port.isdigit():
+        raise Refused("POSTROOM_OUTBOUND__CATCH_HOST must be host:port.")
+    return OneHost("catch", host.strip("[]"), int(port), resolver)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -14,8 +13,12 @@ from mailcore.store.session import Store
 from mailcore.transport import Transport
 from outbound.gate import Gate
 from outbound.memory import Memory
+from outbound.retry import Retries
 from outbound.settler import Settler
 from outbound.signer import Signer
+from outbound.site_shares import SiteShares
+from outbound.sources import Sources
+from outbound.tls_results import TlsResults
 from outbound.tracking import Tracker
 
 
@@ -32,14 +35,10 @@ class Office:
     threads: Executor
     verp: Verp
     memory: Memory
-    schedule: Sequence[float]
-    source_ip: str | None = None
+    retries: Retries
+    shares: SiteShares
+    sources: Sources
+    tls_results: TlsResults = field(default_factory=TlsResults)
     held: set[Key] = field(default_factory=set)
     """Leased by this process and not yet settled or given back."""
     draining: bool = False
-    sharers: int = 1
-    """Processes that share each site's connections; each takes its part."""
-
-    @property
-    def attempts(self) -> int:
-        return len(self.schedule) + 1

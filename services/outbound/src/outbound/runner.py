@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from chassis.runner import Runner
 from mailcore.flow import settle as door
-from mailcore.flow.settle import Attempt
 from mailcore.kit import failpoint
 from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
-from mailcore.store import deliveries, leases, sites
+from mailcore.smtp.outcome import Outcome
+from mailcore.store import deliveries, leases
 from mailcore.store.deliveries import DueLane, Leased
 from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, SiteRun
 from outbound.office import Office
 from outbound.routes import NoWay, Routes, Way
+from outbound.site_shares import SiteShare
 
 log = logger(__name__)
 
@@ -57,6 +58,7 @@ class Outbound:
         self._alone: Counter[int] = Counter()
         """Suspects under way, by site."""
         self._next_look = 0.0
+        office.shares.wake = self.wake
 
     def wake(self, key: str = "") -> None:
         self.runner.wake(key)
@@ -71,6 +73,7 @@ class Outbound:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._office.settler.drain()
+        await self._office.shares.drain()
         await self._office.lease.leave()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -105,6 +108,7 @@ class Outbound:
         now = time.monotonic()
         self._next_look = now + min(MAX_SPACING, max(SPACING, 10 * (now - began)))
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - due[0].due_at.timestamp()) if due else 0.0)
+        await self._lease_sites(due)
         for lane in due:
             self._give(lane)
         if suspect and (self._suspects is None or self._suspects.done()):
@@ -119,9 +123,18 @@ class Outbound:
         async with office.store.worker() as db:
             strays = await leases.strays(db, office.lease.id, office.held, older_than=self._lease_seconds)
             QUEUE_DEPTH.labels("outbound").set(await deliveries.depth(db))
-            office.sharers = max(1, await sites.sharers(db, SERVICE))
         if strays:
             log.warning("rows leased to us that we do not hold were given back", rows=strays)
+
+    async def _lease_sites(self, due: Iterable[DueLane]) -> None:
+        """Our share of each site that we are about to work on, in one transaction; nothing when we have them all."""
+        missing = {
+            lane.site_id
+            for lane in due
+            if isinstance(self._routes.known(lane), Way) and self._office.shares.get(lane.site_id) is None
+        }
+        if missing:
+            await self._office.shares.lease(missing)
 
     def _give(self, lane: DueLane) -> None:
         way = self._routes.known(lane)
@@ -138,10 +151,14 @@ class Outbound:
             run = self._runs.get(key)
             if run is not None and run.falling:
                 return  # its end wakes us
-            if run is None or not run.offer(lane.lane_id):
-                run = self._runs[key] = SiteRun(self._office, way, lane.failures)
-                run.offer(lane.lane_id)
-                self._spawn(self._run(key, run))
+            if run is not None and run.offer(lane):
+                return
+            share = self._office.shares.get(way.site.id)
+            if share is None or not share.connections:
+                return  # others have them all: a heartbeat brings ours and wakes us
+            run = self._runs[key] = SiteRun(self._office, way, share, lane.failures)
+            run.offer(lane)
+            self._spawn(self._run(key, run))
 
     async def _run(self, key: tuple[int, str], run: SiteRun) -> None:
         try:
@@ -184,24 +201,34 @@ class Outbound:
             while not office.draining:
                 async with office.store.worker() as db:
                     rows = await deliveries.claim(
-                        db, [lane.lane_id], office.lease.id, limit=MOST, quantum=MOST, schedule=office.schedule
+                        *(db, [lane.lane_id], office.lease.id),
+                        limit=MOST,
+                        quantum=MOST,
+                        schedule=office.retries.schedule,
                     )
                 for row in rows:
                     office.held.add(row.key)
-                    office.settler.add(Attempt(row, door.suppression(row) or way.outcome, None, office.attempts))
+                    self._settle(row, way.outcome, lane)
                 if len(rows) < MOST:
                     return
         finally:
             self._refusing.discard(lane.lane_id)
+
+    def _settle(self, row: Leased, outcome: Outcome, lane: DueLane) -> None:
+        """Without having asked a peer."""
+        office = self._office
+        outcome = door.suppression(row) or outcome
+        office.settler.add(office.retries.attempt(row, outcome, None, lane.class_, None, time.time()))
 
     # ---- suspects
 
     async def _work_on_suspects(self) -> None:
         """Each alone, in turns: the next is claimed when the one before may send its final dot, or is done."""
         office = self._office
+        full: list[int] = []
         while not office.draining and office.lease.alive:
             async with office.store.worker() as db:
-                busy = [site for site, count in self._alone.items() if count >= MAX_ALONE]
+                busy = full + [site for site, count in self._alone.items() if count >= MAX_ALONE]
                 lane = await deliveries.peek_suspect(db, busy)
             if lane is None:
                 return
@@ -212,22 +239,39 @@ class Outbound:
                 except MailError as error:
                     await self._rest(lane, error)
                     continue
+            share = await self._share_of(way)
+            if isinstance(way, Way) and share is None:
+                full.append(way.site.id)
+                continue
             async with office.store.worker() as db:
-                row = await deliveries.claim_suspect(db, lane.lane_id, office.lease.id, schedule=office.schedule)
+                row = await deliveries.claim_suspect(
+                    db, lane.lane_id, office.lease.id, schedule=office.retries.schedule
+                )
             if row is None:
                 return  # another process has it
             office.held.add(row.key)
             log.info("a suspect goes alone", email_id=str(row.email_id), n=row.n, attempt=row.attempt)
             if isinstance(way, NoWay):
-                office.settler.add(Attempt(row, door.suppression(row) or way.outcome, None, office.attempts))
+                self._settle(row, way.outcome, lane)
                 continue
             failpoint.hit("f5")
-            await self._turn(way, row)
+            assert share is not None
+            await self._turn(SiteRun(office, way, share), row, lane)
 
-    async def _turn(self, way: Way, row: Leased) -> None:
+    async def _share_of(self, way: Way | NoWay) -> SiteShare | None:
+        """None: the other processes have all of the site's connections."""
+        if isinstance(way, NoWay):
+            return None
+        shares, site = self._office.shares, way.site.id
+        if shares.get(site) is None:
+            await shares.lease([site])
+        share = shares.get(site)
+        return share if share is not None and share.connections else None
+
+    async def _turn(self, run: SiteRun, row: Leased, lane: DueLane) -> None:
         over = asyncio.Event()
         self._office.gate.watch(row.key, over)
-        task = self._spawn(self._deliver_suspect(way, row))
+        task = self._spawn(self._deliver_suspect(run, row, lane))
         task.add_done_callback(lambda _: over.set())
         try:
             async with asyncio.timeout(SUSPECT_SECONDS):
@@ -236,11 +280,11 @@ class Outbound:
             pass
         self._office.gate.forget(row.key)
 
-    async def _deliver_suspect(self, way: Way, row: Leased) -> None:
-        site = way.site.id
+    async def _deliver_suspect(self, run: SiteRun, row: Leased, lane: DueLane) -> None:
+        site = run.site_id
         self._alone[site] += 1
         try:
-            await SiteRun(self._office, way).deliver([row])
+            await run.deliver([row], lane)
         finally:
             self._alone[site] -= 1
             if not self._alone[site]:

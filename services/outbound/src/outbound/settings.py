@@ -53,6 +53,12 @@ class OutboundGroup(Group):
     """Our name in EHLO: should resolve to the address we send from."""
     retry_schedule: Seconds = SCHEDULE
     """Seconds from a failed attempt to the next, each spread by 10 % to both sides; after the last one the mail bounces."""
+    broadcast_lifetime_seconds: float = Field(48 * HOUR, gt=0)
+    """Mail of broadcasts is tried for so long at most, where that is shorter than the schedule."""
+    delay_notice_seconds: float = Field(4 * HOUR, ge=0)
+    """A mail that still waits after that says so by one `email.delivery_delayed`; 0: at its first failed attempt."""
+    shaping_file: str | None = None
+    """The operator's own limits and rules for providers, over those that are shipped; docs/sites.md has its form."""
     max_connections: int = Field(20, ge=1, le=1000)
     """To one site, for sites that become known from now on."""
     mails_per_connection: int = Field(100, ge=1)
@@ -80,6 +86,16 @@ class OutboundGroup(Group):
     """How long mail under way may take to end when the process is told to stop."""
 
 
+class TlsReports(Group):
+    """To recipient domains that ask for them, daily (RFC 8460)."""
+
+    enabled: bool = True
+    from_address: str = ""
+    """A mail address of a verified domain of the first organization. Empty: `tls-reports@` its oldest verified domain."""
+    organization: str = ""
+    """Who reports, by name. Empty: the domain of from_address."""
+
+
 def _json(value: Any) -> Any:
     return (json.loads(value) if value.strip() else {}) if isinstance(value, str) else value
 
@@ -100,16 +116,6 @@ class Providers(Group):
     postmark: Vendor = Vendor()
     ses: Vendor = Vendor()
     cloudflare: Vendor = Vendor()
-
-
-class TlsReports(Group):
-    """To recipient domains that ask for them, daily (RFC 8460)."""
-
-    enabled: bool = True
-    from_address: str = ""
-    """A mail address of a verified domain of the first organization. Empty: `tls-reports@` its oldest verified domain."""
-    organization: str = ""
-    """Who reports, by name. Empty: the domain of from_address."""
 
 
 class Http(BaseModel, extra="ignore"):

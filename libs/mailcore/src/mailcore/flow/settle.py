@@ -294,12 +294,15 @@ async def sweep(store: Store, service: str, lease_seconds: float) -> list[TakenB
 # ---- 4. expire -------------------------------------------------------------------------------------------------------
 
 
-async def expire(store: Store, before: datetime) -> tuple[int, int]:
-    """All free rows of mail that was due before that. Returns `(expired, webhook deliveries queued)`."""
+async def expire(store: Store, before: datetime, broadcasts_before: datetime | None = None) -> tuple[int, int]:
+    """All free rows of mail that was due before that, of broadcasts before another time. Returns `(expired, webhook deliveries
+    queued)`."""
     total = queued = 0
     while True:
         async with store.worker() as db:
-            rows = await leases.expire(db, before)
+            rows = await leases.expire(db, before, broadcasts_before or before)
+            if rows:
+                await owed.owe(db, [NewOwed(row.email_id, row.n, "failed") for row in rows])
             now = datetime.now(UTC)
             words = "could not be reached for as long as the retry schedule lasts"
             raised = [

@@ -164,15 +164,15 @@ class Shaping:
         self._suffixes[:0] = [(suffix.lower(), name) for suffix in section.mx if name is not None]
 
     @classmethod
-    def load(cls, own: Path | None = None) -> Shaping:
-        """Raises Refused with the place when a file is not as it should be."""
+    def load(cls, own: str | None = None) -> Shaping:
+        """`own`: path of the operator's file. Raises Refused with the place when a file is not as it should be."""
         layers = [_read("shaping.toml", files("mailcore.flow").joinpath("shaping.toml").read_text())]
-        if own is not None:
+        if own:
             try:
-                text = own.read_text()
+                text = Path(own).read_text()
             except OSError as error:
                 raise Refused(f"The shaping file {own} cannot be read: {error.strerror}.") from error
-            layers.append(_read(str(own), text))
+            layers.append(_read(own, text))
         return cls(layers)
 
     def provider(self, key: str) -> str | None:

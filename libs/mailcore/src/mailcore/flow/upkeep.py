@@ -43,17 +43,29 @@ class Upkeep:
     """Webhook deliveries queued: ring when not 0."""
 
 
-async def upkeep(store: Store, blobs: BlobStore, *, lifetime_seconds: float) -> Upkeep:
+async def upkeep(
+    store: Store, blobs: BlobStore, *, lifetime_seconds: float, broadcast_seconds: float | None = None
+) -> Upkeep:
     """By the database's clock: a process whose own is ahead deletes nothing early.
 
-    `lifetime_seconds`: the sum of the retry schedule. Raises Unavailable; what was done by then stays done.
+    `lifetime_seconds`: how long mail is tried; `broadcast_seconds`: of broadcasts, where that is another time. Raises
+    Unavailable; what was done by then stays done.
     """
     async with store.worker() as db:
         clock: datetime = await db.fetchval("SELECT now()")
-    return await upkeep_at(store, blobs, clock, lifetime_seconds=lifetime_seconds)
+    return await upkeep_at(
+        store, blobs, clock, lifetime_seconds=lifetime_seconds, broadcast_seconds=broadcast_seconds
+    )
 
 
-async def upkeep_at(store: Store, blobs: BlobStore, now: datetime, *, lifetime_seconds: float) -> Upkeep:
+async def upkeep_at(
+    store: Store,
+    blobs: BlobStore,
+    now: datetime,
+    *,
+    lifetime_seconds: float,
+    broadcast_seconds: float | None = None,
+) -> Upkeep:
     """What `upkeep` would do at this time, whatever the time is."""
     async with store.worker() as db:
         made = await db.fetch("SELECT make_partitions()")
@@ -63,9 +75,27 @@ async def upkeep_at(store: Store, blobs: BlobStore, now: datetime, *, lifetime_s
     arrivals = await _delete(store, _OLD_ARRIVALS, now - timedelta(hours=ARRIVAL_KEY_HOURS))
     sessions = await _delete(store, _OLD_SESSIONS, now)
     told = await _delete(store, _OLD_AUTH_EVENTS, lower_bound(now - timedelta(days=AUTH_EVENT_DAYS)))
-    expired, webhooks = await settle.expire(store, now - timedelta(seconds=lifetime_seconds))
+    expired, webhooks = await settle.expire(
+        store,
+        now - timedelta(seconds=lifetime_seconds),
+        now - timedelta(seconds=lifetime_seconds if broadcast_seconds is None else broadcast_seconds),
+    )
     orphans = await _orphans(store, blobs, now)
     return Upkeep(len(made), keys, arrivals, expired, orphans, sessions, told, months, webhooks)
+
+
+async def forget(store: Store) -> int:
+    """Conversations past their 30 days, and what keys sent longer ago. Returns the attempts it came to. Raises Unavailable."""
+    async with store.worker() as db:
+        await reputation.forget_keys(db)
+        clock: datetime = await db.fetchval("SELECT now()")
+    total = 0
+    while True:
+        async with store.worker() as db:
+            passed = await conversations.forget(db, lower_bound(clock - timedelta(days=conversations.DAYS)))
+        total += passed
+        if passed < conversations.BATCH:
+            return total
 
 
 _OLD_IDEMPOTENCY = """
@@ -84,20 +114,6 @@ WITH gone AS (
   DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) RETURNING 1
 ) SELECT count(*) FROM gone
 """
-async def forget(store: Store) -> int:
-    """Conversations past their 30 days, and what keys sent longer ago. Returns the attempts it came to. Raises Unavailable."""
-    async with store.worker() as db:
-        await reputation.forget_keys(db)
-        clock: datetime = await db.fetchval("SELECT now()")
-    total = 0
-    while True:
-        async with store.worker() as db:
-            passed = await conversations.forget(db, lower_bound(clock - timedelta(days=conversations.DAYS)))
-        total += passed
-        if passed < conversations.BATCH:
-            return total
-
-
 _OLD_AUTH_EVENTS = """
 WITH gone AS (
   DELETE FROM auth_events WHERE id IN (SELECT id FROM auth_events WHERE id < $1 ORDER BY id LIMIT $2) RETURNING 1

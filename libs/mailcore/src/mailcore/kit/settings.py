@@ -216,6 +216,8 @@ class HowMailLeaves(Group, extra="ignore"):
     test_domains: Strings = Field(default_factory=lambda: ["resend.dev"])
     ehlo_name: str = ""
     """Empty: the machine's own name."""
+    mails_per_connection: int = 100
+    shaping_file: str | None = None
 
 
 class Tracking(Group):

@@ -162,7 +162,7 @@ class Settled:
 
 
 async def due_lanes(db: Connection) -> list[DueLane]:
-    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held; those that waited longest
+    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held; the oldest
     first."""
     await by_index(db)
     rows = await db.fetch(_DUE_LANES)

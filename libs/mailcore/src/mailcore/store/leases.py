@@ -17,6 +17,7 @@ from uuid import UUID
 from mailcore.kit.ids import lower_bound
 from mailcore.store.deliveries import Key, by_index
 from mailcore.store.session import Connection
+from mailcore.store.ways import TAKEN
 
 MAX_CRASHES = 3
 """Attempts that ended with their worker's death before a row is put aside."""
@@ -143,26 +144,27 @@ class Expired:
     last_reply: str | None
 
 
-async def expire(db: Connection, before: datetime) -> list[Expired]:
-    """Up to EXPIRE_BATCH free rows that have been due since before `before`'s email ids: state expired, no longer queued.
+async def expire(db: Connection, before: datetime, broadcasts_before: datetime) -> list[Expired]:
+    """Up to EXPIRE_BATCH free rows of mail that wanted to leave before that: state expired, no longer queued.
 
     A row that is attempted expires by its schedule (`settle`); this is for those that never could be, their site being down. One
     whose site takes mail has waited for us: it is attempted, however long we were away.
     """
     await by_index(db)
-    rows = await db.fetch(_EXPIRE, lower_bound(before), before, EXPIRE_BATCH)
+    youngest = lower_bound(max(before, broadcasts_before))
+    rows = await db.fetch(_EXPIRE, youngest, before, EXPIRE_BATCH, broadcasts_before)
     return [Expired(*row) for row in rows]
 
 
-_EXPIRE = """
+_EXPIRE = f"""
 WITH old AS MATERIALIZED (
   SELECT q.ctid, q.email_id, q.n, q.org_id, s.last_reply
   FROM queue q JOIN emails e ON e.id = q.email_id
   JOIN lanes l ON l.id = q.lane_id
   JOIN recipient_domains r ON r.domain = l.domain
-  JOIN sites s ON s.id = r.site_id
-  WHERE q.email_id < $1 AND q.worker IS NULL AND q.due_at <= now() AND coalesce(e.scheduled_at, e.created_at) < $2
-    AND s.failures > 0
+  {TAKEN}
+  WHERE q.email_id < $1 AND q.worker IS NULL AND q.due_at <= now() AND (s.failures > 0 OR taken.off)
+    AND coalesce(e.scheduled_at, e.created_at) < CASE WHEN l.class = 1 THEN $4::timestamptz ELSE $2 END
   ORDER BY q.email_id, q.n LIMIT $3 FOR UPDATE OF q SKIP LOCKED
 ), gone AS (
   DELETE FROM queue q USING old WHERE q.ctid = old.ctid

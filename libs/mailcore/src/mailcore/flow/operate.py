@@ -1,0 +1,230 @@
+"""The operator's verbs over waiting mail and sites. Each can say first what it would touch, and leaves a row in `queue_orders`.
+
+hold, resume            a site, an organization, an organization's mail to a site, or everything; at once
+flush, bounce, purge    waiting mail by query; ordered here, carried out by outbound in batches, and taken up again after a crash
+
+What is under way when a verb comes ends as it ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from mailcore.flow.settle import bounce
+from mailcore.kit.errors import Invalid, NotFound
+from mailcore.kit.ids import uuid7
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import DELIVERIES
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import ORDER, OUTBOUND
+from mailcore.smtp.outcome import Outcome, Result
+from mailcore.smtp.reply import Reply
+from mailcore.store import events, holds, queue_orders, site_list
+from mailcore.store.deliveries import by_index
+from mailcore.store.events import NewEvent
+from mailcore.store.holds import Hold
+from mailcore.store.queue_orders import BATCH, Ended, Order, Query, Touches
+from mailcore.store.session import Connection, Store
+
+log = logger(__name__)
+
+BY_QUERY = ("flush", "bounce", "purge")
+QueryVerb = Literal["flush", "bounce", "purge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a verb touches, or would touch; `order` is None for a dry run."""
+
+    touches: Touches
+    holds: list[Hold]
+    """Placed or lifted, or those that would be lifted."""
+    woken: int
+    """Sites whose rest ended, or would."""
+    order: Order | None
+
+
+# ---- hold and resume -------------------------------------------------------------------------------------------------
+
+
+async def hold(
+    store: Store,
+    site_id: int | None,
+    org_id: UUID | None,
+    *,
+    seconds: float | None,
+    reason: str,
+    ordered_by: str,
+    dry_run: bool,
+) -> Told:
+    """Nothing of that leaves, for `seconds` or until `resume`. Raises NotFound."""
+    touches = await _survey_of(store, site_id, org_id)
+    if dry_run:
+        return Told(touches, [], 0, None)
+    async with store.worker() as db:
+        placed = await holds.place(db, site_id, org_id, origin="operator", reason=reason, seconds=seconds)
+        order = await queue_orders.insert(
+            *(db, uuid7(), "hold", _pair(site_id, org_id)),
+            detail={"seconds": seconds},
+            reason=reason,
+            ordered_by=ordered_by,
+            done=True,
+            touched=touches.deliveries,
+        )
+    return Told(touches, [placed] if placed else [], 0, order)
+
+
+async def resume(
+    store: Store, ringer: Ringer, site_id: int | None, org_id: UUID | None, *, ordered_by: str, dry_run: bool
+) -> Told:
+    """Lifts the hold on exactly that; of a site alone its rest ends, too, and what a rule does to it. Raises NotFound."""
+    touches = await _survey_of(store, site_id, org_id)
+    sites = [site_id] if site_id is not None and org_id is None else []
+    async with store.worker() as db:
+        if dry_run:
+            found = [each for each in await holds.in_force(db) if (each.site_id, each.org_id) == (site_id, org_id)]
+            return Told(touches, found, await site_list.resting(db, sites), None)
+        lifted = await holds.lift(db, site_id, org_id)
+        woken = await site_list.wake(db, sites)
+        order = await queue_orders.insert(
+            *(db, uuid7(), "resume", _pair(site_id, org_id)),
+            detail={"lifted": len(lifted), "woken": woken},
+            reason="",
+            ordered_by=ordered_by,
+            done=True,
+            touched=touches.deliveries,
+        )
+    ringer.ring(OUTBOUND, "" if site_id is None else str(site_id))
+    return Told(touches, lifted, woken, order)
+
+
+async def _survey_of(store: Store, site_id: int | None, org_id: UUID | None) -> Touches:
+    async with store.worker() as db:
+        if site_id is not None and await site_list.get(db, site_id) is None:
+            raise NotFound("Site not found")
+        if org_id is not None and not await site_list.organization_exists(db, org_id):
+            raise NotFound("Organization not found")
+        await site_list.bounded(db)
+        return await queue_orders.survey(db, Query(site_id=site_id, org_id=org_id, scheduled=True))
+
+
+def _pair(site_id: int | None, org_id: UUID | None) -> dict[str, Any]:
+    return {"site_id": site_id, "org_id": None if org_id is None else str(org_id)}
+
+
+# ---- by query --------------------------------------------------------------------------------------------------------
+
+
+async def order(
+    store: Store, ringer: Ringer, verb: QueryVerb, query: Query, *, reason: str, ordered_by: str, dry_run: bool
+) -> Told:
+    """Counts what the query means (up to a bound); unless `dry_run`, orders it and rings outbound."""
+    async with store.worker() as db:
+        await site_list.bounded(db)
+        touches = await queue_orders.survey(db, query)
+    if dry_run:
+        return Told(touches, [], 0, None)
+    async with store.worker() as db:
+        made = await queue_orders.insert(
+            *(db, uuid7(), verb, written(query)), detail={}, reason=reason, ordered_by=ordered_by, done=False
+        )
+    await ringer.enqueue(ORDER, str(made.id))
+    return Told(touches, [], 0, made)
+
+
+def written(query: Query) -> dict[str, Any]:
+    """As the order's row keeps it."""
+    found = {
+        name: value for name, value in dataclasses.asdict(query).items() if value is not None and value is not False
+    }
+    return {name: str(value) if isinstance(value, UUID | datetime) else value for name, value in found.items()}
+
+
+def read(query: Mapping[str, Any]) -> Query:
+    """Raises Invalid for what `written` never wrote."""
+    try:
+        return Query(
+            **{
+                **query,
+                **{name: UUID(query[name]) for name in ("org_id", "email_id") if name in query},
+                **({"before": datetime.fromisoformat(query["before"])} if "before" in query else {}),
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"The order's query cannot be read: {error}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    touched: int
+    webhooks: int
+    """Webhook deliveries queued: ring when not 0."""
+
+
+async def carry_out(store: Store, order_id: UUID) -> Done:
+    """An order that waits, to its end; safe twice, for what was touched is not found again. Raises Unavailable."""
+    async with store.worker() as db:
+        found = await queue_orders.get(db, order_id)
+    if found is None or found.state != "waiting":
+        return Done(0, 0)
+    touched = webhooks = 0
+    try:
+        if found.verb not in BY_QUERY:
+            raise Invalid(f"There is no order `{found.verb}` by query.")
+        query = read(found.query)
+        async with store.worker() as db:
+            await by_index(db)
+            lanes = await queue_orders.lanes(db, query)
+        for lane in lanes:
+            while True:
+                batch, queued = await _batch(store, found, lane, query)
+                touched, webhooks = touched + batch, webhooks + queued
+                if batch < BATCH:
+                    break
+    except Invalid as error:
+        async with store.worker() as db:
+            await queue_orders.finish(db, order_id, error.public)
+        return Done(touched, webhooks)
+    async with store.worker() as db:
+        if found.verb == "flush":
+            await site_list.wake(db, await site_list.sites_of(db, lanes))
+        await queue_orders.finish(db, order_id)
+    log.info("an order was carried out", order=str(order_id), verb=found.verb, deliveries=touched)
+    return Done(touched, webhooks)
+
+
+async def _batch(store: Store, order: Order, lane: int, query: Query) -> tuple[int, int]:
+    """One transaction: rows, events, and how far the order is."""
+    async with store.worker() as db:
+        await by_index(db)
+        queued = 0
+        if order.verb == "flush":
+            count = await queue_orders.flush(db, lane, query)
+        else:
+            verb: Literal["bounce", "purge"] = "bounce" if order.verb == "bounce" else "purge"
+            words = order.reason or "taken out of the queue by the operator"
+            ended = await queue_orders.end(db, lane, query, verb=verb, words=words)
+            count = len(ended)
+            if verb == "bounce":
+                queued = await _tell(db, ended, words)
+                DELIVERIES.labels("bounced").inc(count)
+        if count:
+            await queue_orders.progress(db, order.id, count)
+        return count, queued
+
+
+async def _tell(db: Connection, ended: list[Ended], words: str) -> int:
+    now = datetime.now(UTC)
+    detail = bounce(Outcome(Result.BOUNCED, Reply(554, words, "5.7.0"), rule="operator"))
+    return await events.insert(
+        db,
+        [
+            NewEvent(uuid7(), each.org_id, "email.bounced", each.email_id, now, [each.recipient], detail)
+            for each in ended
+        ],
+    )

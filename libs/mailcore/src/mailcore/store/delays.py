@@ -1,0 +1,60 @@
+"""Waiting mail of a certain age that nobody has been told of. Role worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from mailcore.store.deliveries import by_index
+from mailcore.store.session import Connection
+
+BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    email_id: UUID
+    org_id: UUID
+    recipient: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    told: list[Late]
+    last: UUID | None
+    """Where the next batch begins; None: this was the last one."""
+
+
+async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) -> Batch:
+    """Of emails with ids from `start` until `end` that wanted to leave before `before`: marks those that wait as delayed.
+
+    A row that is under way is left to settle, one that somebody opened stays opened. An email's rows are in one batch.
+    """
+    await by_index(db)
+    rows = await db.fetch(_LATE, start or UUID(int=0), end, before, BATCH)
+    if not rows:
+        return Batch([], None)
+    told = [Late(row["email_id"], row["org_id"], row["recipient"]) for row in rows if row["recipient"] is not None]
+    last = max(row["email_id"] for row in rows)
+    if len(rows) < BATCH:
+        return Batch(told, None)
+    return Batch(told, UUID(int=last.int + 1) if all(row["email_id"] == last for row in rows) else last)
+
+
+# the last email of a batch may have more rows: it is looked at again, and those that were told are no news
+_LATE = """
+WITH waiting AS MATERIALIZED (
+  SELECT q.email_id, q.n FROM queue q
+  WHERE q.email_id >= $1 AND q.email_id < $2 AND q.worker IS NULL
+  ORDER BY q.email_id, q.n LIMIT $4 FOR UPDATE SKIP LOCKED
+), told AS (
+  UPDATE deliveries d SET last_event = 'delivery_delayed', last_event_at = now()
+  FROM waiting JOIN emails e ON e.id = waiting.email_id
+  WHERE d.email_id = waiting.email_id AND d.n = waiting.n AND d.state IN ('queued', 'scheduled')
+    AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked') AND coalesce(e.scheduled_at, e.created_at) < $3
+  RETURNING d.email_id, d.n, d.org_id, d.recipient
+)
+SELECT waiting.email_id, told.org_id, told.recipient
+FROM waiting LEFT JOIN told ON told.email_id = waiting.email_id AND told.n = waiting.n
+"""

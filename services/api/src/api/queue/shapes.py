@@ -1,0 +1,73 @@
+"""What verbs and holds look like, and who orders them; for the routes of sites and of the queue."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from api.auth import Principal
+from api.pages import path_id
+from mailcore.flow.operate import Told
+from mailcore.store.holds import Hold
+from mailcore.store.queue_orders import Order
+
+
+def organization(text: str | None) -> UUID | None:
+    """Raises ApiError 422."""
+    return None if text is None else path_id(text, "organization_id")
+
+
+def ordered_by(who: Principal) -> str:
+    return f"user {who.user_id}" if who.key_id is None else f"api key {who.key_id}"
+
+
+def hold_shape(hold: Hold) -> dict[str, Any]:
+    return {
+        "object": "hold",
+        "id": str(hold.id),
+        "site_id": None if hold.site_id is None else str(hold.site_id),
+        "organization_id": None if hold.org_id is None else str(hold.org_id),
+        "until": None if hold.until is None else hold.until.isoformat(),
+        "origin": hold.origin,
+        "reason": hold.reason,
+        "created_at": hold.created_at.isoformat(),
+    }
+
+
+def order_shape(order: Order) -> dict[str, Any]:
+    return {
+        "object": "order",
+        "id": str(order.id),
+        "verb": order.verb,
+        "query": order.query,
+        "reason": order.reason,
+        "ordered_by": order.ordered_by,
+        "state": order.state,
+        "touched": order.touched,
+        "error": order.error,
+        "created_at": order.created_at.isoformat(),
+        "done_at": None if order.done_at is None else order.done_at.isoformat(),
+    }
+
+
+def told_shape(verb: str, told: Told) -> dict[str, Any]:
+    touches = told.touches
+    return {
+        "object": "verb",
+        "verb": verb,
+        "dry_run": told.order is None,
+        "touches": {
+            "deliveries": touches.deliveries,
+            "at_least": touches.at_least,
+            "lanes": touches.lanes,
+            "sites": touches.sites,
+            "organizations": [str(id_) for id_ in touches.organizations],
+            "sample": [
+                {"email_id": str(row["email_id"]), "recipient": row["recipient"], "due_at": row["due_at"].isoformat()}
+                for row in touches.sample
+            ],
+        },
+        "holds": [hold_shape(hold) for hold in told.holds],
+        "woken": told.woken,
+        "order": None if told.order is None else order_shape(told.order),
+    }

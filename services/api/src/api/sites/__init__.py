@@ -1,0 +1,1 @@
+"""Where mail goes, for the operator: depth, rate, limits, what sites say."""

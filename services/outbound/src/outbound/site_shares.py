@@ -1,0 +1,358 @@
+"""This process's part of each site: leased by heartbeat, shaped by what the site answers.
+
+Of each site that is worked on the process knows how many connections it was granted (`store.site_shares`: the sum over all
+processes never exceeds the limit), how many of those the site bears just now (`bearing.Window`), its rates, its rules. The
+heartbeat renews them, brings what an operator has changed meanwhile, and tells what the site said. A share is taken with the
+first mail and given back when nothing is open any more; with a worker that dies its shares go as its leases do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
+from uuid import UUID
+
+from mailcore.flow.lease import WorkerLease
+from mailcore.flow.shaping import Rule, Shape, Shaping
+from mailcore.kit.errors import Unavailable
+from mailcore.kit.log import logger
+from mailcore.smtp.outcome import Outcome, Result
+from mailcore.store import holds, site_shares, sites
+from mailcore.store.session import Store
+from mailcore.store.site_shares import Ask, Grant, Standing
+from outbound.bearing import Hits, Pace, Window
+
+log = logger(__name__)
+
+BEAT_SECONDS = 2.0
+SOON_SECONDS = 0.25
+"""After a share was to shrink: others wait for what is closed meanwhile."""
+LINGER_SECONDS = 5.0
+"""A share that nobody asked for in this time goes back, once nothing is open."""
+FORGET_SECONDS = 30.0
+"""Between two looks for holds that are over."""
+SHUT_SECONDS = 5.0
+REMEMBER_SECONDS = 900.0
+"""How long it is remembered what a site bore that is not worked on."""
+KEPT_REPLIES = 10
+CONGESTION = frozenset(
+    ("connection-lost", "connect-failed", "timeout", "closing", "reply-lost", "greeting-refused", "ehlo-refused")
+)
+"""Rules of deferrals that say: fewer of you. A reply of 421 says so, too (RFC 5321 §3.8)."""
+
+
+class Listener(Protocol):
+    """Works on a site."""
+
+    def changed(self) -> None:
+        """More or fewer connections, or none: the site is closed, or some organizations' mail is held."""
+
+
+class SiteShare:
+    def __init__(self, site_id: int, shape: Shape) -> None:
+        self.site_id = site_id
+        self.key = ""
+        self.shape = shape
+        self.granted = 0
+        self.target = 0
+        """Connections that we may open at most; what was granted above it is on its way back."""
+        self.closed = False
+        """It rests, or is held, for everybody."""
+        self.held: frozenset[UUID] = frozenset()
+        """Organizations whose mail to it is held."""
+        self.window = Window(shape.connections)
+        self.pace = Pace(shape.rates)
+        self.hits = Hits()
+        self.asked_at = time.monotonic()
+        self.leaving = False
+        self.listeners: set[Listener] = set()
+        self.kinds: Counter[object] = Counter()
+        """Kinds of connections (source, TLS policy) that lead to it now; they divide what there is."""
+        self.mails = 0
+        """Outcomes since the last heartbeat."""
+        self.rate = 0.0
+        """Mails a second, lately."""
+        self.took = False
+        self.said: deque[tuple[float, Outcome]] = deque(maxlen=KEPT_REPLIES)
+        """Since the last heartbeat, what was no success."""
+        self._told = 0
+        self._shut: dict[UUID | None, float] = {}
+        """What a rule closed a moment ago, until the database knows of it: the site, or an organization's mail to it."""
+
+    @property
+    def connections(self) -> int:
+        """To have at most, now."""
+        return 0 if self.closed else min(self.target, int(self.window))
+
+    def of_kind(self, kind: object) -> int:
+        """Connections for one of `kinds`: equal parts; 0: the others have them all, it waits for one to end."""
+        if kind not in self.kinds:
+            return 0
+        kinds = list(self.kinds)
+        part, rest = divmod(self.connections, len(kinds))
+        return part + (kinds.index(kind) < rest)
+
+    @property
+    def crowded(self) -> bool:
+        """Some kind waits for another to end."""
+        return len(self.kinds) > self.connections
+
+    def heard(self, outcome: Outcome, org_id: UUID) -> Rule | None:
+        """Feeds the window. A rule that speaks of it, and has been met often enough, is to be acted on."""
+        self.mails += 1
+        if outcome.result in (Result.DELIVERED, Result.RELAYED):
+            self.took = True
+            self._grew()
+            return None
+        reply = outcome.reply
+        if outcome.rule == "lease-lost" or reply is None:
+            return None
+        self.said.append((time.time(), outcome))
+        if outcome.result is Result.DEFERRED and (reply.code == 421 or outcome.rule in CONGESTION):
+            self.window.refused()
+            self.tell()
+        elif outcome.rule is None:
+            self._grew()
+        rule = self.shape.reaction_to(reply)
+        return rule if rule and self.hits.enough(rule, org_id if rule.do == "suspend-tenant" else None) else None
+
+    def shut(self, whom: UUID | None) -> None:
+        """At once: the site, or that organization's mail to it."""
+        self._shut[whom] = time.monotonic() + SHUT_SECONDS
+        if whom is None:
+            self.closed = True
+        else:
+            self.held |= {whom}
+
+    def _grew(self) -> None:
+        if self.window.shrunk:
+            self.window.took()
+            if self.connections != self._told:
+                self.tell()
+
+    def tell(self) -> None:
+        self._told = self.connections
+        for listener in list(self.listeners):
+            listener.changed()
+
+    def take(self, standing: Standing, shape: Shape, grant: Grant) -> None:
+        """What the heartbeat brought."""
+        before = (self.connections, self.held, self.closed)
+        self.key = standing.key
+        if shape != self.shape:
+            self.shape = shape
+            self.window.resize(shape.connections)
+        if shape.rates != self.pace.rates:
+            self.pace = Pace(shape.rates)
+        now = time.monotonic()
+        self._shut = {whom: until for whom, until in self._shut.items() if until > now}
+        self.closed = standing.closed or None in self._shut
+        self.held = standing.held | {whom for whom in self._shut if whom is not None}
+        if standing.slow_seconds:
+            self.window.slow_down(standing.slow_seconds)
+        self.granted, self.target = grant.connections, grant.target
+        self.pace.part = self.granted / shape.connections * (0.5 if self.window.slow else 1.0)
+        if before != (self.connections, self.held, self.closed):
+            self.tell()
+
+
+class SiteShares:
+    def __init__(
+        self,
+        store: Store,
+        lease: WorkerLease,
+        shaping: Shaping,
+        *,
+        mails_per_connection: int,
+        open_at: Callable[[str], int],
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._shaping = shaping
+        self._mails = mails_per_connection
+        self._open_at = open_at
+        """Connections that the process has to the site with that key."""
+        self.wake: Callable[[], None] = lambda: None
+        """Called when a site has room that had none."""
+        self._sites: dict[int, SiteShare] = {}
+        self._windows: dict[int, tuple[float, Window]] = {}
+        """Of sites that are not worked on now and had not recovered, with the time when that is forgotten."""
+        self._worker: int | None = None
+        self._beating = asyncio.Lock()
+        self._soon = asyncio.Event()
+        self._beat_at = time.monotonic()
+        self._forget_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, site_id: int) -> SiteShare | None:
+        """None: `lease` it first."""
+        share = self._sites.get(site_id)
+        if share is None or share.leaving or self._worker != self._lease.id:
+            return None
+        share.asked_at = time.monotonic()
+        return share
+
+    async def lease(self, site_ids: Iterable[int]) -> None:
+        """A share of each that has none yet. Raises Unavailable."""
+        async with self._beating:
+            if missing := sorted({id_ for id_ in site_ids if self.get(id_) is None}):
+                await self._renew(missing)
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._soon.wait()
+                await asyncio.sleep(SOON_SECONDS)
+            except TimeoutError:
+                pass
+            self._soon.clear()
+            try:
+                await self.beat()
+            except Unavailable as error:
+                log.warning("shares of sites are not renewed: the database is away", error=error.public)
+            except Exception as error:
+                log.error("shares of sites are not renewed", exc_info=error)
+
+    async def beat(self) -> None:
+        if self._worker is None or not self._lease.alive:
+            return
+        async with self._beating:
+            now = time.monotonic()
+            done = [share for share in self._sites.values() if self._is_done(share, now)]
+            for share in done:
+                share.leaving = True
+            try:
+                await self._renew([id_ for id_, share in self._sites.items() if not share.leaving], done)
+            except BaseException:
+                for share in done:
+                    share.leaving = False
+                raise
+            for share in done:
+                self._forget(share, now)
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_SECONDS
+            async with self._store.worker() as db:
+                await holds.forget(db)
+
+    def _is_done(self, share: SiteShare, now: float) -> bool:
+        idle = not share.listeners and not share.pace.owes and now - share.asked_at > LINGER_SECONDS
+        return idle and not self._open_at(share.key)
+
+    def _forget(self, share: SiteShare, now: float) -> None:
+        self._sites.pop(share.site_id, None)
+        self._windows = {id_: known for id_, known in self._windows.items() if known[0] > now}
+        if share.window.shrunk:
+            self._windows[share.site_id] = (now + REMEMBER_SECONDS, share.window)
+
+    async def _renew(self, site_ids: Collection[int], done: Collection[SiteShare] = ()) -> None:
+        worker = self._lease.id
+        fresh = worker != self._worker
+        if fresh:  # we were declared dead, and our shares went with that
+            site_ids = sorted({*site_ids, *self._sites})
+        if not site_ids and not done:
+            return
+        now = time.monotonic()
+        span, self._beat_at = max(0.001, now - self._beat_at), now
+        async with self._store.worker(durable=False) as db:
+            if done:
+                await site_shares.give_back(db, worker, [share.site_id for share in done])
+            standings = {each.site_id: each for each in await site_shares.lock(db, list(site_ids))} if site_ids else {}
+            shapes = {id_: self._shape(each) for id_, each in standings.items()}
+            asks = [self._ask(id_, shapes[id_], fresh, span) for id_ in standings]
+            granted = await site_shares.share(db, worker, self._lease.service, asks) if asks else []
+            notes = _notes([*done, *(self._sites[id_] for id_ in standings if id_ in self._sites)])
+            if notes:
+                await sites.note(db, notes)
+        self._worker = worker
+        for id_ in site_ids:
+            if id_ not in standings:
+                self._sites.pop(id_, None)
+        for grant in granted:
+            self._take(standings[grant.site_id], shapes[grant.site_id], grant)
+
+    def _take(self, standing: Standing, shape: Shape, grant: Grant) -> None:
+        share = self._sites.get(standing.site_id)
+        had = -1 if share is None else share.connections
+        if share is None:
+            share = self._sites[standing.site_id] = SiteShare(standing.site_id, shape)
+            if known := self._windows.pop(standing.site_id, None):
+                share.window = known[1]
+                share.window.resize(shape.connections)
+        share.take(standing, shape, grant)
+        if grant.target < grant.connections:
+            self._soon.set()
+        if had == 0 and share.connections:
+            self.wake()
+
+    def _shape(self, standing: Standing) -> Shape:
+        return self._shaping.shape(
+            standing.key,
+            connections=standing.max_connections,
+            mails_per_connection=self._mails,
+            limits=standing.limits,
+            rules=standing.rules,
+        )
+
+    def _ask(self, site_id: int, shape: Shape, fresh: bool, span: float) -> Ask:
+        share = self._sites.get(site_id)
+        if share is None:
+            return Ask(site_id, shape.connections, 0, 0, 0, 0.0)
+        open_ = self._open_at(share.key)
+        if span > 0.5:
+            share.rate, share.mails = 0.5 * share.rate + 0.5 * share.mails / span, 0
+        holds_ = 0 if fresh else max(open_, share.target)
+        return Ask(site_id, shape.connections, holds_, share.connections, open_, share.rate)
+
+    # ---- reactions
+
+    def react(self, share: SiteShare, rule: Rule, outcome: Outcome, org_id: UUID) -> None:
+        """Acts on a rule: at once here, by the database everywhere."""
+        if rule.do == "slow":
+            share.window.slow_down(rule.seconds)
+        else:
+            share.shut(org_id if rule.do == "suspend-tenant" else None)
+        share.tell()
+        log.warning(
+            "a site said what a rule is about",
+            site=share.key,
+            rule=rule.name,
+            do=rule.do,
+            seconds=rule.seconds,
+            reply=str(outcome.reply)[:200],
+            **({"org_id": str(org_id)} if rule.do == "suspend-tenant" else {}),
+        )
+        task = asyncio.get_running_loop().create_task(self._write(share, rule, outcome, org_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write(self, share: SiteShare, rule: Rule, outcome: Outcome, org_id: UUID) -> None:
+        reason = f"rule {rule.name}: {sites.storable(str(outcome.reply))[:400]}"
+        try:
+            async with self._store.worker() as db:
+                if rule.do == "slow":
+                    await sites.slow(db, share.site_id, rule.seconds, reason)
+                else:
+                    whom = org_id if rule.do == "suspend-tenant" else None
+                    await holds.place(db, share.site_id, whom, origin="rule", reason=reason, seconds=rule.seconds)
+        except Unavailable as error:
+            log.warning("a rule's reaction could not be written", site=share.key, rule=rule.name, error=error.public)
+
+    async def drain(self) -> None:
+        """To the end of what is being written."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _notes(these: Iterable[SiteShare]) -> list[sites.Note]:
+    notes = []
+    for share in these:
+        if share.took or share.said:
+            said = [sites.Said(at, outcome.reply, outcome.rule) for at, outcome in share.said if outcome.reply]
+            notes.append(sites.Note(share.site_id, share.took, said))
+            share.took, share.said = False, deque(maxlen=KEPT_REPLIES)
+    return notes

@@ -1,0 +1,235 @@
+"""The operator's verbs: what a dry run tells is what the order then does, and nothing else is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from mailcore.blob.local import LocalBlobs
+from mailcore.flow import operate
+from mailcore.flow.operate import Told
+from mailcore.flow.submit import NewEmail, Submits
+from mailcore.kit.errors import NotFound
+from mailcore.queue.bell import Ringer
+from mailcore.smtp.address import parse_address
+from mailcore.store import queue_orders
+from mailcore.store.queue_orders import Query
+from mailcore.store.session import Store
+
+WORDS = {"reason": "decommissioned", "ordered_by": "tests"}
+
+
+@pytest.fixture
+async def mails(store: Store, ringer: Ringer, org: UUID, domain: UUID, tmp_path: Any) -> dict[str, UUID]:
+    """Four that wait: two for one.test (one deferred, due tomorrow), one for two.test, one for one.test next week."""
+    submits = Submits(store, ringer, LocalBlobs(tmp_path))
+    found = {}
+    for name, to in (("now", "a@one.test"), ("deferred", "b@one.test"), ("other", "c@two.test")):
+        found[name] = await _submit(submits, org, to)
+    found["scheduled"] = await _submit(submits, org, "d@one.test")
+    async with store.worker() as db:
+        await db.execute(
+            "UPDATE queue SET attempt = 3, due_at = now() + interval '1 day' WHERE email_id = $1", found["deferred"]
+        )
+        await db.execute("UPDATE queue SET due_at = now() + interval '7 days' WHERE email_id = $1", found["scheduled"])
+        await db.execute("UPDATE deliveries SET state = 'scheduled' WHERE email_id = $1", found["scheduled"])
+    await submits.drain()
+    return found
+
+
+async def _submit(submits: Submits, org: UUID, to: str) -> UUID:
+    email = NewEmail("Us <us@postroom.test>", "postroom.test", [to], [parse_address(to)], subject="S", text="t")
+    return (await submits.submit(org, [email], door="test")).ids[0]
+
+
+async def _order(store: Store, ringer: Ringer, verb: Any, query: Query, *, dry_run: bool = False) -> Told:
+    told = await operate.order(store, ringer, verb, query, dry_run=dry_run, **WORDS)
+    if told.order is not None:
+        done = await operate.carry_out(store, told.order.id)
+        async with store.worker() as db:
+            order = await queue_orders.get(db, told.order.id)
+        assert order is not None
+        assert (order.state, order.touched) == ("done", done.touched)
+    return told
+
+
+async def _everything(admin: asyncpg.Connection) -> list[Any]:
+    return [
+        [tuple(row) for row in await admin.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")]
+        for table in ("queue", "deliveries", "attempts", "events", "holds", "queue_orders", "sites")
+    ]
+
+
+@pytest.mark.parametrize("verb", ["flush", "bounce", "purge"])
+async def test_a_dry_run_changes_nothing_and_tells_what_would(
+    verb: str, store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], org: UUID
+) -> None:
+    before = await _everything(admin)
+    told = await _order(store, ringer, verb, Query(domain="one.test"), dry_run=True)
+    assert await _everything(admin) == before
+    assert told.order is None
+    touches = told.touches
+    assert (touches.deliveries, touches.at_least, touches.lanes) == (2, False, 1)
+    assert touches.sites == ["domain:one.test"]
+    assert touches.organizations == [org]
+    assert {row["recipient"] for row in touches.sample} == {"a@one.test", "b@one.test"}
+
+
+async def test_bounce_by_query_ends_them_with_the_operators_words(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+) -> None:
+    told = await _order(store, ringer, "bounce", Query(domain="one.test"))
+    assert told.touches.deliveries == 2
+    states = await admin.fetch("SELECT email_id, state, last_event FROM deliveries")
+    assert {row["email_id"]: (row["state"], row["last_event"]) for row in states} == {
+        mails["now"]: ("bounced", "bounced"),
+        mails["deferred"]: ("bounced", "bounced"),
+        mails["other"]: ("queued", "sent"),
+        mails["scheduled"]: ("scheduled", "sent"),
+    }
+    assert await admin.fetchval("SELECT count(*) FROM queue") == 2
+    attempts = await admin.fetch("SELECT * FROM attempts ORDER BY attempt")
+    assert [(row["attempt"], row["outcome"], row["rule"], row["reply"]) for row in attempts] == [
+        (1, "bounced", "operator", "decommissioned"),
+        (4, "bounced", "operator", "decommissioned"),
+    ]
+    bounced = await admin.fetch("SELECT * FROM events WHERE type = 'email.bounced'")
+    assert {row["recipients"][0] for row in bounced} == {"a@one.test", "b@one.test"}
+    assert "decommissioned" in bounced[0]["detail"]["bounce"]["message"]
+    assert await admin.fetchval("SELECT count(*) FROM suppressions") == 0
+
+
+async def test_purge_takes_them_away_without_a_word_to_the_sender(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+) -> None:
+    await _order(store, ringer, "purge", Query(domain="one.test", scheduled=True))
+    assert await admin.fetchval("SELECT count(*) FROM queue") == 1
+    assert await admin.fetchval("SELECT count(*) FROM deliveries WHERE state = 'cancelled'") == 3
+    assert await admin.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'purged' AND rule = 'operator'") == 3
+    assert await admin.fetchval("SELECT count(*) FROM events WHERE type <> 'email.sent'") == 0
+
+
+async def test_flush_makes_them_due_and_wakes_the_site(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+) -> None:
+    await admin.execute("UPDATE sites SET suspended_until = now() + interval '10 minutes', failures = 3")
+    await _order(store, ringer, "flush", Query(domain="one.test"))
+    due = await admin.fetch("SELECT email_id FROM queue WHERE due_at <= now() ORDER BY email_id")
+    assert {row["email_id"] for row in due} == {mails["now"], mails["deferred"], mails["other"]}
+    rests = await admin.fetch("SELECT key FROM sites WHERE suspended_until > now()")
+    assert [row["key"] for row in rests] == ["domain:two.test"]
+
+
+async def test_what_is_under_way_is_left_alone(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+) -> None:
+    await admin.execute("UPDATE queue SET worker = 7, leased_at = now() WHERE email_id = $1", mails["now"])
+    told = await _order(store, ringer, "purge", Query(domain="one.test"))
+    assert told.touches.deliveries == 1
+    assert (await admin.fetchval("SELECT state FROM deliveries WHERE email_id = $1", mails["now"])) == "queued"
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ({"recipient": "a@one.test"}, {"now"}),
+        ({"from_domain": "postroom.test"}, {"now", "deferred", "other"}),
+        ({"from_domain": "another.test"}, set()),
+        ({"class_": 0}, {"now", "deferred", "other"}),
+        ({"class_": 1}, set()),
+        ({"scheduled": True, "domain": "one.test"}, {"now", "deferred", "scheduled"}),
+    ],
+)
+async def test_queries(
+    query: dict[str, Any], meant: set[str], store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: Any
+) -> None:
+    told = await _order(store, ringer, "purge", Query(**query))
+    gone = {row["email_id"] for row in await admin.fetch("SELECT email_id FROM deliveries WHERE state = 'cancelled'")}
+    assert gone == {mails[name] for name in meant}
+    assert told.touches.deliveries == len(meant)
+
+
+async def test_by_email_site_and_organization(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], make_org: Any, org: UUID
+) -> None:
+    site = await admin.fetchval("SELECT id FROM sites WHERE key = 'domain:two.test'")
+    dry = {"dry_run": True}
+    assert (await _order(store, ringer, "purge", Query(email_id=mails["now"]), **dry)).touches.deliveries == 1
+    assert (await _order(store, ringer, "purge", Query(site_id=site), **dry)).touches.deliveries == 1
+    assert (await _order(store, ringer, "purge", Query(org_id=org), **dry)).touches.deliveries == 3
+    assert (await _order(store, ringer, "purge", Query(org_id=await make_org()), **dry)).touches.deliveries == 0
+
+
+async def test_an_order_is_carried_out_in_batches_and_goes_on_after_a_crash(
+    store: Store,
+    ringer: Ringer,
+    admin: asyncpg.Connection,
+    mails: dict[str, UUID],
+    org: UUID,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailcore.flow.operate.BATCH", 2)
+    monkeypatch.setattr("mailcore.store.queue_orders.BATCH", 2)
+    submits = Submits(store, ringer, LocalBlobs(tmp_path))
+    for n in range(5):
+        await _submit(submits, org, f"u{n}@one.test")
+    told = await operate.order(store, ringer, "bounce", Query(domain="one.test"), dry_run=False, **WORDS)
+    assert told.order is not None
+    batch = operate._batch
+
+    async def dies(*given: Any) -> tuple[int, int]:
+        monkeypatch.setattr(operate, "_batch", batch)
+        await batch(*given)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(operate, "_batch", dies)
+    with pytest.raises(RuntimeError):
+        await operate.carry_out(store, told.order.id)
+    async with store.worker() as db:
+        half = await queue_orders.get(db, told.order.id)
+        assert half is not None
+        assert (half.state, half.touched) == ("waiting", 2)
+        assert await queue_orders.waiting(db) == [told.order.id]
+    await operate.carry_out(store, told.order.id)
+    async with store.worker() as db:
+        whole = await queue_orders.get(db, told.order.id)
+    assert whole is not None
+    assert (whole.state, whole.touched) == ("done", 7)
+    assert await admin.fetchval("SELECT count(*) FROM events WHERE type = 'email.bounced'") == 7
+    assert (await operate.carry_out(store, told.order.id)).touched == 0
+
+
+async def test_hold_and_resume(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], org: UUID
+) -> None:
+    site = await admin.fetchval("SELECT id FROM sites WHERE key = 'domain:one.test'")
+    before = await _everything(admin)
+    dry = await operate.hold(store, site, None, seconds=None, dry_run=True, **WORDS)
+    assert await _everything(admin) == before
+    assert (dry.touches.deliveries, dry.holds, dry.order) == (3, [], None)
+    held = await operate.hold(store, site, None, seconds=60, dry_run=False, **WORDS)
+    assert held.holds[0].until is not None
+    again = await operate.hold(store, site, None, seconds=None, dry_run=False, **WORDS)
+    assert again.holds[0].until is None
+    assert await admin.fetchval("SELECT count(*) FROM holds") == 1, "the later word counts"
+    await operate.hold(store, site, org, seconds=None, dry_run=False, **WORDS)
+    await admin.execute("UPDATE sites SET suspended_until = now() + interval '1 hour' WHERE id = $1", site)
+    would = await operate.resume(store, ringer, site, None, ordered_by="tests", dry_run=True)
+    assert (len(would.holds), would.woken) == (1, 1)
+    assert await admin.fetchval("SELECT count(*) FROM holds") == 2
+    told = await operate.resume(store, ringer, site, None, ordered_by="tests", dry_run=False)
+    assert (len(told.holds), told.woken) == (1, 1)
+    assert await admin.fetchval("SELECT org_id FROM holds") == org, "the organization's own stays"
+    verbs = [row["verb"] for row in await admin.fetch("SELECT verb FROM queue_orders ORDER BY id")]
+    assert verbs == ["hold", "hold", "hold", "resume"]
+
+
+async def test_of_what_is_not_there(store: Store, ringer: Ringer) -> None:
+    with pytest.raises(NotFound):
+        await operate.hold(store, 99_999, None, seconds=None, dry_run=False, **WORDS)
+    with pytest.raises(NotFound):
+        await operate.resume(store, ringer, None, UUID(int=5), ordered_by="tests", dry_run=False)

@@ -1,0 +1,172 @@
+"""Several processes and one site: what they were granted never sums up to more than its limit, and neither do their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+
+from fakes.smtp_server import SmtpServer, Step, Talk
+from integration.outbound.harness import Tenant, until
+from mailcore.flow.lease import WorkerLease
+from mailcore.flow.shaping import Shaping
+from mailcore.store import sites, workers
+from mailcore.store.session import Store
+from outbound.site_shares import SiteShare, SiteShares
+
+
+class Party:
+    """A process as far as shares go: it opens all that it may."""
+
+    def __init__(self, store: Store) -> None:
+        self.lease = WorkerLease(store, "outbound")
+        self.open = 0
+        self.shares = SiteShares(
+            store, self.lease, Shaping.load(), mails_per_connection=100, open_at=lambda _: self.open
+        )
+        self.share: SiteShare | None = None
+
+    async def join(self, site: int) -> Party:
+        await self.lease.enrol()
+        await self.shares.lease([site])
+        self.share = self.shares.get(site)
+        return self
+
+    async def beat(self, site: int) -> None:
+        """With a mail to send: what it no longer may have it closes, what it may it opens."""
+        assert self.shares.get(site) is not None
+        await self.shares.beat()
+        assert self.share is not None
+        self.open = self.share.connections
+
+
+async def _site(store: Store, connections: int) -> int:
+    async with store.worker() as db:
+        return (await sites.ensure(db, "mx:mx.test", connections)).id
+
+
+async def _granted(admin: asyncpg.Connection) -> list[int]:
+    rows = await admin.fetch("SELECT connections FROM site_shares ORDER BY worker")
+    return [row["connections"] for row in rows]
+
+
+async def test_who_is_alone_leaves_one_to_each_other_and_then_they_are_even(
+    store: Store, admin: asyncpg.Connection
+) -> None:
+    site = await _site(store, 20)
+    first, second, third = Party(store), Party(store), Party(store)
+    await second.lease.enrol()
+    await third.lease.enrol()
+    await first.join(site)
+    assert first.share is not None
+    assert first.share.connections == 18
+    await first.beat(site)
+    await second.shares.lease([site])
+    second.share = second.shares.get(site)
+    assert second.share is not None
+    assert second.share.connections == 2  # at once; there is no need to wait for the first
+    for _ in range(3):
+        await first.beat(site)
+        await second.beat(site)
+    assert (first.share.connections, second.share.connections) == (10, 10)
+    await third.join(site)
+    for _ in range(3):
+        for party in (first, second, third):
+            await party.beat(site)
+    assert sorted(await _granted(admin)) == [6, 7, 7]
+
+
+async def test_the_sum_never_exceeds_the_limit_whoever_comes_goes_and_dies(
+    store: Store, admin: asyncpg.Connection
+) -> None:
+    """Beats at the same time, in random order; connections that a process may have are open, and close only when it is told."""
+    dice = random.Random(20)
+    site = await _site(store, 7)
+    parties: list[Party] = []
+    seen = set()
+    for _ in range(40):
+        deed = dice.random()
+        if deed < 0.25 and len(parties) < 9:
+            parties.append(await Party(store).join(site))
+        elif deed < 0.35 and parties:
+            gone = parties.pop(dice.randrange(len(parties)))
+            async with store.worker() as db:  # as a burial does it: its connections are gone by then
+                await workers.leave(db, gone.lease.id)
+        beating = dice.sample(parties, dice.randint(0, len(parties)))
+        await asyncio.gather(*(party.beat(site) for party in beating))
+        granted = await _granted(admin)
+        assert sum(granted) <= 7, granted
+        assert sum(party.open for party in parties) <= 7
+        seen.add(len(granted))
+    assert max(seen) > 4, "the dice made too little happen"
+    for _ in range(4):
+        for party in parties:
+            await party.beat(site)
+    assert sum(await _granted(admin)) == min(7, 7 if parties else 0)
+
+
+async def test_a_process_that_was_buried_begins_anew(store: Store, admin: asyncpg.Connection) -> None:
+    site = await _site(store, 4)
+    party = await Party(store).join(site)
+    async with store.worker() as db:
+        await workers.leave(db, party.lease.id)
+    assert await _granted(admin) == []
+    await party.lease.enrol()
+    assert party.shares.get(site) is None, "the share went with the worker that it belonged to"
+    await party.shares.lease([site])
+    assert await _granted(admin) == [4]
+
+
+async def test_an_operators_limit_arrives_with_the_heartbeat(store: Store, admin: asyncpg.Connection) -> None:
+    site = await _site(store, 20)
+    party = await Party(store).join(site)
+    await party.beat(site)
+    assert party.open == 20
+    await admin.execute("UPDATE sites SET limits = $2 WHERE id = $1", site, {"connections": 3, "per_minute": 60})
+    await party.beat(site)
+    await party.beat(site)
+    assert party.open == 3
+    assert await _granted(admin) == [3]
+    assert party.share is not None
+    assert party.share.pace.rates == ((60, 60.0),)
+
+
+async def test_what_is_not_used_goes_back(store: Store, admin: asyncpg.Connection, monkeypatch: Any) -> None:
+    monkeypatch.setattr("outbound.site_shares.LINGER_SECONDS", 0.0)
+    site = await _site(store, 4)
+    party = await Party(store).join(site)
+    party.open = 1
+    await party.shares.beat()
+    assert await _granted(admin) == [4], "a connection is open still"
+    party.open = 0
+    await party.shares.beat()
+    assert await _granted(admin) == []
+    assert party.shares.get(site) is None
+
+
+async def test_two_processes_drain_one_site_together_within_its_limit(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    """Counted where it matters, at the MX; and both have worked."""
+    async with SmtpServer({"dot": _slowly}) as sink, AsyncExitStack() as processes:
+        for _ in range(2):
+            await processes.enter_async_context(
+                outbound(sink, max_connections=6, mails_per_connection=10, idle_seconds=0.5)
+            )
+        await until(lambda: admin.fetchval("SELECT count(*) = 2 FROM workers WHERE service = 'outbound'"), "both here")
+        await tenant.send_each([[f"u{n}@{'abcd'[n % 4]}.example"] for n in range(1_200)])
+        await until(lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "all delivered", seconds=60)
+        most = sink.most_open
+    assert len(sink.caught) == 1_200
+    assert most <= 6
+    workers_ = {row["worker"] for row in await admin.fetch("SELECT DISTINCT worker FROM site_shares")}
+    assert len(workers_) <= 2
+
+
+def _slowly(talk: Talk) -> Step | None:
+    event = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, event.set)
+    return Step("250 2.0.0 kept", wait=event)
