@@ -59,6 +59,12 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/auth/password"): {"old_password": "good enough for this", "new_password": "better than the old"},
     ("POST", "/v1/auth/organization"): {"organization_id": str(UUID(int=1))},
     ("PATCH", "/v1/domains/{id}/tls"): {"mode": None},
+    ("POST", "/v1/pools"): {"name": "openapi", "mail": ["broadcast"], "domains": ["openapi.example"]},
+    ("PATCH", "/v1/pools/{id}"): {"name": "renamed", "domains": ["openapi-4.example"]},
+    ("POST", "/v1/sources"): {"pool": "openapi", "ipv4": "203.0.113.7", "ehlo_name": "out.example.com"},
+    ("PATCH", "/v1/sources/{id}"): {"ehlo_name": "out8.example.com", "step": 2, "paused": True},
+    ("POST", "/v1/warmups"): {"domain": "openapi.example", "schedule": [50, 100]},
+    ("PATCH", "/v1/warmups/{id}"): {"step": 2, "warm": False, "paused": True},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
@@ -138,6 +144,9 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "webhook_event": newest(f"/webhooks/{webhook}/events"),
         "suppressions": api.post("/suppressions", json={"email": "openapi-3@example.com"}).json()["id"],
         "accounts": str(uuid4()),
+        "pools": api.post("/v1/pools", json={"name": "p", "domains": ["openapi-2.example"]}).json()["id"],
+        "sources": _source(api),
+        "warmups": api.post("/v1/warmups", json={"domain": "openapi-2.example"}).json()["id"],
         "oauth/grants": str(uuid4()),
         "lab/dns": "openapi.test",
     }
@@ -155,6 +164,12 @@ def _told_about_tls(api: httpx.Client, domain: str) -> str:
     kind = {"content-type": "application/tlsrpt+json"}
     assert api.post(path, content=json.dumps(report), headers=kind).status_code == 201
     return api.get("/v1/tls/reports").json()["data"][0]["id"]  # type: ignore[no-any-return]
+
+
+def _source(api: httpx.Client) -> str:
+    api.post("/v1/pools", json={"name": "q", "domains": ["openapi-3.example"]})
+    made = api.post("/v1/sources", json={"pool": "q", "ipv4": "203.0.113.8", "ehlo_name": "out8.example.com"})
+    return str(made.json()["id"])
 
 
 def _operations(document: Document) -> list[tuple[str, str, Document]]:
