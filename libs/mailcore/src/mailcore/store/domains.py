@@ -212,7 +212,6 @@ async def owner_locked(db: Connection, name: str, not_org: UUID) -> asyncpg.Reco
     )
 
 
-async def claim_due(db: Connection, limit: int) -> list[UUID]:
 async def sending(db: Connection, most: int) -> list[asyncpg.Record]:
     """Domains that may send, those that have been here longest first, with `dkim`."""
     rows: list[asyncpg.Record] = await db.fetch(
@@ -223,6 +222,7 @@ async def sending(db: Connection, most: int) -> list[asyncpg.Record]:
     return rows
 
 
+async def claim_due(db: Connection, limit: int) -> list[UUID]:
     """Domains that are due for a look; the next one is written first, for whoever dies on the way."""
     rows = await db.fetch(_CLAIM_DUE, limit)
     return [row["id"] for row in rows]
