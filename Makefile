@@ -23,8 +23,8 @@ dev: $(STAMP) ## run, and start the services again when their source changes
 	@exec $(BIN)/postroom up --port-base $(PORT_BASE) --reload $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## every test that needs no long run: make test [ARGS="-k dkim"]
-	$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## every test that needs no long run: make test [ARGS="-k dkim"] [JOBS=2]
+	$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 .PHONY: test-e2e
 test-e2e: $(STAMP) ## stories and real clients on the running stack

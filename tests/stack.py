@@ -64,7 +64,7 @@ def traversable(folder: Path) -> None:
     """Root's Postgres runs as `nobody`, who has to pass through pytest's private folders (they are ours)."""
     if os.getuid() == 0:
         for path in (folder, *folder.parents):
-            if path.name.startswith("pytest-") or path == folder:
+            if path.name.startswith(("pytest-", "popen-")) or path == folder:
                 path.chmod(path.stat().st_mode | 0o011)
 
 
