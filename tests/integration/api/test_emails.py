@@ -174,10 +174,13 @@ async def test_deliveries_tell_what_happened(api: httpx.AsyncClient, admin: asyn
         "mx_ip": "192.0.2.1",
         "source_ip": "192.0.2.9",
         "tls": "TLSv1.3",
+        "tls_policy": None,
         "code": 451,
         "enhanced_code": "4.7.1",
         "reply": "later",
         "rule": None,
+        "category": None,
+        "category_rule": None,
         "possible_duplicate": False,
         "conversation": [{"at": "2026-01-01T00:00:00.500000+00:00", "heard": "451 4.7.1 later"}],
     }

@@ -16,7 +16,7 @@ from fakes.dns_server import DnsServer
 from mailcore.flow.reputation import guard
 from mailcore.kit.ids import uuid7
 from mailcore.kit.settings import Reputation
-from mailcore.store import health
+from mailcore.store import health, holds
 from mailcore.store.health import Finding
 from mailcore.store.session import Store
 
@@ -271,6 +271,53 @@ async def test_a_site_that_rests_and_a_lane_that_waits(tracing: httpx.AsyncClien
     verdict, steps = await traced(tracing, "you@good.test")
     assert verdict == "wait" and "421 too many" in steps["site"]["text"] and steps["site"]["facts"]["failures"] == 4
     assert steps["lane"]["facts"]["waiting"] == 3
+
+
+async def test_mail_that_is_held_waits_and_its_delivery_says_so(
+    tracing: httpx.AsyncClient, store: Store, org: UUID
+) -> None:
+    id_ = (await tracing.post("/emails", json=email(to="you@good.test"))).json()["id"]
+    async with store.worker() as db:
+        await holds.place(db, None, None, origin="operator", reason="moving house")
+    verdict, steps = await traced(tracing, "you@good.test")
+    assert (verdict, steps["site"]["facts"]["holds"][0]["reason"]) == ("wait", "moving house")
+    (told,) = (await tracing.get(f"/v1/emails/{id_}/deliveries")).json()["data"]
+    assert told["next_attempt"]["attempt"] == 1 and "It is held: moving house" in told["next_attempt"]["why"]
+
+
+async def test_the_way_of_a_route_and_the_address_of_a_pool(
+    tracing: httpx.AsyncClient, admin: asyncpg.Connection, org: UUID, domain: UUID
+) -> None:
+    pool, source, way = uuid7(), uuid7(), uuid7()
+    await admin.execute("INSERT INTO pools (id, name) VALUES ($1, 'bulk')", pool)
+    await admin.execute("INSERT INTO pool_serves (domain, class, pool_id) VALUES ('', 1, $1)", pool)
+    await admin.execute(
+        "INSERT INTO sources (id, pool_id, ipv4, ehlo_name) VALUES ($1, $2, '192.0.2.9', 'bulk.test')", source, pool
+    )
+    await admin.execute(
+        "INSERT INTO warmups (id, source_id, state, schedule) VALUES ($1, $2, 'warming', '{50}')", uuid7(), source
+    )
+    _, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert steps["source"]["facts"]["pool"] == "bulk" and steps["source"]["facts"]["sources"][0]["ipv4"] == "192.0.2.9"
+    await admin.execute("UPDATE sources SET paused_at = now()")
+    verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert (verdict, steps["source"]["verdict"]) == ("wait", "wait")
+    assert (await traced(tracing, "you@good.test"))[0] == "ok", "other mail has nothing to do with it"
+
+    site = await admin.fetchval("INSERT INTO sites (key) VALUES ('way:relay') RETURNING id")
+    await admin.execute(
+        "INSERT INTO ways (id, org_id, name, kind, secrets_sealed, site_id) VALUES ($1, $2, 'relay', 'smarthost', '', $3)",
+        *(way, org, site),
+    )
+    await admin.execute(
+        "INSERT INTO routes_out (id, org_id, ways) VALUES ($1, $2, $3)", uuid7(), org, [way, UUID(int=0)]
+    )
+    verdict, steps = await traced(tracing, "you@good.test")
+    assert verdict == "ok" and "`relay`, way 1 of 2" in steps["way"]["text"] and "mx" not in steps
+    assert steps["site"]["facts"]["key"] == "way:relay"
+    await admin.execute("UPDATE sites SET suspended_until = now() + interval '1 hour' WHERE id = $1", site)
+    fresh = await traced(tracing, "you@good.test")
+    assert fresh[0] == "ok" and "mx" in fresh[1], "the second way of the route is the recipient's own servers"
 
 
 async def test_only_the_operator_asks_for_another_organization(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,8 +12,25 @@ import asyncpg
 from mailcore.store.session import Connection
 
 
-async def deliveries(db: Connection, email_id: UUID) -> list[dict[str, Any]]:
+async def held(db: Connection, org_id: UUID, email_id: UUID) -> dict[int, str]:
+    """By recipient why its mail is held, by the operator or by a rule; most holds are not the organization's to read. Role
+    worker."""
+    rows = await db.fetch(_HELD, org_id, email_id)
+    return {row["n"]: row["reason"] for row in rows}
+
+
+_HELD = """
+SELECT DISTINCT ON (q.n) q.n, h.reason
+FROM queue q JOIN lanes l ON l.id = q.lane_id JOIN recipient_domains r ON r.domain = l.domain
+JOIN holds h ON (h.site_id IS NULL OR h.site_id = r.site_id) AND (h.org_id IS NULL OR h.org_id = q.org_id)
+WHERE q.email_id = $2 AND q.org_id = $1 AND (h.until IS NULL OR h.until > now())
+ORDER BY q.n, h.id
+"""
+
+
+async def deliveries(db: Connection, email_id: UUID, held: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
     """One a recipient, in the order of To, Cc, Bcc; empty when the organization has no such email. Role app."""
+    held = held or {}
     attempts: dict[int, list[dict[str, Any]]] = {}
     sites: dict[int, str | None] = {}
     for row in await db.fetch(_ATTEMPTS, email_id):
@@ -32,6 +50,8 @@ async def deliveries(db: Connection, email_id: UUID) -> list[dict[str, Any]]:
                 "enhanced_code": row["enhanced_code"],
                 "reply": row["reply"],
                 "rule": row["rule"],
+                "category": row["category"],
+                "category_rule": row["category_rule"],
                 "possible_duplicate": row["possible_duplicate"],
                 "conversation": [
                     {"at": datetime.fromtimestamp(at, UTC).isoformat(), who: line}
@@ -46,14 +66,14 @@ async def deliveries(db: Connection, email_id: UUID) -> list[dict[str, Any]]:
             "site": row["site"] or sites.get(row["n"]),
             "possible_duplicate": row["possible_duplicate"],
             "next_attempt_at": _iso(row["due_at"]),
-            "next_attempt": _next(row, attempts.get(row["n"], [])),
+            "next_attempt": _next(row, attempts.get(row["n"], []), held.get(row["n"])),
             "attempts": attempts.get(row["n"], []),
         }
         for row in await db.fetch(_DELIVERIES, email_id)
     ]
 
 
-def _next(row: asyncpg.Record, attempts: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None) -> dict[str, Any] | None:
     """`{"at", "attempt", "why"}`; None: there is no further one."""
     if row["waiting"] is None:
         return None
@@ -74,12 +94,20 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]]) -> dict[str, Any]
         )
     if row["crashes"]:
         why.append(f"{row['crashes']} attempts ended with the death of their process: it is tried alone.")
-    if row["suspended_until"] is not None and row["state"] != "leased":
+    if row["state"] == "leased":
+        return {"at": None, "attempt": row["attempt"], "why": " ".join(why)}
+    if row["waits_for"] is not None:
+        why.append(
+            f"It waits for room in the warm-up of {row['waits_for']} and leaves as soon as there is some (GET /v1/warmups)."
+        )
+    if held is not None:
+        why.append(f"It is held: {held}")
+    if row["suspended_until"] is not None:
         words = f": {row['last_reply']}" if row["last_reply"] else ""
         why.append(
             f"The site {row['site']} rests until {_iso(row['suspended_until'])}, after {row['failures']} failures{words}."
         )
-    return {"at": _iso(row["due_at"]), "attempt": row["attempt"] + (row["state"] != "leased"), "why": " ".join(why)}
+    return {"at": _iso(row["due_at"]), "attempt": row["attempt"] + 1, "why": " ".join(why)}
 
 
 # ---- what would happen ----------------------------------------------------------------------------------------------
@@ -98,25 +126,53 @@ async def unsubscribed(db: Connection, recipient: str) -> list[asyncpg.Record]:
     return rows
 
 
-async def lane(db: Connection, domain: str, class_: int) -> asyncpg.Record | None:
+async def lane(db: Connection, domain: str, class_: int, route: int = 0) -> asyncpg.Record | None:
     """`(id, waiting, due_at)` of the organization's lane: how many wait, and since when the first is due. Role app."""
-    return await db.fetchrow(_LANE, domain, class_, MOST_COUNTED)
+    return await db.fetchrow(_LANE, domain, class_, MOST_COUNTED, route)
 
 
 _LANE = """
 SELECT l.id, (SELECT count(*) FROM (SELECT FROM queue q WHERE q.lane_id = l.id LIMIT $3) AS bounded) AS waiting,
        (SELECT q.due_at FROM queue q WHERE q.lane_id = l.id AND q.worker IS NULL AND q.crashes = 0
         ORDER BY q.due_at LIMIT 1) AS due_at
-FROM lanes l WHERE l.org_id = (SELECT current_org()) AND l.domain = $1 AND l.class = $2
+FROM lanes l WHERE l.org_id = (SELECT current_org()) AND l.domain = $1 AND l.class = $2 AND l.route_id = $4
 """
 
 
-async def site(db: Connection, domain: str) -> dict[str, Any] | None:
-    """Where the domain's mail goes, and how that site is; times are ISO 8601. Role worker."""
+async def ways(db: Connection, route: int) -> list[dict[str, Any]]:
+    """Of a route in order: `place, name, kind, enabled, resting, last_reply, site_id`; kind NULL is the installation's own. Role
+    worker."""
+    return [dict(row) for row in await db.fetch(_WAYS, route)]
+
+
+_WAYS = """
+SELECT u.place, w.name, w.kind, coalesce(w.enabled, true) AS enabled,
+       coalesce(s.suspended_until > now(), false) AS resting, s.last_reply, s.id AS site_id
+FROM routes_out o CROSS JOIN LATERAL unnest(o.ways) WITH ORDINALITY AS u (id, place)
+LEFT JOIN ways w ON w.id = u.id LEFT JOIN sites s ON s.id = w.site_id
+WHERE o.lane_route = $1 AND (w.id IS NOT NULL OR u.id = '00000000-0000-0000-0000-000000000000')
+ORDER BY u.place
+"""
+
+
+async def site(db: Connection, domain: str, site_id: int | None = None) -> dict[str, Any] | None:
+    """That site, or where the domain's mail goes, and how it is; times are ISO 8601. Role worker."""
     found: dict[str, Any] | None = await db.fetchval(
-        "SELECT to_jsonb(s) FROM recipient_domains r JOIN sites s ON s.id = r.site_id WHERE r.domain = $1", domain
+        "SELECT to_jsonb(s) FROM sites s WHERE s.id = coalesce($2, (SELECT site_id FROM recipient_domains WHERE domain = $1))",
+        *(domain, site_id),
     )
     return found
+
+
+async def holds(db: Connection, org_id: UUID, site_id: int | None) -> list[dict[str, Any]]:
+    """What keeps the organization's mail to that site back. Role worker."""
+    rows = await db.fetch(
+        "SELECT origin, reason, to_char(until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS until FROM holds "
+        "WHERE (org_id IS NULL OR org_id = $1) AND (site_id IS NULL OR site_id = $2) AND (until IS NULL OR until > now()) "
+        "ORDER BY id",
+        *(org_id, site_id),
+    )
+    return [dict(row) for row in rows]
 
 
 def _iso(at: datetime | None) -> str | None:
@@ -128,7 +184,7 @@ _DELIVERIES = """
 SELECT d.n, d.recipient, d.possible_duplicate OR coalesce(q.possible_duplicate, false) AS possible_duplicate, s.key AS site,
        CASE WHEN q.worker IS NOT NULL THEN 'leased' ELSE d.state END AS state,
        CASE WHEN q.worker IS NULL THEN q.due_at END AS due_at, q.email_id AS waiting, q.attempt, q.leased_at, q.crashes,
-       CASE WHEN s.suspended_until > now() THEN s.suspended_until END AS suspended_until, s.failures, s.last_reply
+       CASE WHEN s.suspended_until > now() THEN s.suspended_until END AS suspended_until, s.failures, s.last_reply, q.waits_for
 FROM deliveries d
 LEFT JOIN queue q ON q.email_id = d.email_id AND q.n = d.n
 LEFT JOIN lanes l ON l.id = q.lane_id
@@ -139,8 +195,7 @@ WHERE d.email_id = $1
 ORDER BY d.n
 """
 _ATTEMPTS = """
-SELECT n, attempt, at, outcome, site, mx_host, mx_ip, source_ip, tls, tls_policy, code, enhanced_code, reply, rule,
-       possible_duplicate,
-       conversation
+SELECT n, attempt, at, outcome, site, mx_host, mx_ip, source_ip, tls, tls_policy, code, enhanced_code, reply, rule, category,
+       category_rule, possible_duplicate, conversation
 FROM attempts WHERE email_id = $1 ORDER BY n, attempt
 """

@@ -64,8 +64,10 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
 async def deliveries(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     """What happened to each recipient's copy, and why."""
     email_id = path_id(id)
+    async with ctx.store.worker() as db:
+        held = await explain.held(db, who.org_id, email_id)
     async with ctx.store.tenant(who.org_id) as db:
-        found = await explain.deliveries(db, email_id)
+        found = await explain.deliveries(db, email_id, held)
     if not found:
         raise not_found("Email")
     return {"object": "list", "has_more": False, "data": found}

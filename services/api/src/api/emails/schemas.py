@@ -138,7 +138,9 @@ class Attempt(BaseModel):
     code: int | None
     enhanced_code: str | None
     reply: str | None
-    rule: str | None
+    rule: str | None = Field(description="Ours, where it was not the peer's reply that decided.")
+    category: str | None = Field(description="What a refusal is about: hard, soft, policy, block, infrastructure, …")
+    category_rule: str | None = Field(description="The rule that says so.")
     possible_duplicate: bool
     conversation: list[dict[str, str]] = Field(
         description="`{at, said}` by us, `{at, heard}` from the peer; for 30 days after the email was accepted."

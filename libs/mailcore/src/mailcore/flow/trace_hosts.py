@@ -1,0 +1,176 @@
+"""Where a mail would go: MX hosts, their addresses and what TLS with them must come to, as steps of flow.trace. The DNS is asked;
+of the database only what is kept of MTA-STS policies."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mailcore.dns.mta_sts import RECORD_PREFIX, StsPolicy, read_record
+from mailcore.dns.mx import addresses_of, next_hops
+from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
+from mailcore.dns.tlsa import tlsa_of, usable
+from mailcore.kit import addresses
+from mailcore.kit.errors import Refused
+from mailcore.store import mta_sts
+from mailcore.store.mta_sts import Kept
+from mailcore.store.session import Store
+
+OK, STOP, WAIT, UNKNOWN = "ok", "stop", "wait", "unknown"
+MOST_HOSTS = 10
+"""Whose TLS is looked at."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    step: str
+    verdict: str
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """How this installation's mail leaves, of outbound's settings."""
+
+    route: str
+    mx_port: int
+    host: str | None
+    """host:port of the smart host or the catcher, where all goes to one."""
+    test_domains: frozenset[str]
+    source_ip: str | None
+    ehlo: str
+    allow: tuple[Network, ...]
+
+
+@dataclass(slots=True)
+class Found:
+    """What later steps go by."""
+
+    domain: str
+    sender: Any = None
+    """Row of domains."""
+    hosts: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    """Mail hosts with the addresses that may be connected to."""
+    signed: bool = False
+    """The MX answer was validated by DNSSEC."""
+    simulated: bool = False
+    by_mx: bool = False
+    route: int = 0
+    """Of several ways out, as lanes name it; 0: none."""
+    way_site: int | None = None
+    """Site of the way that takes the mail; None: the domain's own."""
+
+
+class Hosts:
+    def __init__(self, store: Store, resolver: Resolver, leaving: Leaving) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._leaving = leaving
+
+    async def of(self, found: Found) -> list[Step]:
+        domain = found.domain
+        try:
+            mx = await next_hops(domain, self._resolver)
+        except Refused as error:
+            facts = {"code": error.code, "enhanced_code": error.enhanced}
+            return [Step("mx", STOP, f"{error.public} Its mail bounces at the first attempt.", facts)]
+        except TemporaryDNSError as error:
+            return [Step("mx", WAIT, f"{error.public} Mail waits, and is tried again by the schedule.")]
+        hops, found.signed = mx.values, mx.secure
+        implicit = len(hops) == 1 and hops[0].host == domain and hops[0].preference == 0
+        facts = {"hosts": [{"host": hop.host, "preference": hop.preference} for hop in hops]}
+        text = f"{domain} has no MX: it is its own mail host." if implicit else f"{len(hops)} mail hosts, best first."
+        return [Step("mx", OK, text, facts), await self._addresses(found, [hop.host for hop in hops])]
+
+    async def _addresses(self, found: Found, hosts: Sequence[str]) -> Step:
+        shown: list[dict[str, Any]] = []
+        failed = 0
+        for host in hosts:
+            try:
+                ips = (await addresses_of(host, self._resolver)).values
+            except NoSuchDomain:
+                shown.append({"host": host, "error": "does not exist"})
+                continue
+            except TemporaryDNSError as error:
+                failed += 1
+                shown.append({"host": host, "error": error.public})
+                continue
+            allowed = []
+            for ip in ips:
+                why = addresses.refusal(addresses.parse_address(ip), self._leaving.allow)
+                shown.append(
+                    {"host": host, "ip": ip, "allowed": why is None, **({} if why is None else {"reason": why})}
+                )
+                if why is None:
+                    allowed.append(ip)
+            if allowed:
+                found.hosts.append((host, tuple(allowed)))
+        facts = {"addresses": shown}
+        if found.hosts:
+            return Step(
+                "addresses", OK, f"{sum(len(ips) for _, ips in found.hosts)} addresses may be connected to.", facts
+            )
+        if failed:
+            return Step("addresses", WAIT, "The DNS does not tell an address just now: mail waits.", facts)
+        if any("ip" in each for each in shown):
+            text = "All addresses are private ones. POSTROOM_NETWORK__ALLOW__MX opens networks. Its mail bounces."
+            return Step("addresses", STOP, text, facts)
+        return Step("addresses", STOP, "The mail hosts have no addresses. Its mail bounces.", facts)
+
+    async def tls(self, found: Found) -> Step:
+        if found.simulated:
+            return Step("tls", OK, "Nothing is sent.", {"policy": "none"})
+        if not found.by_mx:
+            return Step("tls", OK, "As the operator has set it for this host.", {"policy": "by route"})
+        kept, announced = await self._sts(found.domain)
+        hosts = [
+            {"host": host, "policy": await self._tls_of(host, found, kept)} for host, _ in found.hosts[:MOST_HOSTS]
+        ]
+        own = "required" if found.sender is not None and found.sender["tls"] == "enforced" else "opportunistic"
+        facts: dict[str, Any] = {"of_sender": own, "hosts": hosts, "mta_sts": None}
+        if kept is not None or announced is not None:
+            mode = kept.mode if kept is not None and kept.alive else None
+            facts["mta_sts"] = {"announced": announced, "mode": mode, "failure": kept.failure if kept else None}
+        policies = {each["policy"] for each in hosts}
+        if hosts and policies <= {"closed"}:
+            why = "The recipient's side asks for TLS that none of its hosts can have by now: mail waits."
+            return Step("tls", WAIT, why, facts)
+        if own == "required":
+            text = f"{found.sender['name']} asks for TLS with a verified certificate: mail waits where a host has none."
+        elif policies & {"dane", "dane-unusable", "mta-sts"}:
+            text = (
+                "The recipient's side asks for TLS (DANE, MTA-STS): mail waits where a handshake does not come to that."
+            )
+        else:
+            text = "TLS where the host offers it; clear text where it does not (RFC 7435)."
+            if announced is not None and kept is None:
+                text += " An MTA-STS policy is announced, and is fetched with the first mail."
+        return Step("tls", OK, text, facts)
+
+    async def _sts(self, domain: str) -> tuple[Kept | None, str | None]:
+        """The policy that was fetched last, and the id that is announced now."""
+        async with self._store.worker() as db:
+            kept = await mta_sts.kept(db, domain)
+        try:
+            found = await self._resolver.txt(RECORD_PREFIX + domain)
+        except (NoSuchDomain, TemporaryDNSError):
+            return kept, None
+        return kept, read_record(found.values)
+
+    async def _tls_of(self, host: str, found: Found, kept: Kept | None) -> str:
+        """As outbound decides (RFC 7672, RFC 8461): dane, dane-unusable, mta-sts, closed, opportunistic."""
+        if found.signed:
+            try:
+                tlsa = await tlsa_of(host, self._leaving.mx_port, self._resolver)
+            except TemporaryDNSError:
+                return "closed"
+            if tlsa is not None:
+                return "dane" if usable(tlsa.records) else "dane-unusable"
+        if kept is None or not kept.alive or kept.mode != "enforce":
+            return "opportunistic"
+        return "mta-sts" if StsPolicy("enforce", kept.mx, kept.max_age).covers(host) else "closed"
