@@ -166,3 +166,23 @@ async def test_an_unsubscribe_url_for_the_recipient_where_it_is_asked_for(
         await tenant.state(several, "delivered")
         shared = email.message_from_bytes(sink.caught[-1].content, policy=policy.default)
         assert shared["List-Unsubscribe"] is None and shared["List-Unsubscribe-Post"] is None
+
+
+async def test_a_broadcast_carries_one_click_unsubscribing_without_asking_for_it(
+    tenant: Tenant, domain: UUID, sink: SmtpServer, outbound: Run, keyring: Keyring
+) -> None:
+    async with outbound(sink):
+        id_, raw = await _sent(tenant, sink, broadcast=True)
+        message = email.message_from_bytes(raw, policy=policy.default)
+        assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        url = message["List-Unsubscribe"].strip("<>")
+        found = read_unsubscribe(keyring.derive_all("track"), url.partition("?token=")[2])
+        assert found is not None and (found.email_id, found.recipient) == (id_, "you@example.com")
+        for signature in message.get_all("DKIM-Signature"):
+            signed = re.sub(r"\s", "", signature.partition("h=")[2].partition(";")[0]).split(":")
+            assert signed.count("list-unsubscribe") == signed.count("list-unsubscribe-post") == 2
+        own = {"List-Unsubscribe": "<mailto:out@example.com>"}
+        _, raw = await _sent(tenant, sink, broadcast=True, headers=own)
+        assert email.message_from_bytes(raw, policy=policy.default)["List-Unsubscribe"] == own["List-Unsubscribe"]
+        _, raw = await _sent(tenant, sink)
+        assert email.message_from_bytes(raw, policy=policy.default)["List-Unsubscribe"] is None

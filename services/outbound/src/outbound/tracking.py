@@ -5,6 +5,7 @@ An email's own switch goes before its domain's. What cannot be tracked is sent a
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -40,13 +41,18 @@ class Tracker:
 def with_unsubscribe(
     tracker: Tracker, content: Content, html: str | None, text: str | None
 ) -> tuple[str | None, str | None, dict[str, str]]:
-    """Html, text and headers with the recipient's own unsubscribe URL where they ask for it by PLACE.
+    """Html, text and headers with the recipient's own unsubscribe URL where they ask for it by PLACE; a broadcast has it in its
+    header without asking.
 
     In List-Unsubscribe it brings List-Unsubscribe-Post with it (RFC 8058 §3.1). A mail to several has one text for all: what one
     of them could unsubscribe another by is left out of its header, and its text stays.
     """
     field = next((name for name in content.headers if name.lower() == "list-unsubscribe"), None)
     asked = field is not None and PLACE in content.headers[field]
+    if field is None and content.broadcast and content.alone:
+        # the signature covers both (RFC 8058 §4): mailauth.dkim.sign lists them
+        field, asked = "List-Unsubscribe", True
+        content = dataclasses.replace(content, headers={**content.headers, field: f"<{PLACE}>"})
     if not asked and not any(part and PLACE in part for part in (html, text)):
         return html, text, content.headers
     headers = dict(content.headers)
