@@ -165,7 +165,7 @@ class ProviderApi:
 
     def _mailgun(self, heard: Heard) -> Taken:
         assert heard.path == "/v3/postroom.test/messages.mime"
-        assert base64.b64decode(heard.headers["authorization"].removeprefix("Basic ")) == b"api:key"
+        assert base64.b64decode(heard.headers["authorization"].removeprefix("Basic ")) == b"api:mg-key-7f3a"
         form = message_from_bytes(
             b"Content-Type: " + heard.headers["content-type"].encode() + b"\r\n\r\n" + heard.body, policy=HTTP
         )
@@ -184,7 +184,7 @@ class ProviderApi:
         return Taken(people, fields["v:postroom"][0].decode(), fields["message"][0])
 
     def _postmark(self, heard: Heard) -> Taken:
-        assert heard.path == "/email" and heard.headers["x-postmark-server-token"] == "token"
+        assert heard.path == "/email" and heard.headers["x-postmark-server-token"] == "pm-token-7f3a"
         assert heard.headers["accept"] == "application/json"
         mail = json.loads(heard.body)
         assert mail["MessageStream"] == "outbound" and (mail.get("HtmlBody") or mail.get("TextBody"))
@@ -205,7 +205,7 @@ class ProviderApi:
 
     def _cloudflare(self, heard: Heard) -> Taken:
         assert heard.path == f"/accounts/{SETTINGS['cloudflare']['account_id']}/email/sending/send_raw"
-        assert heard.headers["authorization"] == "Bearer token"
+        assert heard.headers["authorization"] == "Bearer cf-token-7f3a"
         mail = json.loads(heard.body)
         assert "@" in mail["from"] and 1 <= len(mail["recipients"]) <= 50
         return Taken(mail["recipients"], "", mail["mime_message"].encode())

@@ -35,8 +35,8 @@ EC_PUBLIC = base64.b64encode(
 SETTINGS: dict[str, dict[str, Any]] = {
     "resend": {"api_key": "re_key", "signing_secret": SECRET},
     "sendgrid": {"api_key": "SG.key", "verification_key": EC_PUBLIC},
-    "mailgun": {"api_key": "key", "signing_secret": "mailgun's key"},
-    "postmark": {"server_token": "token", "webhook_password": "a password of twenty"},
+    "mailgun": {"api_key": "mg-key-7f3a", "signing_secret": "mailgun's key"},
+    "postmark": {"server_token": "pm-token-7f3a", "webhook_password": "a password of twenty"},
     "ses": {
         "region": "us-east-1",
         "access_key_id": "AKIDEXAMPLEEXAMPLE",
@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "configuration_set": "ConfigSet",
         "topic_arn": TOPIC,
     },
-    "cloudflare": {"account_id": "0123456789abcdef0123456789abcdef", "api_token": "token"},
+    "cloudflare": {"account_id": "0123456789abcdef0123456789abcdef", "api_token": "cf-token-7f3a"},
 }
 
 

@@ -417,7 +417,7 @@ async def test_routes_by_tag_domain_and_organization(
 async def test_one_provider_may_take_everything(setup: Setup, outbound: Run) -> None:
     tenant = setup.tenant
     async with ProviderApi("mailgun") as api:
-        providers = {"default": "mailgun", "mailgun": {"base_url": api.url, "account": {"api_key": "key"}}}
+        providers = {"default": "mailgun", "mailgun": {"base_url": api.url, "account": {"api_key": "mg-key-7f3a"}}}
         async with outbound(route="provider", providers=providers):
             email = await tenant.send("ada@example.com")
             await tenant.state(email, "delivered")

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from mailcore.dns.mx import addresses_of
 from mailcore.dns.resolver import Resolver
 from mailcore.flow.ways import SmartHost, account_of
@@ -261,7 +263,7 @@ def account_from_settings(vendor: str, given: Mapping[str, object]) -> Account:
         )
     try:
         return model.model_validate(given)
-    except ValueError as error:
-        lacking = getattr(error, "errors", lambda **_: [])(include_input=False, include_url=False)
-        words = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in lacking)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        words = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found)
         raise Refused(f"POSTROOM_PROVIDERS__{vendor.upper()}__ACCOUNT is not what {vendor} needs. {words}") from None

@@ -103,14 +103,25 @@ class Reading:
 
 
 class Sender(Protocol):
-    host: str
-    """Of the API, as attempts name it."""
-    whole: bool
-    """It takes the message as it is, so that our octets and signatures reach the recipient."""
-    most_recipients: int
-    """Of one request."""
-    most_octets: int
-    """Of a message."""
+    @property
+    def host(self) -> str:
+        """Of the API, as attempts name it."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """It takes the message as it is, so that our octets and signatures reach the recipient."""
+        ...
+
+    @property
+    def most_recipients(self) -> int:
+        """Of one request."""
+        ...
+
+    @property
+    def most_octets(self) -> int:
+        """Of a message."""
+        ...
 
     def request(self, letter: Letter, now: datetime) -> Request:
         """Raises Refused for a message that cannot be put in this provider's terms."""

@@ -170,7 +170,7 @@ async def due_lanes(db: Connection) -> list[DueLane]:
 
 
 def _due(row: asyncpg.Record) -> DueLane:
-    return DueLane(*row[:7], taken(row[7:]))
+    return DueLane(*row[:7], taken=taken(row[7:]))
 
 
 _NOT_HELD = """NOT EXISTS (
