@@ -65,6 +65,14 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/sources/{id}"): {"ehlo_name": "out8.example.com", "step": 2, "paused": True},
     ("POST", "/v1/warmups"): {"domain": "openapi.example", "schedule": [50, 100]},
     ("PATCH", "/v1/warmups/{id}"): {"step": 2, "warm": False, "paused": True},
+    ("POST", "/v1/ways"): {"name": "openapi", "kind": "resend", "settings": {"api_key": "re_x"}},
+    ("PATCH", "/v1/ways/{way_id}"): {"enabled": False, "settings": {"signing_secret": "whsec_b3BlbmFwaQ=="}},
+    ("POST", "/v1/routes-out"): {"ways": ["default"], "tag": {"name": "openapi"}},
+    ("PATCH", "/v1/routes-out/{route_id}"): {"ways": ["default"]},
+    ("POST", "/v1/installation/ways"): {"name": "openapi", "kind": "smarthost", "settings": {"host": "127.0.0.1"}},
+    ("PATCH", "/v1/installation/ways/{way_id}"): {"name": "renamed"},
+    ("POST", "/v1/installation/routes-out"): {"ways": ["default"], "tag": {"name": "openapi", "value": "x"}},
+    ("PATCH", "/v1/installation/routes-out/{route_id}"): {"ways": ["default"]},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
@@ -143,6 +151,14 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "webhooks": webhook,
         "webhook_event": newest(f"/webhooks/{webhook}/events"),
         "suppressions": api.post("/suppressions", json={"email": "openapi-3@example.com"}).json()["id"],
+        **{
+            f"{of}{kind}": api.post(f"/v1/{of}{kind}", json=body).json()["id"]
+            for of in ("", "installation/")
+            for kind, body in (
+                ("ways", BODIES["POST", "/v1/ways"]),
+                ("routes-out", {"ways": ["default"], "tag": {"name": "read"}}),
+            )
+        },
         "accounts": str(uuid4()),
         "pools": api.post("/v1/pools", json={"name": "p", "domains": ["openapi-2.example"]}).json()["id"],
         "sources": _source(api),

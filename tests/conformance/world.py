@@ -133,6 +133,8 @@ def _fill(there: World) -> None:
     ids["scheduled"] = there.made("/emails", {**EMAIL, "scheduled_at": "in 3 days"})["id"]
     ids["domain"] = there.made("/domains", {"name": "world.example"})["id"]
     ids["dkim_key"] = first(f"/v1/domains/{ids['domain']}/dkim-keys")
+    ids["way"] = there.made("/v1/ways", {"name": "w", "kind": "resend", "settings": {"api_key": "re_x"}})["id"]
+    ids["route"] = there.made("/v1/routes-out", {"ways": ["default"], "tag": {"name": "never"}})["id"]
     ids["api_key"] = there.made("/api-keys", {"name": "one of everything"})["id"]
     ids["suppression"] = there.made("/suppressions", {"email": "never@example.com"})["id"]
     ids["received"], ids["attachment"] = _receive(there)
