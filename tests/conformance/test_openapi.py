@@ -22,9 +22,7 @@ from stack import Stack, wait_for
 Document: TypeAlias = dict[str, Any]
 OPEN = {"/health", "/healthz", "/readyz"}
 EMAIL = {"from": "Acme <hello@postroom.test>", "to": ["you@example.com"], "subject": "s", "html": "<p>h</p>"}
-PRIVATE_KEY = (
-    Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-)
+PRIVATE_KEY = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 CLAIMED = "openapi-claimed.example"
 """Verified by another organization."""
 BODIES: dict[tuple[str, str], Any] = {
@@ -65,6 +63,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/sources/{id}"): {"ehlo_name": "out8.example.com", "step": 2, "paused": True},
     ("POST", "/v1/warmups"): {"domain": "openapi.example", "schedule": [50, 100]},
     ("PATCH", "/v1/warmups/{id}"): {"step": 2, "warm": False, "paused": True},
+    ("POST", "/v1/domains/{id}/pause"): {"reason": "for the test"},
     ("POST", "/v1/ways"): {"name": "openapi", "kind": "resend", "settings": {"api_key": "re_x"}},
     ("PATCH", "/v1/ways/{way_id}"): {"enabled": False, "settings": {"signing_secret": "whsec_b3BlbmFwaQ=="}},
     ("POST", "/v1/routes-out"): {"ways": ["default"], "tag": {"name": "openapi"}},
@@ -76,6 +75,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
+QUERIES = {"/v1/trace": {"to": "you@example.com"}}
+"""Where something must be asked for."""
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +161,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
             )
         },
         "accounts": str(uuid4()),
+        "alarms": _alarm(api),
         "pools": api.post("/v1/pools", json={"name": "p", "domains": ["openapi-2.example"]}).json()["id"],
         "sources": _source(api),
         "warmups": api.post("/v1/warmups", json={"domain": "openapi-2.example"}).json()["id"],
@@ -180,6 +182,11 @@ def _told_about_tls(api: httpx.Client, domain: str) -> str:
     kind = {"content-type": "application/tlsrpt+json"}
     assert api.post(path, content=json.dumps(report), headers=kind).status_code == 201
     return api.get("/v1/tls/reports").json()["data"][0]["id"]  # type: ignore[no-any-return]
+
+
+def _alarm(api: httpx.Client) -> str:
+    domain = api.post("/domains", json={"name": "openapi-4.example"}).json()["id"]
+    return str(api.post(f"/v1/domains/{domain}/pause", json={"reason": "for the test"}).json()["id"])
 
 
 def _source(api: httpx.Client) -> str:
@@ -226,7 +233,7 @@ def test_what_is_asked_well_answers_as_documented(api: httpx.Client, document: D
     for method, path, operation in _operations(document):
         if path.startswith("/v1/auth/"):
             continue  # of people: next test
-        answer = api.request(method, _fill(path, ids), json=BODIES.get((method, path)))
+        answer = api.request(method, _fill(path, ids), json=BODIES.get((method, path)), params=QUERIES.get(path))
         _check(document, operation, answer)
         if "accounts" not in path and path != "/oauth/grants/{id}":
             assert answer.status_code < 300, (method, path, answer.text)

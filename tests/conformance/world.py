@@ -133,6 +133,7 @@ def _fill(there: World) -> None:
     ids["scheduled"] = there.made("/emails", {**EMAIL, "scheduled_at": "in 3 days"})["id"]
     ids["domain"] = there.made("/domains", {"name": "world.example"})["id"]
     ids["dkim_key"] = first(f"/v1/domains/{ids['domain']}/dkim-keys")
+    ids["alarm"] = there.made(f"/v1/domains/{ids['domain']}/pause", {"reason": "one of everything"})["id"]
     ids["way"] = there.made("/v1/ways", {"name": "w", "kind": "resend", "settings": {"api_key": "re_x"}})["id"]
     ids["route"] = there.made("/v1/routes-out", {"ways": ["default"], "tag": {"name": "never"}})["id"]
     ids["api_key"] = there.made("/api-keys", {"name": "one of everything"})["id"]

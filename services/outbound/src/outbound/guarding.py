@@ -19,6 +19,8 @@ from mailcore.store.session import Store
 
 log = logger(__name__)
 
+START_SECONDS = 15.0
+"""After the start: what is on its way up with this process is not found missing."""
 GUARD_SECONDS = 60.0
 HEALTH_SECONDS = 3600.0
 
@@ -55,6 +57,7 @@ class Guards:
 
     async def watch(self) -> None:
         """Until cancelled."""
+        await asyncio.sleep(START_SECONDS)
         while True:
             await self._try("guard", self.guard())
             await self._try("health", self._hourly())
