@@ -25,8 +25,8 @@ from mailcore.store.session import Store
 
 log = logger(__name__)
 
-FETCH_SECONDS = 30.0
-"""The whole of it. RFC 8461 §3.3 proposes a minute; mail waits meanwhile."""
+FETCH_SECONDS = 15.0
+"""The whole of it. RFC 8461 §3.3 proposes a minute; mail waits meanwhile, and so may other domains that are looked up."""
 REST_SECONDS = 300.0
 """After a failure, before the next try (§3.3)."""
 
