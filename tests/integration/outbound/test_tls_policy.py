@@ -1,0 +1,387 @@
+"""DANE and MTA-STS end to end: a validating resolver, a signed zone, policy hosts, mail servers with real certificates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import asyncpg
+import pytest
+
+from fakes import mtas
+from fakes.authority import Authority, Server, tlsa
+from fakes.dns_server import DnsServer
+from fakes.https_server import HttpsServer
+from fakes.smtp_server import SmtpServer
+from fakes.validating_resolver import Records, ValidatingResolver, Zone
+from integration.outbound.harness import Tenant, until
+
+LOOPBACK = {"allow": {"mx": ["127.0.0.0/8"]}}
+Outbound = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def ca_file(authority: Authority, tmp_path: Path) -> str:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(authority.pem)
+    return str(path)
+
+
+def by_mx(address: str, peer: SmtpServer, **changes: Any) -> dict[str, Any]:
+    dns = {"nameservers": [address], "timeout_seconds": 2}
+    return {"route": "mx", "mx_port": peer.port, "dns": dns, "network": LOOPBACK, **changes}
+
+
+# ---- DANE ------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def signed(
+    folder: Path, peer: SmtpServer, record: str | None, spoiled: str | None = None, *, secure: bool = True
+) -> AsyncIterator[ValidatingResolver]:
+    """dane.example with its mail host in one zone, and the TLSA record of the peer's port."""
+    name = f"_{peer.port}._tcp.mx.dane.example"
+    records: dict[str, dict[str, list[str]]] = {
+        "dane.example": {"MX": ["10 mx.dane.example."]},
+        "mx.dane.example": {"A": ["127.0.0.1"]},
+    }
+    if record:
+        records[name] = {"TLSA": [record]}
+    changed: Records = {name: {"TLSA": [spoiled]}} if spoiled else {}
+    async with ValidatingResolver(folder, [Zone("dane.example", records, secure, changed)]) as server:
+        yield server
+
+
+async def attempt_of(tenant: Tenant, domain: str) -> asyncpg.Record:
+    email_id = await tenant.send(f"a@{domain}")
+    await until(lambda: tenant.attempts(email_id), "an attempt")
+    return (await tenant.attempts(email_id))[0]
+
+
+@pytest.mark.peer("unbound")
+@pytest.mark.parametrize("usage", [3, 2])
+async def test_a_certificate_that_the_records_name_delivers(
+    tenant: Tenant, outbound: Outbound, authority: Authority, tmp_path: Path, usage: int
+) -> None:
+    """DANE-EE by the server's own key, DANE-TA by its authority's. No public authority knows either."""
+    server = authority.server("mx.dane.example")
+    record = tlsa(usage, server.certificate if usage == 3 else authority.certificate)
+    async with (
+        SmtpServer(tls=server.context) as peer,
+        signed(tmp_path, peer, record) as dns,
+        outbound(**by_mx(dns.address, peer)),
+    ):
+        attempt = await attempt_of(tenant, "dane.example")
+    assert (attempt["outcome"], attempt["tls_policy"]) == ("delivered", "dane")
+    assert attempt["tls"].startswith("TLSv1.3 ")
+    assert [caught.tls for caught in peer.caught] == [True]
+
+
+@pytest.mark.peer("unbound, postfix")
+async def test_postfix_gets_mail_while_the_record_is_that_of_its_key(
+    tenant: Tenant, outbound: Outbound, authority: Authority, tmp_path: Path
+) -> None:
+    """A mail server of others, before and after its key was changed without a word to the DNS."""
+    if os.geteuid() != 0:
+        pytest.skip("Postfix is started as root only")
+    server, renewed = authority.server("mx.peer.test"), authority.server("mx.peer.test")
+    attempts = []
+    async with SmtpServer() as sink:
+        for each in (server, renewed):
+            with passable() as folder:
+                pem = folder / "pem"
+                pem.write_bytes(each.pem)
+                with mtas.postfix(folder / "mx", sink.port, pem) as port:
+                    records = {
+                        "peer.test": {"MX": ["10 mx.peer.test."]},
+                        "mx.peer.test": {"A": ["127.0.0.1"]},
+                        f"_{port}._tcp.mx.peer.test": {"TLSA": [tlsa(3, server.certificate)]},
+                    }
+                    async with ValidatingResolver(tmp_path, [Zone("peer.test", records, signed=True)]) as dns:
+                        settings = by_mx(dns.address, sink) | {"mx_port": port}
+                        async with outbound(**settings):
+                            email_id = await tenant.send("bob@peer.test")
+                            await until(lambda email_id=email_id: tenant.attempts(email_id), "an attempt")
+                    attempts += await tenant.attempts(email_id)
+                    if each is server:
+                        await until(lambda: _any(sink.caught), "Postfix passes it on")
+    first, second = attempts
+    assert (first["outcome"], first["tls_policy"], first["mx_host"]) == ("delivered", "dane", "mx.peer.test")
+    assert (second["outcome"], second["rule"]) == ("deferred", "dane-failed")
+    assert len(sink.caught) == 1
+
+
+async def _any(caught: Sequence[object]) -> bool:
+    return bool(caught)
+
+
+@contextmanager
+def passable() -> Iterator[Path]:
+    """Postfix changes to users of its own, who must be able to pass through."""
+    with TemporaryDirectory(prefix="postroom-lab-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.mark.peer("unbound")
+async def test_a_certificate_that_no_record_names_defers_with_the_reason(
+    tenant: Tenant, outbound: Outbound, authority: Authority, tmp_path: Path, admin: asyncpg.Connection
+) -> None:
+    record = tlsa(3, authority.server("mx.dane.example").certificate)
+    async with (
+        SmtpServer(tls=authority.server("mx.dane.example").context) as peer,
+        signed(tmp_path, peer, record) as dns,
+        outbound(**by_mx(dns.address, peer)),
+    ):
+        attempt = await attempt_of(tenant, "dane.example")
+    assert (attempt["outcome"], attempt["rule"], attempt["enhanced_code"]) == ("deferred", "dane-failed", "4.7.5")
+    assert "matches none of the host's TLSA records" in attempt["reply"]
+    assert peer.caught == []
+    assert not peer.commands("MAIL")
+    # it is this host's, not the site's: others who go there without DANE are not kept back
+    assert await admin.fetchval("SELECT count(*) FROM sites WHERE failures > 0") == 0
+
+
+@pytest.mark.peer("unbound")
+async def test_a_name_that_the_anchor_does_not_vouch_for_defers(
+    tenant: Tenant, outbound: Outbound, authority: Authority, tmp_path: Path
+) -> None:
+    async with (
+        SmtpServer(tls=authority.server("elsewhere.example").context) as peer,
+        signed(tmp_path, peer, tlsa(2, authority.certificate, 0, 2)) as dns,
+        outbound(**by_mx(dns.address, peer)),
+    ):
+        attempt = await attempt_of(tenant, "dane.example")
+    assert (attempt["outcome"], attempt["rule"]) == ("deferred", "dane-failed")
+    assert "trust anchor" in attempt["reply"]
+    assert peer.caught == []
+
+
+@pytest.mark.peer("unbound")
+@pytest.mark.parametrize("record", ["3 1 1", "0 0 1"], ids=["DANE", "records of no use to SMTP"])
+async def test_starttls_taken_away_is_refused_under_dane(
+    tenant: Tenant, outbound: Outbound, tmp_path: Path, record: str
+) -> None:
+    async with (
+        SmtpServer() as peer,
+        signed(tmp_path, peer, f"{record} {'ab' * 32}") as dns,
+        outbound(**by_mx(dns.address, peer)),
+    ):
+        attempt = await attempt_of(tenant, "dane.example")
+    assert (attempt["outcome"], attempt["rule"]) == ("deferred", "dane-failed")
+    assert "offers no STARTTLS" in attempt["reply"]
+    assert peer.caught == []
+
+
+@pytest.mark.peer("unbound")
+async def test_records_whose_signature_is_wrong_close_the_host(
+    tenant: Tenant, outbound: Outbound, authority: Authority, tmp_path: Path
+) -> None:
+    """Nobody can tell what the records were: nothing is even said to the host."""
+    server = authority.server("mx.dane.example")
+    async with (
+        SmtpServer(tls=server.context) as peer,
+        signed(tmp_path, peer, f"3 1 1 {'ab' * 32}", tlsa(3, server.certificate)) as dns,
+        outbound(**by_mx(dns.address, peer)),
+    ):
+        attempt = await attempt_of(tenant, "dane.example")
+    assert (attempt["outcome"], attempt["rule"]) == ("deferred", "dane-failed")
+    assert "nobody could tell" in attempt["reply"]
+    assert not attempt["conversation"]
+    assert peer.caught == []
+
+
+@pytest.mark.peer("unbound")
+async def test_without_dnssec_records_mean_nothing(
+    tenant: Tenant, outbound: Outbound, authority: Authority, tmp_path: Path
+) -> None:
+    """Not signed; and signed, but by a resolver whose word is not taken."""
+    wrong = f"3 1 1 {'ab' * 32}"
+    async with SmtpServer(tls=authority.server("mx.dane.example").context) as peer:
+        async with signed(tmp_path, peer, wrong, secure=False) as dns, outbound(**by_mx(dns.address, peer)):
+            attempt = await attempt_of(tenant, "dane.example")
+        assert (attempt["outcome"], attempt["tls_policy"]) == ("delivered", "opportunistic")
+        async with signed(tmp_path, peer, wrong) as dns:
+            settings = by_mx(dns.address, peer)
+            settings["dns"]["trust_ad"] = False
+            async with outbound(**settings):
+                attempt = await attempt_of(tenant, "dane.example")
+        assert (attempt["outcome"], attempt["tls_policy"]) == ("delivered", "opportunistic")
+
+
+# ---- MTA-STS ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sts:
+    """sts.example: its zone, its policy host, and how outbound is set up to find them."""
+
+    zones: dict[str, dict[str, list[str]]]
+    host: HttpsServer
+    ca_file: str
+    dns: DnsServer = field(init=False)
+
+    def policy(self, mode: str, mx: str = "mx.sts.example", id_: str = "1", max_age: int = 86400) -> None:
+        text = f"version: STSv1\nmode: {mode}\nmx: {mx}\nmax_age: {max_age}\n"
+        self.host.pages["/.well-known/mta-sts.txt"] = (200, "text/plain", text.encode())
+        self.zones["_mta-sts.sts.example"] = {"TXT": [f"v=STSv1; id={id_}"]}
+
+    def settings(self, peer: SmtpServer) -> dict[str, Any]:
+        return by_mx(self.dns.address, peer, mta_sts_port=self.host.port, ca_file=self.ca_file)
+
+
+@pytest.fixture
+async def sts(authority: Authority, ca_file: str) -> AsyncIterator[Sts]:
+    zones: dict[str, dict[str, list[str]]] = {
+        "sts.example": {"MX": ["10 mx.sts.example."]},
+        "mx.sts.example": {"A": ["127.0.0.1"]},
+        "mta-sts.sts.example": {"A": ["127.0.0.1"]},
+        "_smtp._tls.sts.example": {"TXT": ["v=TLSRPTv1; rua=mailto:reports@sts.example"]},
+    }
+    async with HttpsServer(authority.server("mta-sts.sts.example").context) as host:
+        made = Sts(zones, host, ca_file)
+        async with DnsServer(zones, ttl=0) as made.dns:
+            yield made
+
+
+def good(authority: Authority) -> Server:
+    return authority.server("mx.sts.example")
+
+
+async def test_an_enforced_policy_takes_a_good_certificate(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts, admin: asyncpg.Connection
+) -> None:
+    sts.policy("enforce")
+    async with SmtpServer(tls=good(authority).context) as peer, outbound(**sts.settings(peer)):
+        attempt = await attempt_of(tenant, "sts.example")
+    assert (attempt["outcome"], attempt["tls_policy"]) == ("delivered", "mta-sts")
+    assert [each.path for each in sts.host.asked] == ["/.well-known/mta-sts.txt"]
+    kept = await admin.fetchrow("SELECT * FROM mta_sts_policies")
+    assert kept is not None
+    assert (kept["domain"], kept["policy_id"], kept["mode"], kept["max_age"]) == ("sts.example", "1", "enforce", 86400)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason", "failure"),
+    [
+        (lambda authority: authority.server("other.example"), "mismatch", "certificate-host-mismatch"),
+        (lambda authority: authority.server("mx.sts.example", ended=True), "expired", "certificate-expired"),
+        (lambda _: Authority().server("mx.sts.example"), "self-signed", "certificate-not-trusted"),
+        (lambda _: None, "offers no STARTTLS", "starttls-not-supported"),
+    ],
+    ids=["another name", "out of date", "unknown authority", "STARTTLS taken away"],
+)
+async def test_an_enforced_policy_defers_what_is_not_as_it_says_and_a_tested_one_delivers_and_reports(
+    tenant: Tenant,
+    outbound: Outbound,
+    authority: Authority,
+    sts: Sts,
+    admin: asyncpg.Connection,
+    made: Callable[[Authority], Server | None],
+    reason: str,
+    failure: str,
+) -> None:
+    server = made(authority)
+    sts.policy("enforce")
+    async with SmtpServer(tls=server.context if server else None) as peer:
+        async with outbound(**sts.settings(peer)):
+            attempt = await attempt_of(tenant, "sts.example")
+        assert (attempt["outcome"], attempt["rule"], attempt["tls_policy"]) == ("deferred", "mta-sts-failed", "mta-sts")
+        assert reason in attempt["reply"].lower() or reason in attempt["reply"]
+        assert peer.caught == []
+        assert not peer.commands("MAIL")
+
+        sts.policy("testing", id_="2")
+        async with outbound(**sts.settings(peer)):
+            attempt = await attempt_of(tenant, "sts.example")
+        assert (attempt["outcome"], attempt["tls_policy"]) == ("delivered", "mta-sts-testing")
+        assert len(peer.caught) == 1
+        assert peer.caught[0].tls is (server is not None)
+    rows = await admin.fetch(
+        "SELECT policy, failure, sessions FROM tls_results WHERE domain = 'sts.example' ORDER BY 1"
+    )
+    modes = {row["policy"]["policy-string"][1]: (row["failure"]["result-type"], row["sessions"]) for row in rows}
+    assert modes == {"mode: enforce": (failure, 1), "mode: testing": (failure, 1)}
+
+
+async def test_a_host_that_the_policy_does_not_name_is_not_spoken_to(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts
+) -> None:
+    sts.policy("enforce", mx="*.elsewhere.example")
+    async with SmtpServer(tls=good(authority).context) as peer, outbound(**sts.settings(peer)):
+        attempt = await attempt_of(tenant, "sts.example")
+    assert (attempt["outcome"], attempt["rule"]) == ("deferred", "mta-sts-failed")
+    assert "does not name the host mx.sts.example" in attempt["reply"]
+    assert not attempt["conversation"]
+    assert peer.caught == []
+
+
+async def test_a_kept_policy_holds_when_nothing_announces_it_any_more(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts
+) -> None:
+    """RFC 8461 §5.1: whoever can take away the record and the policy host wins nothing before the policy's end."""
+    sts.policy("enforce")
+    async with SmtpServer(tls=good(authority).context) as peer, outbound(**sts.settings(peer)):
+        assert (await attempt_of(tenant, "sts.example"))["outcome"] == "delivered"
+    del sts.zones["_mta-sts.sts.example"], sts.zones["mta-sts.sts.example"]
+    async with SmtpServer() as stripped, outbound(**sts.settings(stripped)):
+        attempt = await attempt_of(tenant, "sts.example")
+    assert (attempt["outcome"], attempt["rule"]) == ("deferred", "mta-sts-failed")
+    assert stripped.caught == []
+
+
+async def test_a_policy_that_cannot_be_fetched_is_reported_and_keeps_nothing_back(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts, admin: asyncpg.Connection
+) -> None:
+    sts.policy("enforce")
+    sts.host.pages["/.well-known/mta-sts.txt"] = (301, "text/plain", b"")
+    async with SmtpServer(tls=authority.server("other.example").context) as peer, outbound(**sts.settings(peer)):
+        attempt = await attempt_of(tenant, "sts.example")
+    assert (attempt["outcome"], attempt["tls_policy"]) == ("delivered", "opportunistic")
+    assert [each.path for each in sts.host.asked] == ["/.well-known/mta-sts.txt"], "redirects are not followed"
+    rows = await admin.fetch("SELECT policy, failure FROM tls_results WHERE domain = 'sts.example'")
+    told = {row["policy"]["policy-type"]: row["failure"] and row["failure"]["result-type"] for row in rows}
+    assert told == {"no-policy-found": None, "sts": "sts-policy-fetch-error"}
+
+
+async def test_a_mail_that_says_tls_required_no_goes_all_the_same(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts
+) -> None:
+    """RFC 8689 §5: reports about TLS must come through where TLS fails."""
+    sts.policy("enforce")
+    async with SmtpServer(tls=authority.server("other.example").context) as peer, outbound(**sts.settings(peer)):
+        held = await attempt_of(tenant, "sts.example")
+        email_id = await tenant.send("a@sts.example", headers={"TLS-Required": "No"})
+        await tenant.state(email_id, "delivered")
+    assert held["outcome"] == "deferred"
+    assert (await tenant.attempts(email_id))[0]["tls_policy"] == "opportunistic"
+    assert len(peer.caught) == 1
+
+
+async def test_domains_of_one_site_with_other_policies_do_not_share_connections(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts
+) -> None:
+    """plain.example has the same mail host and no policy: its mail goes, in clear, while that of sts.example waits."""
+    sts.policy("enforce")
+    sts.zones["plain.example"] = {"MX": ["10 mx.sts.example."]}
+    async with SmtpServer() as peer, outbound(**sts.settings(peer)):
+        ids = await tenant.send_each(
+            [[f"{n}@{domain}"] for n in range(5) for domain in ("sts.example", "plain.example")]
+        )
+        for plain in ids[1::2]:
+            await tenant.state(plain, "delivered")
+        for strict in ids[::2]:
+            await until(lambda strict=strict: tenant.attempts(strict), "an attempt")
+    assert {caught.rcpt_to[0].partition("@")[2] for caught in peer.caught} == {"plain.example"}
+    assert {(await tenant.delivery(each))["state"] for each in ids[::2]} == {"queued"}
