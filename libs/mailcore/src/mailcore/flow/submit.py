@@ -15,7 +15,6 @@ A door inside another door's transaction calls `prepare` before it begins, `subm
 
 from __future__ import annotations
 
-import base64
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -23,23 +22,22 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-import orjson
-
-from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
+from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.events import suppressed
 from mailcore.flow.group import GroupCommit
 from mailcore.flow.quota import Quotas
+from mailcore.flow.row import distinct, is_long, row_of
 from mailcore.flow.sandbox import Sandbox
 from mailcore.kit import failpoint
 from mailcore.kit.errors import Conflict, MailError, Refused
-from mailcore.kit.ids import uuid7, uuid7_text
+from mailcore.kit.ids import uuid7
 from mailcore.kit.metrics import SUBMITS
 from mailcore.kit.remember import Remembered
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
 from mailcore.smtp.address import Address
 from mailcore.store import domains, emails, events, idempotency, lanes
-from mailcore.store.emails import Inserted, NewRow, Suppressed, text_array
+from mailcore.store.emails import Inserted, NewRow, Suppressed
 from mailcore.store.events import NewEvent
 from mailcore.store.idempotency import Busy, OnceKey, Stored, Wanted
 from mailcore.store.lanes import LaneKey
@@ -51,8 +49,6 @@ COMPANY = 20
 """Requests that wait before another group leaves beside those under way. A statement costs this process more than a mail: few large
 groups are cheaper than many small ones."""
 MAX_REMEMBERED = 100_000
-INLINE_TOTAL = 4 * INLINE_BYTES
-"""Of one email's attachments; beyond it the small ones go to the blob store too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +218,7 @@ class Submits:
         for email in new:
             to.setdefault(email.domain, []).extend(email.recipients)
         by_name = {name: await self.sending_domain(org_id, name, only=only, to=all_) for name, all_ in to.items()}
-        wanted = [_distinct(email.recipients) for email in new]
+        wanted = [distinct(email.recipients) for email in new]
         if new:
             await self.quotas.check(org_id, sum(map(len, wanted)))
         found = await self._lanes_of(
@@ -234,7 +230,7 @@ class Submits:
         now = datetime.now(UTC)
         ready = []
         for email, recipients, of_lanes in zip(new, wanted, found, strict=True):
-            ready.append(await self._ready(org_id, email, by_name[email.domain], recipients, of_lanes, now))
+            ready.append(await row_of(self._blobs, org_id, email, by_name[email.domain], recipients, of_lanes, now))
         failpoint.hit("f2")
         return ready
 
@@ -307,96 +303,6 @@ class Submits:
             found.update(made)
         return [[found[key] for key in each] for each in wanted]
 
-    async def _ready(
-        self,
-        org_id: UUID,
-        email: NewEmail,
-        domain_id: UUID,
-        recipients: list[Address],
-        of_lanes: list[int],
-        now: datetime,
-    ) -> NewRow:
-        id_ = uuid7_text()
-        html, text, body_blob, body_bytes = email.html, email.text, None, 0
-        if _is_long(html) or _is_long(text):
-            html, text, body_blob, body_bytes = await self._body(org_id, UUID(id_), html, text)
-        rest: dict[str, object] = {}
-        for name, mailboxes in (("cc", email.cc), ("bcc", email.bcc), ("reply_to", email.reply_to)):
-            if mailboxes is not None:
-                rest[name] = text_array(mailboxes)
-        if email.headers:
-            rest["headers"] = email.headers
-        if email.tags:
-            rest["tags"] = email.tags
-        if email.attachments:
-            rest["attachments"] = await self._attachments(org_id, UUID(id_), email.attachments)
-        if body_blob is not None:
-            rest["body_blob"], rest["body_bytes"] = body_blob, body_bytes
-        if email.raw is not None:
-            rest |= await self._raw(org_id, UUID(id_), email.raw)
-        if email.track_opens is not None:
-            rest["track_opens"] = email.track_opens
-        if email.track_clicks is not None:
-            rest["track_clicks"] = email.track_clicks
-        return NewRow(
-            id_,
-            org_id,
-            domain_id,
-            int(email.broadcast),
-            email.from_,
-            text_array(email.to),
-            email.subject,
-            html,
-            text,
-            orjson.dumps(rest).decode() if rest else None,
-            email.message_id or f"<{id_}@{email.domain}>",
-            email.scheduled_at,
-            uuid7_text(),
-            now,
-            [str(address) for address in recipients],
-            of_lanes,
-        )
-
-    async def _body(
-        self, org_id: UUID, email_id: UUID, html: str | None, text: str | None
-    ) -> tuple[str | None, str | None, str | None, int]:
-        content = orjson.dumps({"html": html, "text": text})
-        if len(content) <= INLINE_BYTES:
-            return html, text, None, 0
-        key = new_key(org_id, email_id)
-        await self._blobs.put(key, content)
-        return None, None, key, len(content)
-
-    async def _raw(self, org_id: UUID, email_id: UUID, raw: bytes) -> dict[str, object]:
-        if len(raw) <= INLINE_BYTES:
-            return {"raw": base64.b64encode(raw).decode()}
-        key = new_key(org_id, email_id)
-        await self._blobs.put(key, raw)
-        return {"raw_blob": key, "body_bytes": len(raw)}
-
-    async def _attachments(
-        self, org_id: UUID, email_id: UUID, attachments: Sequence[NewAttachment]
-    ) -> list[dict[str, object]]:
-        stored = []
-        inline = 0
-        for attachment in attachments:
-            entry: dict[str, object] = {
-                "id": str(uuid7()),
-                "filename": attachment.filename,
-                "content_type": attachment.content_type,
-                "content_id": attachment.content_id,
-                "disposition": attachment.disposition,
-                "size": len(attachment.content),
-            }
-            inline += len(attachment.content)
-            if len(attachment.content) > INLINE_BYTES or inline > INLINE_TOTAL:
-                entry["blob"] = key = new_key(org_id, email_id)
-                await self._blobs.put(key, attachment.content)
-            else:
-                entry["content"] = base64.b64encode(attachment.content).decode()
-            stored.append(entry)
-        return stored
-
     # ---- step 4: the group's transaction ------------------------------------------------------------------------
 
     def _member(self, ready: list[NewRow], once: Once | None = None, key: OnceKey | None = None) -> _Member:
@@ -460,12 +366,7 @@ class Submits:
 
 def _is_large(email: NewEmail) -> bool:
     """It may need blobs."""
-    return bool(email.attachments) or email.raw is not None or _is_long(email.html) or _is_long(email.text)
-
-
-def _is_long(text: str | None) -> bool:
-    """So that it may not fit into the row: a character has four octets at most."""
-    return text is not None and len(text) > INLINE_BYTES // 4
+    return bool(email.attachments) or email.raw is not None or is_long(email.html) or is_long(email.text)
 
 
 def _suppressed(row: Suppressed) -> NewEvent:
@@ -496,12 +397,3 @@ def _busy() -> Conflict:
     return Conflict(
         "There is another request in progress with the same idempotency key.", name="concurrent_idempotent_requests"
     )
-
-
-def _distinct(recipients: list[Address]) -> list[Address]:
-    if len(recipients) == 1:
-        return recipients
-    distinct: dict[str, Address] = {}
-    for address in recipients:
-        distinct.setdefault(str(address).lower(), address)
-    return list(distinct.values())
