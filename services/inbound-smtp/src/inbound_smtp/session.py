@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -42,7 +43,7 @@ LINGER_SECONDS = 5.0
 """How long a client that is being told to go may take to read it."""
 
 
-class Session(SMTP, Generic[L]):
+class Session(SMTP, Generic[L], ABC):
     """The conversation itself; what a listener is for stands in its own kind of session (mx.py, submission/session.py)."""
 
     line_length_limit = 65_536
@@ -81,13 +82,13 @@ class Session(SMTP, Generic[L]):
 
     # ---- what a kind of session says --------------------------------------------------------------------------------
 
+    @abstractmethod
     def extensions(self) -> list[str]:
         """What EHLO offers beside PIPELINING, SIZE and STARTTLS."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def take(self, transaction: Transaction[Any], raw: bytes) -> Reply:
         """What the message comes to: 250 only when it is on disk. Its octets have been checked (checks.content)."""
-        raise NotImplementedError
 
     def forget(self) -> None:
         """RFC 3207 §4.2: what the client said before TLS counts for nothing."""
