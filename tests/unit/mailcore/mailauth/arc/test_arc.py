@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailcore.dns.resolver import StaticResolver
-from mailcore.kit.errors import Invalid
+from mailcore.kit.errors import Invalid, Unavailable
 from mailcore.mailauth.arc.chain import MAX_SETS
 from mailcore.mailauth.arc.seal import seal
 from mailcore.mailauth.arc.validate import Chain, validate
@@ -99,6 +99,8 @@ async def test_a_dns_that_does_not_answer_breaks_it_only_for_now() -> None:
     head = sealed(HEAD, Chain("none"))
     found = await chain(head, failing=[KEYS[0].record_name])
     assert (found.status, found.temporary) == ("fail", True)
+    with pytest.raises(Unavailable):
+        sealed(head, found, KEYS[1])
     found = await validate(head, BODY, StaticResolver({}))
     assert (found.status, found.temporary) == ("fail", False)
 

@@ -7,6 +7,7 @@ import base64
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,14 @@ def test_a_bare_rsa_key_is_read_too() -> None:
 
 def exported(key: ec.EllipticCurvePrivateKey) -> str:
     return base64.b64encode(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+@pytest.mark.parametrize("bits", [512, 768, 1023])
+def test_keys_that_are_too_weak(bits: int) -> None:
+    public = RSAPublicNumbers(65537, (1 << (bits - 1)) + 1).public_key()
+    der = base64.b64encode(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+    with pytest.raises(Invalid, match=f"{bits} bits"):
+        parse_record(f"p={der}")
 
 
 @pytest.mark.parametrize(

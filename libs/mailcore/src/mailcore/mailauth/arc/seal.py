@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from mailcore.dns.names import normalize_domain
-from mailcore.kit.errors import Invalid
+from mailcore.kit.errors import Invalid, Unavailable
 from mailcore.mailauth.arc.chain import MAX_SETS
 from mailcore.mailauth.arc.validate import FAIL, Chain, seal_digest
 from mailcore.mailauth.dkim.canonical import by_name, relaxed_body, relaxed_field, split_fields
@@ -42,8 +42,11 @@ def seal(
     results  what we found, one a method: `spf=pass smtp.mailfrom=a@example.org`. ASCII without line ends and semicolons.
     now      seconds since 1970
 
-    Raises Invalid: a header that is none, results that would break out of their field.
+    Raises Invalid: a header that is none, results that would break out of their field. Raises Unavailable for a chain that could
+    not be judged just now: sealed as broken it would be broken for good.
     """
+    if chain.temporary:
+        raise Unavailable("The keys of an ARC chain cannot be had just now. Validate it again later.")
     instance = chain.highest + 1
     if chain.ended or instance > MAX_SETS:
         return b""
