@@ -87,9 +87,10 @@ def test_a_customer_of_ipv6_is_one_network() -> None:
     def of(address: str | None) -> str:
         return network({"client": None if address is None else (address, 1)})
 
-    assert of("2001:db8:1:2:3:4:5:6") == of("2001:db8:1:2::1") == "2001:db8:1:2::"
+    assert of("2001:db8:1:2:3:4:5:6") == of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
     assert of("2001:db8:1:3::1") != of("2001:db8:1:2::1")
-    assert (of("192.0.2.1"), of("::ffff:192.0.2.1"), of(None), of("unix")) == ("192.0.2.1", "192.0.2.1", "", "unix")
+    assert (of("192.0.2.1"), of("::ffff:192.0.2.1")) == ("192.0.2.1", "192.0.2.1")
+    assert of(None) == of("unix"), "what has no address is one client"
 
 
 async def test_every_answer_carries_the_headers(token: str, make_client: MakeClient) -> None:

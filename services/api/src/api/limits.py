@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Hashable, MutableMapping
-from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from api.errors import ApiError
 from api.settings import RateLimit
+from mailcore.kit.addresses import client_network
 from mailcore.queue.rate import Rate, RateLimiter
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -104,13 +104,4 @@ def endpoint(scope: Scope) -> str:
 def network(scope: Scope) -> str:
     """The client's address; of IPv6 its /64, which is one customer's (RFC 6177)."""
     client = scope.get("client")
-    text = client[0] if client else ""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return text
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(IPv6Address(int(address) >> 64 << 64))
-    return text
+    return client_network(client[0] if client else None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
-from functools import lru_cache
+
+from mailcore.kit.addresses import client_network
 
 
 class Connections:
@@ -16,7 +16,7 @@ class Connections:
 
     def enter(self, ip: str) -> bool:
         """False: one too many; then there is nothing to leave."""
-        place = place_of(ip)
+        place = client_network(ip)
         if self.count >= self._total or self._open[place] >= self._per_ip:
             return False
         self._open[place] += 1
@@ -24,22 +24,8 @@ class Connections:
         return True
 
     def leave(self, ip: str) -> None:
-        place = place_of(ip)
+        place = client_network(ip)
         self.count -= 1
         self._open[place] -= 1
         if self._open[place] <= 0:
             del self._open[place]
-
-
-@lru_cache(maxsize=10_000)
-def place_of(ip: str) -> str:
-    """An IPv6 client has a /64 to itself; a mapped IPv4 address is that address."""
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return ip
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return str(address)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
@@ -100,6 +101,7 @@ def parse_address(text: str) -> Address:
     return plain(ip_address(text))
 
 
+@lru_cache(maxsize=10_000)
 def client_network(text: str | None) -> str:
     """Whom limits by address count as one: an IPv4 address, an IPv6 /64. What is no address: all such together."""
     try:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from inbound_smtp.connections import place_of
+from mailcore.kit.addresses import client_network
 
 WINDOW_SECONDS = 600.0
 MOST = 100_000
@@ -24,7 +24,7 @@ class Failures:
         if self._clock() - self._began >= WINDOW_SECONDS or len(self._count) > MOST:
             self._began = self._clock()
             self._count.clear()
-        return self._count.get(place_of(ip), 0) >= self._limit
+        return self._count.get(client_network(ip), 0) >= self._limit
 
     def note(self, ip: str) -> None:
-        self._count[place_of(ip)] += 1
+        self._count[client_network(ip)] += 1
