@@ -44,7 +44,6 @@ log = logger(__name__)
 
 MOST = 1_000
 """Ways whose signing keys are kept."""
-KEPT_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ IDEMPOTENCY_HOURS = 24
 ARRIVAL_KEY_HOURS = 48
 """Ids of a source count for so long, content for an hour (flow.receive): those who post tries again for a day and more."""
 AUTH_EVENT_DAYS = 90
+PROVIDER_EVENT_DAYS = 30
+"""A post that is repeated after so long changes nothing either: its delivery has come to its end."""
 BATCH = 5_000
 ORPHAN_FROM, ORPHAN_TO = timedelta(hours=24), timedelta(hours=30)
 """Ages between which a blob is looked at: hourly, so six times, and then it is known to have its row."""
@@ -75,6 +77,7 @@ async def upkeep_at(
     arrivals = await _delete(store, _OLD_ARRIVALS, now - timedelta(hours=ARRIVAL_KEY_HOURS))
     sessions = await _delete(store, _OLD_SESSIONS, now)
     told = await _delete(store, _OLD_AUTH_EVENTS, lower_bound(now - timedelta(days=AUTH_EVENT_DAYS)))
+    await _delete(store, _OLD_PROVIDER_EVENTS, now - timedelta(days=PROVIDER_EVENT_DAYS))
     expired, webhooks = await settle.expire(
         store,
         now - timedelta(seconds=lifetime_seconds),
@@ -117,6 +120,12 @@ WITH gone AS (
 _OLD_AUTH_EVENTS = """
 WITH gone AS (
   DELETE FROM auth_events WHERE id IN (SELECT id FROM auth_events WHERE id < $1 ORDER BY id LIMIT $2) RETURNING 1
+) SELECT count(*) FROM gone
+"""
+_OLD_PROVIDER_EVENTS = """
+WITH gone AS (
+  DELETE FROM provider_events WHERE digest IN (SELECT digest FROM provider_events WHERE at < $1 ORDER BY at LIMIT $2)
+  RETURNING 1
 ) SELECT count(*) FROM gone
 """
 

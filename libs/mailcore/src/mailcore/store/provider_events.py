@@ -91,11 +91,3 @@ SET state = coalesce(m.state, d.state),
     last_event_at = now()
 FROM m WHERE d.email_id = m.email_id AND d.n = m.n
 """
-
-
-async def forget(db: Connection, older_than_days: int) -> int:
-    """A post that is repeated after so long changes nothing either: its delivery has come to its end."""
-    done: str = await db.execute(
-        "DELETE FROM provider_events WHERE at < now() - make_interval(days => $1)", older_than_days
-    )
-    return int(done.rpartition(" ")[2])
