@@ -37,7 +37,8 @@ CREATE INDEX sources_pool ON sources (pool_id);
 CREATE TABLE source_hosts (
   source_id  uuid NOT NULL REFERENCES sources ON DELETE CASCADE,
   host       text NOT NULL,
-  error      text,                                         -- NULL: it can
+  usable     boolean NOT NULL,                             -- it can bind one of the addresses
+  error      text,                                         -- why it cannot bind the others
   seen_at    timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (source_id, host)
 );

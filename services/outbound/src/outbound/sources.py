@@ -44,6 +44,8 @@ WAIT_SECONDS = 24 * 3600.0
 """Mail that waits for room is looked at again by itself after a day; it is called earlier."""
 YIELD_SECONDS = 900.0
 """So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
+UNUSABLE_SECONDS = 900.0
+"""Mail of a pool none of whose sources can reach the site from this host is looked at again after so long."""
 BARRED_SECONDS = 1800.0
 """A site that refuses a source before any mail gets mail from the pool's others for so long."""
 _NAMED = re.compile(r"[a-z]+:[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -97,7 +99,7 @@ class _Asking:
     """To be tried one after another."""
     domain: KnownWarmup | None
     yields: float = 0.0
-    """Seconds in which it leaves a warm-up's room to others."""
+    """Seconds in which room is of no use to it, or is left to others."""
 
     @property
     def broadcast(self) -> bool:
@@ -251,10 +253,13 @@ class Sources:
     ) -> _Asking:
         if pool is None:
             return _Asking(row, turn, None, (), domain)
-        usable = [source for source in pool.sources if self._usable(source, way)]
+        active = [source for source in pool.sources if not source.paused and source.warmup.state != "paused"]
+        usable = [source for source in active if self._usable(source, way)]
         usable.sort(key=lambda source: self._sent[source.id])
         warming = [source for source in usable if source.warmup.state == "warming"]
         warm = [source for source in usable if source.warmup.state == "warm"]
+        if active and not usable:  # no room would help: another family of addresses, another host, another site
+            return _Asking(row, turn, pool, (), domain, UNUSABLE_SECONDS)
         if turn != OTHERS_TURN and row.attempt == 1:
             return _Asking(row, turn, pool, (*warming, *warm), domain)
         yields = 0.0
@@ -264,11 +269,11 @@ class Sources:
         return _Asking(row, turn, pool, (*warm, *warming), domain, max(0.0, yields))
 
     def _usable(self, source: KnownSource, way: Way) -> bool:
-        if source.paused or source.warmup.state == "paused" or not self._binding.works(source):
-            return False
+        """For this way, from this host."""
+        ip4, ip6 = self._binding.addresses(source)
         if self._barred and self._barred.get((source.id, way.site.id), 0.0) > time.monotonic():
             return False
-        return any((source.ip6 if ":" in ip else source.ip4) is not None for hop in way.hops for ip in hop.ips)
+        return any((ip6 if ":" in ip else ip4) is not None for hop in way.hops for ip in hop.ips)
 
     async def _fill(self, asking: list[_Asking], placed: dict[Key, Placement], broadcast: bool) -> list[_Asking]:
         """Places what finds room, leasing more where that is short; returns what is left."""
@@ -303,7 +308,7 @@ class Sources:
             source = self.own
         else:
             self._sent[found.id] += 1
-            source = Source(found.ip4, found.ip6, found.ehlo, found.id)
+            source = Source(*self._binding.addresses(found), found.ehlo, found.id)
         return Placement(source, self._shares.today, capped, tuple(each.id for each in warmups))
 
     def _has_room(self, each: KnownWarmup) -> bool:
@@ -374,7 +379,7 @@ class Sources:
                 "a site refuses a source", site=way.site.key, source=str(source.id), reply=str(outcome.reply)[:200]
             )
         return any(
-            self._usable(other, way)
+            self._usable(other, way) and not other.paused and other.warmup.state != "paused"
             for pool in self._pools.values()
             if any(each.id == source.id for each in pool.sources)
             for other in pool.sources

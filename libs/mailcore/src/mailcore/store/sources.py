@@ -141,7 +141,7 @@ SELECT
   (SELECT coalesce(jsonb_agg(to_jsonb(s) ORDER BY s.id), '[]') FROM (
      SELECT s.id, s.pool_id, host(coalesce(s.local_ipv4, s.ipv4)) AS ip4, host(coalesce(s.local_ipv6, s.ipv6)) AS ip6,
             s.ehlo_name, s.paused_at IS NOT NULL AS paused, w.id AS warmup_id,
-            coalesce((SELECT bool_and(h.error IS NOT NULL) FROM source_hosts h
+            coalesce((SELECT bool_and(NOT h.usable) FROM source_hosts h
                       WHERE h.source_id = s.id AND h.seen_at > now() - make_interval(secs => $2::float8)), false) AS unbound
      FROM sources s JOIN warmups w ON w.source_id = s.id) s) AS sources,
   (SELECT coalesce(jsonb_agg(to_jsonb(w)), '[]') FROM (
@@ -314,21 +314,24 @@ async def source(db: Connection, id_: UUID) -> asyncpg.Record | None:
 _SOURCES = f"""
 SELECT s.id, s.pool_id, p.name AS pool, host(s.ipv4) AS ipv4, host(s.ipv6) AS ipv6, host(s.local_ipv4) AS local_ipv4,
        host(s.local_ipv6) AS local_ipv6, s.ehlo_name, s.paused_at, s.created_at, w.id AS warmup_id,
-       (SELECT coalesce(jsonb_agg(jsonb_build_object('host', h.host, 'error', h.error, 'seen_at', h.seen_at) ORDER BY h.host), '[]')
-        FROM source_hosts h WHERE h.source_id = s.id AND h.seen_at > now() - interval '{HOST_SECONDS} seconds') AS hosts
+       (SELECT coalesce(jsonb_agg(to_jsonb(h) - 'source_id' ORDER BY h.host), '[]') FROM source_hosts h
+        WHERE h.source_id = s.id AND h.seen_at > now() - interval '{HOST_SECONDS} seconds') AS hosts
 FROM sources s JOIN pools p ON p.id = s.pool_id JOIN warmups w ON w.source_id = s.id"""
 
 
 # ---- 4. hosts --------------------------------------------------------------------------------------------------------
 
 
-async def seen(db: Connection, host: str, found: Sequence[tuple[UUID, str | None]]) -> None:
-    """What this host found when it bound each source: None, or the error. Sources that are gone meanwhile are left out."""
+async def seen(db: Connection, host: str, found: Sequence[tuple[UUID, bool, str | None]]) -> None:
+    """What this host found when it bound each source: whether one of its addresses can be, and why others cannot."""
     await db.execute(
-        "INSERT INTO source_hosts (source_id, host, error) SELECT t.id, $1, t.error "
-        "FROM unnest($2::uuid[], $3::text[]) AS t (id, error) WHERE EXISTS (SELECT FROM sources s WHERE s.id = t.id) "
-        "ORDER BY t.id ON CONFLICT (source_id, host) DO UPDATE SET error = EXCLUDED.error, seen_at = now()",
+        "INSERT INTO source_hosts (source_id, host, usable, error) SELECT t.id, $1, t.usable, t.error "
+        "FROM unnest($2::uuid[], $3::boolean[], $4::text[]) AS t (id, usable, error) "
+        "WHERE EXISTS (SELECT FROM sources s WHERE s.id = t.id) "
+        "ORDER BY t.id ON CONFLICT (source_id, host) DO UPDATE "
+        "SET usable = EXCLUDED.usable, error = EXCLUDED.error, seen_at = now()",
         host,
-        [id_ for id_, _ in found],
-        [error for _, error in found],
+        [id_ for id_, _, _ in found],
+        [usable for _, usable, _ in found],
+        [error for _, _, error in found],
     )

@@ -171,7 +171,8 @@ class WarmupList(BaseModel):
 
 class HostSeen(BaseModel):
     host: str
-    error: str | None = Field(description="Why that host cannot send from it; null: it can.")
+    usable: bool = Field(description="It can send from one of the addresses.")
+    error: str | None = Field(description="Why it cannot send from the others.")
     seen_at: str
 
 

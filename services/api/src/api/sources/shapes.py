@@ -80,6 +80,8 @@ def source(row: Any, warmup: Warmup, today: Day | None, now: datetime) -> dict[s
         "hosts": row["hosts"],
         "created_at": row["created_at"].isoformat(),
     }
+    if row["hosts"] and not any(seen["usable"] for seen in row["hosts"]):
+        shown["next_step"] = f"No host that sends can use it ({row['hosts'][0]['error']}). {shown['next_step']}"
     if row["paused_at"] is not None:
         since = row["paused_at"].isoformat()
         shown |= {
