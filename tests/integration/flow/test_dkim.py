@@ -325,8 +325,8 @@ async def test_there_is_a_limit(
     door: Dkim, admin: asyncpg.Connection, org: UUID, domain: UUID, advance: Advance
 ) -> None:
     await admin.execute(
-        "INSERT INTO dkim_keys (id, org_id, domain_id, selector, algorithm, public_txt, state, retired_at, seen) "
-        "SELECT gen_random_uuid(), $1, $2, 'old' || n, 'rsa-sha256', 'p=', 'retired', $3, false FROM generate_series(3, $4) n",
+        "INSERT INTO dkim_keys (id, org_id, domain_id, selector, algorithm, public_txt, state, active_since, retired_at) "
+        "SELECT gen_random_uuid(), $1, $2, 'old' || n, 'rsa-sha256', 'p=', 'retired', $3, $3 FROM generate_series(3, $4) n",
         *(org, domain, NOW, MOST),
     )
     for ask in (door.rotate(org, domain), door.create(org, domain, RSA), door.bring(org, domain, "x", _pem())):
@@ -373,13 +373,17 @@ async def test_a_key_that_others_may_have_is_retired_at_once(
     assert (row["state"], row["private_sealed"]) == ("retired", None)
 
 
-async def test_a_key_that_waits_is_dropped(door: Dkim, admin: asyncpg.Connection, org: UUID, domain: UUID) -> None:
+async def test_a_key_that_waits_is_dropped(
+    door: Dkim, admin: asyncpg.Connection, org: UUID, domain: UUID, advance: Advance
+) -> None:
     for key_id in await door.rotate(org, domain):
         await door.retire(org, domain, key_id)
         await door.retire(org, domain, key_id)
     assert await _states(admin) == {RSA: ["active", "retired"], ED25519: ["active", "retired"]}
     with pytest.raises(NotFound):
         await door.retire(org, domain, uuid7())
+    await advance(NOW + timedelta(hours=25))
+    assert await _states(admin) == {RSA: ["active"], ED25519: ["active"]}, "nobody has ever met them"
 
 
 async def test_a_record_that_goes_too_early_is_missed(

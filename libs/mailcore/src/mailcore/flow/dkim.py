@@ -46,7 +46,7 @@ PROPAGATION = timedelta(minutes=10)
 OVERLAP = timedelta(days=8)
 """A signature is good for seven days (mailauth.dkim.sign, x=), and a day is for what has been held up."""
 MEMORY = timedelta(days=90)
-"""How long a retired key is remembered: until then its selector is not used again."""
+"""How long a retired key is remembered: until then its selector is not used again. One that never signed: a day."""
 MOST = 50
 """Keys of a domain, retired ones counted."""
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
@@ -283,10 +283,15 @@ async def _move_on(db: Connection, domain_id: UUID, seen: Mapping[UUID, bool], n
             await _use(db, await dkim_keys.of_domain(db, domain_id), key["id"], now)
         else:
             await dkim_keys.move(db, key["id"], state, now)
-    old = [key["id"] for key in before if key["retired_at"] is not None and now - key["retired_at"] > MEMORY]
+    old = [key["id"] for key in before if key["state"] == RETIRED and now - key["retired_at"] > _memory(key)]
     if old:
         await dkim_keys.forget(db, old)
     return changed
+
+
+def _memory(key: Key) -> timedelta:
+    """How long its selector is not used again; one that nobody has ever met may be."""
+    return MEMORY if key["seen"] or key["active_since"] is not None else timedelta(days=1)
 
 
 def _shows_otherwise(key: Key, there: bool | None) -> bool:

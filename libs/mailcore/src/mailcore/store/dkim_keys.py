@@ -76,7 +76,8 @@ async def move(db: Connection, id_: UUID, state: str, now: datetime, keep_until:
     """To another state. Also role worker. `keep_until` of one that is retiring; one that is retired loses its private half."""
     await db.execute(
         "UPDATE dkim_keys SET state = $2, published_at = CASE $2 WHEN 'published' THEN $3 WHEN 'pending' THEN NULL "
-        "ELSE published_at END, active_since = CASE $2 WHEN 'active' THEN $3 ELSE active_since END, "
+        "ELSE published_at END, active_since = CASE WHEN $2 = 'active' THEN $3 "
+        "WHEN state = 'active' THEN coalesce(active_since, created_at) ELSE active_since END, "
         "keep_until = CASE $2 WHEN 'retiring' THEN $4 ELSE keep_until END, "
         "retired_at = CASE $2 WHEN 'retired' THEN $3 END, "
         "private_sealed = CASE $2 WHEN 'retired' THEN NULL ELSE private_sealed END WHERE id = $1",

@@ -233,3 +233,35 @@ async def test_any_signature_has_a_result(tags: dict[str, str]) -> None:
     (found,) = await verify(b"DKIM-Signature: " + field + b"\r\n" + HEAD, BODY, Counted({}), now=NOW)
     assert found.status in (Status.PERMERROR, Status.FAIL)
     assert found.reason
+
+
+SIGNED = sign(HEAD, BODY, [RSA], now=NOW) + HEAD + b"\r\n" + BODY
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(SIGNED)), st.integers(0, 3), st.text(alphabet="aA9 \t:;=,+/.", max_size=3)),
+        min_size=1,
+        max_size=3,
+    )
+)
+async def test_what_was_tampered_with_is_judged_as_dkimpy_does(edits: list[tuple[int, int, str]]) -> None:
+    raw = SIGNED
+    for at, gone, put in edits:
+        if b"\r" not in raw[at : at + gone] and b"\n" not in raw[at : at + gone]:
+            raw = raw[:at] + put.encode() + raw[at + gone :]
+    head, _, body = raw.partition(b"\r\n\r\n")
+    try:
+        found = await judged(head + b"\r\n", body)
+    except Invalid:
+        return
+    ours = [each.status is Status.PASS for each in found] == [True]
+    try:
+        theirs = dkim.verify(raw, dnsfunc=lambda name, timeout=5: records.get(name))
+    except Exception:  # it has several, not all its own
+        theirs = False
+    assert ours == theirs, (raw, found)
+
+
+records = {f"{RSA.record_name}.".encode(): RSA.public_txt.encode()}
