@@ -13,9 +13,10 @@ from mailcore.flow import operate
 from mailcore.flow.operate import Told
 from mailcore.flow.submit import NewEmail, Submits
 from mailcore.kit.errors import NotFound
+from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
-from mailcore.store import queue_orders
+from mailcore.store import deliveries, queue_orders
 from mailcore.store.queue_orders import Query
 from mailcore.store.session import Store
 
@@ -233,3 +234,37 @@ async def test_of_what_is_not_there(store: Store, ringer: Ringer) -> None:
         await operate.hold(store, 99_999, None, seconds=None, dry_run=False, **WORDS)
     with pytest.raises(NotFound):
         await operate.resume(store, ringer, None, UUID(int=5), ordered_by="tests", dry_run=False)
+
+
+async def test_reroute_sends_a_sites_mail_by_a_way_of_the_installation_and_back(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], make_org: Any
+) -> None:
+    way, foreign = uuid7(), uuid7()
+    for id_, org_id in ((way, None), (foreign, await make_org())):
+        await admin.execute(
+            "WITH s AS (INSERT INTO sites (key) VALUES ('way:' || $1::uuid) RETURNING id) "
+            "INSERT INTO ways (id, org_id, name, kind, secrets_sealed, site_id) SELECT $1, $2, 'w', 'smarthost', '', id FROM s",
+            *(id_, org_id),
+        )
+    site = await admin.fetchval("SELECT id FROM sites WHERE key = 'domain:one.test'")
+    with pytest.raises(NotFound):
+        await operate.order(store, ringer, "reroute", Query(site_id=site), way_id=foreign, dry_run=True, **WORDS)
+    dry = await operate.order(store, ringer, "reroute", Query(site_id=site), way_id=way, dry_run=True, **WORDS)
+    assert dry.touches.deliveries == 2
+    assert await admin.fetchval("SELECT count(*) FROM routes_out") == 0
+    told = await operate.order(store, ringer, "reroute", Query(site_id=site), way_id=way, dry_run=False, **WORDS)
+    assert told.order is not None
+    assert (await operate.carry_out(store, told.order.id)).touched == 2
+    async with store.worker() as db:
+        due = {lane.site_id: lane for lane in await deliveries.due_lanes(db)}
+    there = await admin.fetchval("SELECT site_id FROM ways WHERE id = $1", way)
+    assert site not in due
+    assert due[there].taken is not None
+    assert due[there].taken.way_id == way
+    moved = await admin.fetch("SELECT email_id FROM queue WHERE lane_id = $1 AND due_at <= now()", due[there].lane_id)
+    assert {row["email_id"] for row in moved} == {mails["now"], mails["deferred"]}
+    back = await operate.order(store, ringer, "reroute", Query(site_id=there), way_id=None, dry_run=False, **WORDS)
+    assert back.order is not None
+    assert (await operate.carry_out(store, back.order.id)).touched == 2
+    async with store.worker() as db:
+        assert there not in {lane.site_id for lane in await deliveries.due_lanes(db)}

@@ -1,7 +1,8 @@
 """The operator's verbs over waiting mail and sites. Each can say first what it would touch, and leaves a row in `queue_orders`.
 
 hold, resume            a site, an organization, an organization's mail to a site, or everything; at once
-flush, bounce, purge    waiting mail by query; ordered here, carried out by outbound in batches, and taken up again after a crash
+flush, bounce, purge,   waiting mail by query; ordered here, carried out by outbound in batches, and taken up again after a
+reroute                 crash. Reroute sends it by one of the installation's ways out: so a site is drained to a provider
 
 What is under way when a verb comes ends as it ends.
 """
@@ -24,7 +25,7 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ORDER, OUTBOUND
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import events, holds, queue_orders, site_list
+from mailcore.store import events, holds, queue_orders, site_list, ways
 from mailcore.store.deliveries import by_index
 from mailcore.store.events import NewEvent
 from mailcore.store.holds import Hold
@@ -33,8 +34,8 @@ from mailcore.store.session import Connection, Store
 
 log = logger(__name__)
 
-BY_QUERY = ("flush", "bounce", "purge")
-QueryVerb = Literal["flush", "bounce", "purge"]
+BY_QUERY = ("flush", "bounce", "purge", "reroute")
+QueryVerb = Literal["flush", "bounce", "purge", "reroute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +122,37 @@ def _pair(site_id: int | None, org_id: UUID | None) -> dict[str, Any]:
 
 
 async def order(
-    store: Store, ringer: Ringer, verb: QueryVerb, query: Query, *, reason: str, ordered_by: str, dry_run: bool
+    store: Store,
+    ringer: Ringer,
+    verb: QueryVerb,
+    query: Query,
+    *,
+    reason: str,
+    ordered_by: str,
+    dry_run: bool,
+    way_id: UUID | None = None,
 ) -> Told:
-    """Counts what the query means (up to a bound); unless `dry_run`, orders it and rings outbound."""
+    """Counts what the query means (up to a bound); unless `dry_run`, orders it and rings outbound.
+
+    `way_id`: of reroute, a way of the installation; None: the way of the recipient's domain again. Raises NotFound.
+    """
     async with store.worker() as db:
         await site_list.bounded(db)
+        if way_id is not None and not await ways.known(db, None, [way_id]):
+            raise NotFound("Way not found")
         touches = await queue_orders.survey(db, query)
     if dry_run:
         return Told(touches, [], 0, None)
     async with store.worker() as db:
+        route = 0 if way_id is None else await queue_orders.lane_route(db, way_id)
+        if route is None:
+            raise NotFound("Way not found")
         made = await queue_orders.insert(
-            *(db, uuid7(), verb, written(query)), detail={}, reason=reason, ordered_by=ordered_by, done=False
+            *(db, uuid7(), verb, written(query)),
+            detail={"way_id": None if way_id is None else str(way_id), "route": route} if verb == "reroute" else {},
+            reason=reason,
+            ordered_by=ordered_by,
+            done=False,
         )
     await ringer.enqueue(ORDER, str(made.id))
     return Told(touches, [], 0, made)
@@ -205,6 +226,8 @@ async def _batch(store: Store, order: Order, lane: int, query: Query) -> tuple[i
         queued = 0
         if order.verb == "flush":
             count = await queue_orders.flush(db, lane, query)
+        elif order.verb == "reroute":
+            count = await queue_orders.reroute(db, lane, query, int(order.detail["route"]))
         else:
             verb: Literal["bounce", "purge"] = "bounce" if order.verb == "bounce" else "purge"
             words = order.reason or "taken out of the queue by the operator"

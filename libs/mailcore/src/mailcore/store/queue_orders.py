@@ -13,14 +13,17 @@ from uuid import UUID
 
 import asyncpg
 
-from mailcore.kit.ids import lower_bound
+from mailcore.kit.ids import lower_bound, uuid7
 from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
 from mailcore.store.site_list import LANES_WITH_ROWS
+from mailcore.store.ways import TAKEN, add_route, known
 
 BATCH = 500
 SURVEY_ROWS = 10_000
 """Rows that a survey counts at most."""
+BY_ORDER = "postroom:order"
+"""Tag of routes that mail takes by order only: a tag's name has no colon."""
 NAMED = 20
 SAMPLE = 5
 
@@ -145,10 +148,11 @@ async def lanes(db: Connection, query: Query) -> list[int]:
     return [row["lane_id"] for row in rows]
 
 
-_MEANT = """
+_MEANT = f"""
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
-WHERE ($1::bigint IS NULL OR r.site_id = $1) AND ($2::uuid IS NULL OR l.org_id = $2) AND ($3::text IS NULL OR l.domain = $3)
+{TAKEN}
+WHERE ($1::bigint IS NULL OR s.id = $1) AND ($2::uuid IS NULL OR l.org_id = $2) AND ($3::text IS NULL OR l.domain = $3)
   AND ($4::smallint IS NULL OR l.class = $4)
 ORDER BY 1
 """
@@ -199,7 +203,7 @@ _SURVEY = f"""
 WITH meant AS MATERIALIZED (SELECT meant.lane_id, meant.org_id FROM {_MEANT_ROWS} LIMIT $7 + 1)
 SELECT count(*) AS deliveries, count(DISTINCT lane_id) AS lanes,
        ARRAY(SELECT DISTINCT s.key FROM (SELECT DISTINCT lane_id FROM meant) m JOIN lanes l ON l.id = m.lane_id
-             JOIN recipient_domains r ON r.domain = l.domain JOIN sites s ON s.id = r.site_id ORDER BY 1 LIMIT $8) AS sites,
+             JOIN recipient_domains r ON r.domain = l.domain {TAKEN} ORDER BY 1 LIMIT $8) AS sites,
        ARRAY(SELECT DISTINCT org_id FROM meant ORDER BY 1 LIMIT $8) AS organizations
 FROM meant
 """
@@ -262,6 +266,50 @@ moved AS (
   FROM picked
 )
 SELECT email_id, n, org_id, recipient FROM moved
+"""
+
+
+async def lane_route(db: Connection, way_id: UUID) -> int | None:
+    """What lanes name that way of the installation by, for mail that is sent by it by order; None: there is no such way.
+
+    It is a route of the installation as others are, by a tag that no mail can bear: the operator sees it in the list, and what
+    waits in its lanes goes the default way again once it is removed.
+    """
+    if not await known(db, None, [way_id]):
+        return None
+    tag = {"tag_name": BY_ORDER, "tag_value": str(way_id)}
+    await add_route(db, route_id=uuid7(), org_id=None, for_org=None, domain_id=None, ways=[way_id], **tag)
+    found: int = await db.fetchval(
+        "SELECT lane_route FROM routes_out WHERE org_id IS NULL AND tag_name = $1 AND tag_value = $2",
+        BY_ORDER,
+        str(way_id),
+    )
+    return found
+
+
+async def reroute(db: Connection, lane: int, query: Query, route: int) -> int:
+    """To the lane of that route (0: the domain's own site), and due now. Returns how many; fewer than BATCH: that was all."""
+    await db.execute(
+        "INSERT INTO lanes (org_id, domain, class, route_id) SELECT org_id, domain, class, $2 FROM lanes "
+        "WHERE id = $1 AND route_id <> $2 ON CONFLICT (org_id, domain, class, route_id) DO NOTHING",
+        *(lane, route),
+    )
+    count: int = await db.fetchval(_REROUTE, lane, *_arguments(query), BATCH, route)
+    return count
+
+
+_REROUTE = f"""
+WITH target AS MATERIALIZED (
+  SELECT there.id FROM lanes here
+  JOIN lanes there ON there.org_id = here.org_id AND there.domain = here.domain AND there.class = here.class
+  WHERE here.id = $1 AND here.route_id <> $8 AND there.route_id = $8
+), picked AS MATERIALIZED (
+  {_ROWS.format(lane="$1::bigint")} AND EXISTS (SELECT FROM target) LIMIT $7 FOR UPDATE OF q SKIP LOCKED
+), moved AS (
+  UPDATE queue q SET lane_id = target.id, due_at = CASE WHEN q.attempt > 0 THEN now() ELSE q.due_at END
+  FROM picked, target WHERE q.ctid = picked.ctid RETURNING 1
+)
+SELECT count(*) FROM moved
 """
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from mailcore.store.deliveries import by_index
 from mailcore.store.session import Connection
+from mailcore.store.ways import TAKEN
 
 LANE_ROWS = 100
 """Of a lane, what is counted for a list of sites."""
@@ -76,7 +77,7 @@ async def page(
     only: Sequence[int] | None = None,
     domain: str | None = None,
 ) -> list[SiteRow]:
-    """Newest first, up to `limit`; those that a recipient domain points to, of `only` these, of that `domain`."""
+    """Newest first, up to `limit`: where mail of recipient domains goes, or a way out leads; of `only` these, of that `domain`."""
     rows = await db.fetch(_PAGE, limit, after, None if only is None else list(only), domain)
     return [SiteRow(*row) for row in rows]
 
@@ -101,7 +102,8 @@ CROSS JOIN LATERAL (
 _PAGE = f"""
 SELECT {_COLUMNS} FROM sites s {_SHARED}
 WHERE ($2::bigint IS NULL OR s.id < $2) AND ($3::bigint[] IS NULL OR s.id = ANY ($3))
-  AND EXISTS (SELECT FROM recipient_domains r WHERE r.site_id = s.id AND ($4::text IS NULL OR r.domain = $4))
+  AND (EXISTS (SELECT FROM recipient_domains r WHERE r.site_id = s.id AND ($4::text IS NULL OR r.domain = $4))
+       OR $4 IS NULL AND EXISTS (SELECT FROM ways w WHERE w.site_id = s.id))
 ORDER BY s.id DESC LIMIT $1
 """
 _GET = f"SELECT {_COLUMNS} FROM sites s {_SHARED} WHERE s.id = $1"
@@ -136,17 +138,18 @@ WITH RECURSIVE step AS (
 """
 _DEPTHS = f"""
 {LANES_WITH_ROWS}
-SELECT r.site_id, sum(least(lane.found, $1))::bigint AS waiting, bool_or(lane.found > $1) AS at_least, count(*) AS lanes,
+SELECT s.id AS site_id, sum(least(lane.found, $1))::bigint AS waiting, bool_or(lane.found > $1) AS at_least, count(*) AS lanes,
        min(step.due_at) AS oldest_due
 FROM step
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
+{TAKEN}
 CROSS JOIN LATERAL (
   SELECT count(*) AS found FROM (
     SELECT FROM queue q WHERE q.lane_id = step.lane_id AND q.worker IS NULL AND q.crashes = 0 LIMIT $1 + 1
   ) counted
 ) lane
-GROUP BY r.site_id
+GROUP BY s.id
 """
 
 
@@ -162,7 +165,8 @@ _DEPTH = f"""
 {LANES_WITH_ROWS}
 , mine AS MATERIALIZED (
   SELECT step.* FROM step JOIN lanes l ON l.id = step.lane_id JOIN recipient_domains r ON r.domain = l.domain
-  WHERE r.site_id = $1
+  {TAKEN}
+  WHERE s.id = $1
 )
 SELECT (SELECT count(*) FROM (
           SELECT FROM mine CROSS JOIN LATERAL (
@@ -194,10 +198,10 @@ WITH woken AS (
 
 async def sites_of(db: Connection, lanes: Sequence[int]) -> list[int]:
     rows = await db.fetch(
-        "SELECT DISTINCT r.site_id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain WHERE l.id = ANY ($1::bigint[])",
+        f"SELECT DISTINCT s.id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain {TAKEN} WHERE l.id = ANY ($1)",
         list(lanes),
     )
-    return [row["site_id"] for row in rows]
+    return [row["id"] for row in rows]
 
 
 async def resting(db: Connection, site_ids: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""POST /v1/queue/hold, /resume, /flush, /bounce, /purge; GET /v1/queue/holds and /orders: the operator's.
+"""POST /v1/queue/hold, /resume, /flush, /reroute, /bounce, /purge; GET /v1/queue/holds and /orders: the operator's.
 
 Every verb takes `dry_run`, which changes nothing and says what it would touch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -67,23 +68,32 @@ async def resume(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
 @router.post("/flush", responses=_TOLD, response_model=None, openapi_extra=takes(ByQuery))
 async def flush(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     """What waits for its next attempt is due now, and its sites rest no more."""
-    return await _order(request, who, ctx, "flush")
+    return await _order(await read(request, ByQuery), who, ctx, "flush")
+
+
+@router.post("/reroute", responses=_TOLD, response_model=None, openapi_extra=takes(schemas.Reroute))
+async def reroute(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
+    """It leaves by one of the installation's ways out, now: with a site, that drains the site to a provider."""
+    asked = await read(request, schemas.Reroute)
+    way_id = None if asked.way_id is None else path_id(asked.way_id, "way_id")
+    return await _order(asked, who, ctx, "reroute", way_id)
 
 
 @router.post("/bounce", responses=_TOLD, response_model=None, openapi_extra=takes(ByQuery))
 async def bounce(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     """It bounces, with the reason as the words; its senders hear by `email.bounced`."""
-    return await _order(request, who, ctx, "bounce")
+    return await _order(await read(request, ByQuery), who, ctx, "bounce")
 
 
 @router.post("/purge", responses=_TOLD, response_model=None, openapi_extra=takes(ByQuery))
 async def purge(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     """It is not sent any more, and nobody is told; each delivery keeps an attempt that says so."""
-    return await _order(request, who, ctx, "purge")
+    return await _order(await read(request, ByQuery), who, ctx, "purge")
 
 
-async def _order(request: Request, who: Principal, ctx: Context, verb: QueryVerb) -> dict[str, Any]:
-    asked = await read(request, ByQuery)
+async def _order(
+    asked: ByQuery, who: Principal, ctx: Context, verb: QueryVerb, way_id: UUID | None = None
+) -> dict[str, Any]:
     told = await operate.order(
         ctx.store,
         ctx.ringer,
@@ -92,6 +102,7 @@ async def _order(request: Request, who: Principal, ctx: Context, verb: QueryVerb
         reason=asked.reason,
         ordered_by=ordered_by(who),
         dry_run=asked.dry_run,
+        way_id=way_id,
     )
     return told_shape(verb, told)
 

@@ -41,10 +41,16 @@ class ByQuery(Asked):
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        told = self.model_dump(exclude={"all", "scheduled", "reason", "dry_run"})
+        told = self.model_dump(exclude={"all", "scheduled", "reason", "dry_run", "way_id"})
         if self.all == any(value is not None for value in told.values()):
             raise ValueError("Say which mail is meant by at least one of its properties, or by `all` alone")
         return self
+
+
+class Reroute(ByQuery):
+    way_id: Annotated[
+        str | None, Field(description="A way of the installation (GET /v1/ways); null: the domain's own servers again.")
+    ]
 
 
 class HoldShape(BaseModel):
