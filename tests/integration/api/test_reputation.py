@@ -102,6 +102,10 @@ async def test_the_operator_stops_another_organizations_domain(
     refused = await other.post("/emails", json=email(**{"from": "a@theirs.test"}))
     assert_error(refused, 403, "validation_error", "spam")
     assert [alarm["kind"] for alarm in (await other.get("/v1/alarms")).json()["data"]] == ["manual"]
+    assert (await api.get("/v1/alarms")).json()["data"] == []
+    of_all = (await api.get("/v1/alarms?all=true&open=true")).json()["data"]
+    assert [alarm["org_id"] for alarm in of_all] == [str(theirs)]
+    assert_error(await other.get("/v1/alarms?all=true"), 403, "invalid_permission")
 
 
 async def test_what_keys_send_is_counted(

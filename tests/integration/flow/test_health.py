@@ -22,8 +22,9 @@ from fakes.dns_server import DnsServer
 from fakes.smtp_server import CUT, SmtpServer, Step
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import DnsResolver
-from mailcore.flow import health
-from mailcore.flow.health import Scene, Source, examine, examine_store, look
+from mailcore.flow import health, health_checks
+from mailcore.flow.health import examine, examine_store, look
+from mailcore.flow.health_checks import Scene, Source
 from mailcore.kit.settings import Health, HowMailLeaves
 from mailcore.mailauth.dkim.keys import generate_rsa
 from mailcore.store.health import Finding, findings
@@ -183,7 +184,7 @@ async def test_a_port_that_nobody_answers_on(mx: SmtpServer) -> None:
 
 @pytest.mark.parametrize("script", [{"greeting": Step("554 go away")}, {"greeting": CUT}, {"greeting": Step("")}])
 async def test_a_server_that_does_not_greet(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "SECONDS", 2.0)
+    monkeypatch.setattr(health_checks, "SECONDS", 2.0)
     async with SmtpServer(script) as server:
         assert (await examined(scene(server)))["port-in"].status == "wrong"
 
@@ -281,6 +282,27 @@ async def test_mail_that_nobody_takes(store: Store, tenant_mail: UUID, admin: as
     assert "outbound" in found["queue"].advice
 
 
+async def test_a_site_that_refuses_because_of_us(store: Store, admin: asyncpg.Connection) -> None:
+    def said(code: int, enhanced: str, text: str, hours: int = 1) -> dict[str, Any]:
+        at = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+        return {"at": at, "code": code, "enhanced_code": enhanced, "text": text, "rule": None, "count": 3}
+
+    block = said(550, "5.7.1", "Our system has detected that 127.0.0.1 is listed at zen.spamhaus.org, see the RBL")
+    old = {**block, "at": said(0, "", "", 30)["at"]}
+    for key, replies in (
+        ("mx:big.test", [said(451, "4.2.1", "try again later"), block]),
+        ("mx:user.test", [said(550, "5.1.1", "no such user")]),
+        ("mx:old.test", [old]),
+    ):
+        await admin.execute("INSERT INTO sites (key, replies) VALUES ($1, $2)", key, replies)
+    found = [each for each in await examine_store(store, health.now) if each.check == "refusal"]
+    assert [(each.subject, each.status) for each in found] == [("mx:big.test", "wrong")]
+    assert "zen.spamhaus.org" in found[0].text and "send less" in found[0].advice
+    await admin.execute("UPDATE sites SET replies = '[]'")
+    found = [each for each in await examine_store(store, health.now) if each.check == "refusal"]
+    assert [each.status for each in found] == ["ok"]
+
+
 @pytest.fixture
 async def tenant_mail(store: Store, ringer: Any, org: UUID, domain: UUID, tmp_path: Path) -> UUID:
     from mailcore.blob.local import LocalBlobs
@@ -310,4 +332,4 @@ async def test_a_look_is_kept_for_everybody_to_read_and_takes_the_place_of_the_o
     # the verified domain is among what is looked at, and its records are not in this DNS
     wrong = {row["check"] for row in rows if "postroom.test" in row["subject"] and row["status"] == "wrong"}
     assert wrong == {"spf", "dkim", "dmarc"}
-    assert {row["check"] for row in rows} == CHECKS | {"clock", "queue"}
+    assert {row["check"] for row in rows} == CHECKS | {"clock", "queue", "refusal"}

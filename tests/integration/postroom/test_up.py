@@ -148,8 +148,9 @@ def test_doctor_finds_nothing_wrong(stack: Stack) -> None:
     findings: list[dict[str, Any]] = json.loads(ended.stdout)
     assert ended.returncode == 0, findings
     assert [finding["check"] for finding in findings if not finding["ok"]] == []
-    assert len(findings) == 12
-    assert [finding["check"] for finding in findings[9:]] == ["sending: route", "sending: clock", "sending: queue"]
+    assert len(findings) == 13
+    sending = [finding["check"] for finding in findings[9:]]
+    assert sending == ["sending: route", "sending: clock", "sending: queue", "sending: refusal"]
 
 
 def test_doctor_says_what_to_do(stack: Stack) -> None:
@@ -169,7 +170,7 @@ def test_doctor_says_what_to_do(stack: Stack) -> None:
     findings = {finding["check"]: finding for finding in json.loads(ended.stdout)}
     assert ended.returncode == 1
     assert {name for name, finding in findings.items() if finding["ok"]} == {
-        *("encryption key", "database", "roles", "sending: clock", "sending: queue"),
+        *("encryption key", "database", "roles", "sending: clock", "sending: queue", "sending: refusal"),
     }
     assert "EHLO_NAME" in findings["sending: ehlo"]["text"]
     assert "POSTROOM_REDIS__URL" in findings["redis"]["text"]

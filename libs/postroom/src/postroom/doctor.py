@@ -18,6 +18,7 @@ from mailcore import blob
 from mailcore.dns.resolver import DnsResolver, NoSuchDomain
 from mailcore.flow import health
 from mailcore.flow.domains import published
+from mailcore.flow.health_checks import OK, UNKNOWN, WRONG
 from mailcore.kit.errors import MailError
 from mailcore.kit.settings import Base, HowMailLeaves
 from mailcore.store import migrate
@@ -92,7 +93,7 @@ async def examine_sending(settings: Sending) -> list[Finding]:
         return [
             Finding("sending", None, f"It cannot be looked at without the database: {error or type(error).__name__}.")
         ]
-    ok = {health.OK: True, health.WRONG: False, health.UNKNOWN: None}
+    ok = {OK: True, WRONG: False, UNKNOWN: None}
     return [Finding(f"sending: {each.check}", ok[each.status], f"{each.text} {each.advice}".rstrip()) for each in found]
 
 

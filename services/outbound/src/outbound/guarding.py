@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from mailcore.dns.resolver import Resolver
 from mailcore.flow import health, reputation
-from mailcore.flow.health import Scene
+from mailcore.flow.health_checks import WRONG, Scene
 from mailcore.flow.upkeep import forget
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
@@ -50,7 +50,7 @@ class Guards:
         """The chore: whoever asks wants it looked at now."""
         found = await health.look(self._store, self._resolver, await self._scene())
         for each in found:
-            if each.status == health.WRONG:
+            if each.status == WRONG:
                 log.warning(
                     "sending is not well", check=each.check, subject=each.subject, text=each.text, advice=each.advice
                 )

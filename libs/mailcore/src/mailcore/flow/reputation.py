@@ -207,6 +207,7 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """An alarm as the API and its events show it."""
     return {
         "id": str(row["id"]),
+        "org_id": str(row["org_id"]),
         "kind": row["kind"],
         "action": row["action"],
         "domain_id": None if row["domain_id"] is None else str(row["domain_id"]),
@@ -220,7 +221,10 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _raised_event(alarm: NewAlarm) -> NewEvent:
-    row = {name: getattr(alarm, name) for name in ("id", "kind", "action", "domain_id", "key_id", "text", "facts")}
+    row = {
+        name: getattr(alarm, name)
+        for name in ("id", "org_id", "kind", "action", "domain_id", "key_id", "text", "facts")
+    }
     detail = shown({**row, "ended_at": None, "ended_by": None})
     return NewEvent(uuid7(), alarm.org_id, "alarm.raised", alarm.id, datetime.now(UTC), None, detail)
 

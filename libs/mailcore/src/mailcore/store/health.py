@@ -8,6 +8,7 @@ from datetime import datetime
 
 import asyncpg
 
+from mailcore.smtp.reply import Reply
 from mailcore.store.session import Connection
 
 
@@ -54,3 +55,20 @@ async def sources(db: Connection) -> list[tuple[str, str]]:
         "WHERE s.paused_at IS NULL AND a.ip IS NOT NULL ORDER BY s.id, family(a.ip)"
     )
     return [(row[0], row[1]) for row in rows]
+
+
+async def replies(db: Connection, hours: int) -> dict[str, list[Reply]]:
+    """What sites said in the last hours and was no 250, the newest first, by their keys. Role worker."""
+    rows = await db.fetch(_REPLIES, hours)
+    found: dict[str, list[Reply]] = {}
+    for row in rows:
+        found.setdefault(row["key"], []).append(Reply(row["code"] or 0, row["text"] or "", row["enhanced"]))
+    return found
+
+
+_REPLIES = """
+SELECT s.key, (r.value->>'code')::integer AS code, r.value->>'enhanced_code' AS enhanced, r.value->>'text' AS text
+FROM sites s CROSS JOIN LATERAL jsonb_array_elements(s.replies) WITH ORDINALITY AS r (value, place)
+WHERE s.replies <> '[]' AND (r.value->>'at')::timestamptz > now() - make_interval(hours => $1)
+ORDER BY s.id, r.place LIMIT 10000
+"""

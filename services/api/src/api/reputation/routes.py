@@ -11,7 +11,7 @@ from api.auth import FullAccess
 from api.body import read, takes
 from api.context import Ctx
 from api.errors import not_found
-from api.operators import Operator
+from api.operators import Operator, authenticate_operator
 from api.pages import PARAMETERS, listed, page, path_id
 from api.reputation import schemas
 from mailcore.events import timestamp
@@ -78,10 +78,15 @@ def _shares(delivered: int, bounced: int, complained: int) -> dict[str, Any]:
 
 @router.get("/v1/alarms", response_model=None, responses={200: {"model": schemas.AlarmList}}, openapi_extra=PARAMETERS)
 async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """Of this organization, the newest first; `?open=true` leaves out those that have ended."""
+    """Of this organization, the newest first. `?open=true` leaves out those that have ended, `?all=true` shows the operator those
+    of all organizations."""
+    asked, only = page(request), request.query_params.get("open") == "true"
+    if request.query_params.get("all") == "true":
+        await authenticate_operator(request)
+        async with ctx.store.worker() as db:
+            return listed(await reputation.page(db, asked, open_only=only), guard.shown)
     async with ctx.store.tenant(who.org_id) as db:
-        found = await reputation.page(db, page(request), open_only=request.query_params.get("open") == "true")
-    return listed(found, guard.shown)
+        return listed(await reputation.page(db, asked, open_only=only), guard.shown)
 
 
 @router.get("/v1/alarms/{id}", response_model=None, responses={200: {"model": schemas.AlarmFound}})

@@ -15,6 +15,7 @@ class Pause(Asked):
 
 class Alarm(BaseModel):
     id: str
+    org_id: str
     kind: str = Field(description="complaints, bounces, volume, manual.")
     action: str = Field(description="warned; paused: a domain sends nothing; suspended: an API key opens nothing.")
     domain_id: str | None
