@@ -72,6 +72,18 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/installation/ways/{way_id}"): {"name": "renamed"},
     ("POST", "/v1/installation/routes-out"): {"ways": ["default"], "tag": {"name": "openapi", "value": "x"}},
     ("PATCH", "/v1/installation/routes-out/{route_id}"): {"ways": ["default"]},
+    ("PATCH", "/v1/sites/{site_id}"): {
+        "limits": {"connections": 5, "per_minute": 600},
+        "rules": [{"match": "slow down", "do": "slow", "for": "10m"}],
+    },
+    ("POST", "/v1/sites/{site_id}/suspend"): {"seconds": 60, "reason": "for the test", "dry_run": True},
+    ("POST", "/v1/sites/{site_id}/resume"): {"dry_run": True},
+    ("POST", "/v1/queue/hold"): {"seconds": 60, "dry_run": True},
+    ("POST", "/v1/queue/resume"): {"dry_run": True},
+    ("POST", "/v1/queue/flush"): {"domain": "openapi.example"},
+    ("POST", "/v1/queue/reroute"): {"domain": "openapi.example", "way_id": None},
+    ("POST", "/v1/queue/bounce"): {"recipient": "nobody@openapi.example", "class": "broadcast"},
+    ("POST", "/v1/queue/purge"): {"from_domain": "openapi.example", "older_than_seconds": 60},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
@@ -160,6 +172,8 @@ def ids(api: httpx.Client) -> dict[str, str]:
                 ("routes-out", {"ways": ["default"], "tag": {"name": "read"}}),
             )
         },
+        "sites": newest("/v1/sites"),
+        "queue/orders": api.post("/v1/queue/flush", json={"domain": "openapi.example"}).json()["order"]["id"],
         "accounts": str(uuid4()),
         "alarms": _alarm(api),
         "pools": api.post("/v1/pools", json={"name": "p", "domains": ["openapi-2.example"]}).json()["id"],
