@@ -362,11 +362,23 @@ async def test_a_mail_that_says_tls_required_no_goes_all_the_same(
     sts.policy("enforce")
     async with SmtpServer(tls=authority.server("other.example").context) as peer, outbound(**sts.settings(peer)):
         held = await attempt_of(tenant, "sts.example")
-        email_id = await tenant.send("a@sts.example", headers={"TLS-Required": "No"})
-        await tenant.state(email_id, "delivered")
+        ids = [
+            await tenant.send("a@sts.example", headers={"TLS-Required": "No"}),
+            await tenant.send("a@sts.example", html=None, text=None, raw=RAW % b"TLS-Required: No\r\n"),
+        ]
+        for each in ids:
+            await tenant.state(each, "delivered")
+        # in the text it is no header
+        text = await tenant.send("a@sts.example", html=None, text=None, raw=RAW % b"" + b"TLS-Required: No\r\n")
+        await until(lambda: tenant.attempts(text), "an attempt")
     assert held["outcome"] == "deferred"
-    assert (await tenant.attempts(email_id))[0]["tls_policy"] == "opportunistic"
-    assert len(peer.caught) == 1
+    for each in ids:
+        assert (await tenant.attempts(each))[0]["tls_policy"] == "opportunistic"
+    assert (await tenant.attempts(text))[0]["outcome"] == "deferred"
+    assert len(peer.caught) == 2
+
+
+RAW = b"From: us@postroom.test\r\n%bSubject: s\r\nMessage-ID: <1@postroom.test>\r\n\r\nText.\r\n"
 
 
 async def test_domains_of_one_site_with_other_policies_do_not_share_connections(
