@@ -26,9 +26,9 @@ from mailcore.queue.jobs import ORDER, OUTBOUND
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store import events, holds, queue_orders, site_list, ways
-from mailcore.store.deliveries import by_index
 from mailcore.store.events import NewEvent
 from mailcore.store.holds import Hold
+from mailcore.store.plans import by_index
 from mailcore.store.queue_orders import BATCH, Ended, Order, Query, Touches
 from mailcore.store.session import Connection, Store
 

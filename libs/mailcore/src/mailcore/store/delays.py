@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from mailcore.store.deliveries import by_index
+from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 
 BATCH = 1_000

@@ -21,6 +21,7 @@ from uuid import UUID
 
 import asyncpg
 
+from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 from mailcore.store.ways import TAKEN, TAKEN_COLUMNS, Taken, taken
 
@@ -170,7 +171,8 @@ async def due_lanes(db: Connection) -> list[DueLane]:
 
 
 def _due(row: asyncpg.Record) -> DueLane:
-    return DueLane(*row[:7], taken=taken(row[7:]))
+    lane_id, domain, site_id, due_at, failures, org_id, class_ = row[:7]
+    return DueLane(lane_id, domain, site_id, due_at, failures, org_id, class_, taken(row[7:]))
 
 
 _NOT_HELD = """NOT EXISTS (
@@ -196,14 +198,6 @@ JOIN recipient_domains r ON r.domain = l.domain
 WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
 ORDER BY step.due_at
 """
-
-
-async def by_index(db: Connection) -> None:
-    """For this transaction: each row is found by its key. A plan made while a table was small must not scan it when it is long."""
-    await db.execute(
-        "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
-        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
-    )
 
 
 # ---- 2. claim --------------------------------------------------------------------------------------------------------

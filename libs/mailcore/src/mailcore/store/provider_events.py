@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from mailcore.store.deliveries import by_index
+from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from mailcore.store.deliveries import by_index
+from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 from mailcore.store.ways import TAKEN
 

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.deliveries import Key, Leased, by_index
+from mailcore.store.deliveries import Key, Leased
+from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 
 READER_DAYS = 90
@@ -126,6 +127,7 @@ RETURNING q.email_id, q.n
 
 async def waited_for(db: Connection, ids: Collection[UUID]) -> set[UUID]:
     """Those of these pools and warm-ups for whose room somebody waits, and is to be called: one probe of the index each."""
+    await by_index(db)
     rows = await db.fetch(
         "SELECT id FROM unnest($1::uuid[]) AS t (id) WHERE EXISTS "
         "(SELECT FROM queue q WHERE q.waits_for = t.id AND q.worker IS NULL AND q.turn < 3)",
@@ -136,6 +138,7 @@ async def waited_for(db: Connection, ids: Collection[UUID]) -> set[UUID]:
 
 async def call(db: Connection, id_: UUID, turns: tuple[int, int], most: int) -> int:
     """Makes up to `most` rows due that wait for it and whose turn is between these two; returns how many."""
+    await by_index(db)
     called: int = await db.fetchval(_CALL, id_, *turns, most)
     return called
 
