@@ -28,6 +28,7 @@ from mailcore.flow.group import GroupCommit
 from mailcore.flow.quota import Quotas
 from mailcore.flow.row import distinct, is_long, row_of
 from mailcore.flow.sandbox import Sandbox
+from mailcore.flow.ways import RoutesOut
 from mailcore.kit import failpoint
 from mailcore.kit.errors import Conflict, MailError, Refused
 from mailcore.kit.ids import uuid7
@@ -162,6 +163,7 @@ class Submits:
         )
         self._domains: Remembered[tuple[UUID, str], UUID] = Remembered(self._domain, seconds=DOMAIN_SECONDS)
         self._lanes: dict[LaneKey, int] = {}
+        self._routes = RoutesOut(store)
         self._in_progress: set[OnceKey] = set()
         self._counted = functools.cache(SUBMITS.labels)
 
@@ -221,10 +223,12 @@ class Submits:
         wanted = [distinct(email.recipients) for email in new]
         if new:
             await self.quotas.check(org_id, sum(map(len, wanted)))
+        routes = self._routes.held(org_id) or await self._routes.of(org_id)
+        by_route = [routes.route(by_name[email.domain], email.tags) for email in new]
         found = await self._lanes_of(
             [
-                [(org_id, address.domain, int(email.broadcast)) for address in recipients]
-                for email, recipients in zip(new, wanted, strict=True)
+                [(org_id, address.domain, int(email.broadcast), route) for address in recipients]
+                for email, recipients, route in zip(new, wanted, by_route, strict=True)
             ]
         )
         now = datetime.now(UTC)

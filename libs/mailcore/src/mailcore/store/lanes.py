@@ -1,4 +1,4 @@
-"""Lanes: recipient domain × class × organization, made when the first mail needs one (DESIGN §3)."""
+"""Lanes: recipient domain × class × organization × route, made when the first mail needs one (DESIGN §3)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from uuid import UUID
 
 from mailcore.store.session import Connection
 
-LaneKey: TypeAlias = tuple[UUID, str, int]
-"""Organization, recipient domain, class (0 transactional, 1 broadcast)."""
+LaneKey: TypeAlias = tuple[UUID, str, int, int]
+"""Organization, recipient domain, class (0 transactional, 1 broadcast), route (0 none: `routes_out.lane_route`)."""
 
 
 async def ensure(db: Connection, keys: Collection[LaneKey]) -> dict[LaneKey, int]:
@@ -18,11 +18,11 @@ async def ensure(db: Connection, keys: Collection[LaneKey]) -> dict[LaneKey, int
     A new domain gets a site of its own (`domain:<name>`) until its MX is known. In a transaction of its own: lanes are never
     taken back, so their ids may be remembered once it is committed.
     """
-    wanted = sorted(keys, key=lambda key: (key[1], key[0].int, key[2]))  # one order for all: no deadlock
+    wanted = sorted(keys, key=lambda key: (key[1], key[0].int, *key[2:]))  # one order for all: no deadlock
     lanes = await _find(db, wanted)
     missing = [key for key in wanted if key not in lanes]
     if missing:
-        domains = sorted({domain for _, domain, _ in missing})
+        domains = sorted({key[1] for key in missing})
         await db.execute(_INSERT_SITES, domains)
         await db.execute(_INSERT_DOMAINS, domains)
         await db.execute(_INSERT_LANES, *_columns(missing))
@@ -32,17 +32,17 @@ async def ensure(db: Connection, keys: Collection[LaneKey]) -> dict[LaneKey, int
 
 async def _find(db: Connection, keys: list[LaneKey]) -> dict[LaneKey, int]:
     rows = await db.fetch(_FIND, *_columns(keys))
-    return {(row["org_id"], row["domain"], row["class"]): row["id"] for row in rows}
+    return {(row["org_id"], row["domain"], row["class"], row["route_id"]): row["id"] for row in rows}
 
 
-def _columns(keys: list[LaneKey]) -> tuple[list[UUID], list[str], list[int]]:
-    return [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+def _columns(keys: list[LaneKey]) -> tuple[list[UUID], list[str], list[int], list[int]]:
+    return [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys], [key[3] for key in keys]
 
 
 _FIND = """
-SELECT l.org_id, l.domain, l.class, l.id
-FROM unnest($1::uuid[], $2::text[], $3::smallint[]) AS k (org_id, domain, class)
-JOIN lanes l ON l.org_id = k.org_id AND l.domain = k.domain AND l.class = k.class AND l.route_id = 0
+SELECT l.org_id, l.domain, l.class, l.route_id, l.id
+FROM unnest($1::uuid[], $2::text[], $3::smallint[], $4::bigint[]) AS k (org_id, domain, class, route_id)
+JOIN lanes l ON l.org_id = k.org_id AND l.domain = k.domain AND l.class = k.class AND l.route_id = k.route_id
 """
 _INSERT_SITES = """
 INSERT INTO sites (key)
@@ -56,7 +56,8 @@ SELECT d, s.id FROM unnest($1::text[]) AS d JOIN sites s ON s.key = 'domain:' ||
 ON CONFLICT (domain) DO NOTHING
 """
 _INSERT_LANES = """
-INSERT INTO lanes (org_id, domain, class)
-SELECT org_id, domain, class FROM unnest($1::uuid[], $2::text[], $3::smallint[]) AS k (org_id, domain, class)
+INSERT INTO lanes (org_id, domain, class, route_id)
+SELECT org_id, domain, class, route_id
+FROM unnest($1::uuid[], $2::text[], $3::smallint[], $4::bigint[]) AS k (org_id, domain, class, route_id)
 ON CONFLICT (org_id, domain, class, route_id) DO NOTHING
 """
