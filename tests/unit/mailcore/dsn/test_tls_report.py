@@ -122,7 +122,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     with pytest.raises(BrokenReport, match="out of its gzip"):
         read(bomb, GZIP)
     with pytest.raises(BrokenReport, match="out of its gzip"):
-        read(gzip.compress(b" " * 5_000_000) * 2, GZIP)
+        read(gzip.compress(b" " * 2_000_000) * 2, GZIP)
 
 
 def test_what_is_kept_is_bounded() -> None:

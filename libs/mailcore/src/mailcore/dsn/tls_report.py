@@ -26,7 +26,7 @@ JSON, GZIP = "application/tlsrpt+json", "application/tlsrpt+gzip"
 """Media types (RFC 8460 §6.4, §6.5)."""
 MAX_PACKED = 1_000_000
 """Octets of a report as it comes …"""
-MAX_JSON = 8_000_000
+MAX_JSON = 3_000_000
 """… and out of its gzip: more is a bomb."""
 MAX_POLICIES = 200
 MAX_DETAILS = 2_000
