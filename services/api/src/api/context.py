@@ -17,7 +17,6 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow.claims import Claims
 from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains
-from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.parse import Reader
@@ -45,7 +44,6 @@ class Context:
     attachments: GuardedClient
     """For URLs that callers name as attachments."""
     keys: Keys
-    key_counts: KeyCounts
     limits: Limits
     logs: LogWriter | None
     """None: calls are not logged."""

@@ -19,7 +19,6 @@ from mailcore.dns.resolver import DnsResolver
 from mailcore.flow.claims import Claims
 from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains, published
-from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.keys import Keys
 from mailcore.flow.mirror import ImapDoor
 from mailcore.flow.people import People, Registration
@@ -86,7 +85,6 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
         keys=Keys(store),
         shaping=Shaping.load(settings.outbound.shaping_file),
-        key_counts=KeyCounts(store),
         limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
         logs=LogWriter(store) if settings.logs.enabled else None,
         imap=ImapDoor(
@@ -121,12 +119,11 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     try:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
-            tasks=[*([] if ctx.logs is None else [ctx.logs.run()]), ctx.keys.note_use(), ctx.key_counts.run()],
+            tasks=[*([] if ctx.logs is None else [ctx.logs.run()]), ctx.keys.note_use()],
             drain=ctx.submits.drain,
             http=Listen(app, settings.http.host, settings.http.port, settings.http.trusted_proxies),
         )
         await ctx.keys.write_use()
-        await ctx.key_counts.write()
         if ctx.logs is not None:
             await ctx.logs.flush()
         await ctx.tracks.drain()

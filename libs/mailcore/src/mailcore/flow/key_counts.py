@@ -1,4 +1,4 @@
-"""How much each API key sends: counted beside the requests, so that nobody waits for it, and written every few seconds.
+"""How much each API key sends: counted beside the requests, so that nobody waits for it, and written with its last use (flow.keys).
 
 What waits in memory when a process dies is lost: these counts tell a key that sends ten times what it used to (flow.reputation),
 not what anybody pays for.
@@ -6,7 +6,6 @@ not what anybody pays for.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -19,7 +18,6 @@ from mailcore.store.session import Store
 
 log = logger(__name__)
 
-SECONDS = 10.0
 MOST_KEYS = 50_000
 """That wait to be written; those beyond are not counted."""
 
@@ -28,7 +26,7 @@ MOST_KEYS = 50_000
 class _Waiting:
     org_id: UUID
     recipients: int = 0
-    sample: list[UUID] = field(default_factory=list)
+    sample: list[UUID | str] = field(default_factory=list)
 
 
 class KeyCounts:
@@ -38,7 +36,7 @@ class KeyCounts:
         self._store = store
         self._waiting: dict[UUID, _Waiting] = {}
 
-    def add(self, org_id: UUID, key_id: UUID | None, recipients: int, ids: Sequence[UUID]) -> None:
+    def add(self, org_id: UUID, key_id: UUID | None, recipients: int, ids: Sequence[UUID | str]) -> None:
         """After the commit. None: no key sent it, but a person."""
         if key_id is None or not ids:
             return
@@ -50,12 +48,6 @@ class KeyCounts:
         waiting.recipients += recipients
         if len(waiting.sample) < SAMPLE:
             waiting.sample.extend(ids[: SAMPLE - len(waiting.sample)])
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(SECONDS)
-            await self.write()
 
     async def write(self) -> None:
         """What waits. Never raises: what cannot be written is left out."""

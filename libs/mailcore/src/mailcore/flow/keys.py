@@ -7,6 +7,7 @@ import hashlib
 from datetime import UTC, datetime
 from uuid import UUID
 
+from mailcore.flow.key_counts import KeyCounts
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.remember import Remembered
@@ -26,6 +27,7 @@ AT_ONCE = 2
 class Keys:
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.counts = KeyCounts(store)
         self._known: Remembered[bytes, Key] = Remembered(self._ask, seconds=TTL_SECONDS)
         self._used: dict[UUID, UUID] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -45,7 +47,7 @@ class Keys:
         self._known.forget(lambda key: key.id == key_id)
 
     async def note_use(self) -> None:
-        """Until cancelled: writes last_used_at now and then, outside any request."""
+        """Until cancelled: writes last_used_at and what was sent now and then, outside any request."""
         while True:
             await asyncio.sleep(NOTE_SECONDS)
             await self.write_use()
@@ -63,6 +65,7 @@ class Keys:
                 log.warning("last use of keys not written", error=error.public)
             except Exception:  # of no importance to anybody's mail
                 log.exception("last use of keys not written")
+        await self.counts.write()
 
     async def _ask(self, digest: bytes) -> Key | None:
         async with self._turns:

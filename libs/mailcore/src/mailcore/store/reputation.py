@@ -225,7 +225,7 @@ class Sent:
     org_id: UUID
     key_id: UUID
     recipients: int
-    sample: Sequence[UUID]
+    sample: Sequence[UUID | str]
     """Ids of some of the emails."""
 
 

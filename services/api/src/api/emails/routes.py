@@ -37,6 +37,7 @@ async def send(request: Request) -> Response:
         await ctx.submits.sending_domain(who.org_id, parsed.email.domain, only=who.domain_ids)
         await Fetching(ctx.attachments).complete([parsed])
     done = await ctx.submits.submit(who.org_id, [parsed.email], door=DOOR, only=who.domain_ids, once=mark)
+    ctx.keys.counts.add(who.org_id, who.key_id, len(parsed.email.recipients), done.names)
     return _json(done.response or _id_body(done.names[0]), ctx, who.org_id)
 
 
@@ -77,6 +78,8 @@ async def send_batch(request: Request) -> Response:
     done = await ctx.submits.submit(
         who.org_id, [parsed.email for parsed in batch.emails], door=DOOR, only=who.domain_ids, once=mark
     )
+    recipients = sum([len(parsed.email.recipients) for parsed in batch.emails])
+    ctx.keys.counts.add(who.org_id, who.key_id, recipients, done.names)
     return _json(done.response or batch.answer(done.names), ctx, who.org_id)
 
 

@@ -3,13 +3,16 @@
 1. the key is looked at again for every mail: a revoked one is dead within seconds, on open connections too
 2. the message is read and put into the form in which it is sent (mailcore.mime.submission), off the loop when it is large
 3. From's domain, and Sender's, must be a verified one that the key may use: flow.submit says so
-4. 250 after the commit, with the email's id
+4. what the sender wants to be told goes with it (RFC 3461): failures, unless MAIL and RCPT say otherwise
+5. 250 after the commit, with the email's id
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 
@@ -17,13 +20,15 @@ from inbound_smtp.replies import NO_MEMORY, from_error
 from inbound_smtp.session import Session
 from inbound_smtp.submission import options
 from inbound_smtp.submission.listener import Submission
-from inbound_smtp.submission.mail import AUTH_REQUIRED
+from inbound_smtp.submission.mail import AUTH_REQUIRED, Handed
 from inbound_smtp.transaction import Transaction
+from mailcore.dsn.wishes import Wishes
 from mailcore.flow.submit import NewEmail, Once
 from mailcore.kit.errors import Conflict, Invalid, Refused
 from mailcore.kit.ids import uuid7
 from mailcore.mime.submission import Submission as Message
 from mailcore.smtp.address import Address
+from mailcore.smtp.dsn import DsnRequest, Notify
 from mailcore.smtp.reply import Reply
 from mailcore.store.api_keys import Key
 
@@ -32,7 +37,7 @@ ENDPOINT = "SMTP"
 
 
 class SubmissionSession(Session[Submission]):
-    transaction: Transaction[Address] | None
+    transaction: Handed | None
 
     def __init__(self, listener: Submission, peer_ip: str = "") -> None:
         super().__init__(listener, peer_ip)
@@ -41,8 +46,8 @@ class SubmissionSession(Session[Submission]):
         self.failed_logins = 0
 
     def extensions(self) -> list[str]:
-        # RFC 2034, RFC 6152; RFC 4954 §4: not before TLS. No SMTPUTF8: what we sign and send is 7-bit
-        return ["ENHANCEDSTATUSCODES", "8BITMIME", *(["AUTH PLAIN LOGIN"] if self.tls is not None else [])]
+        # RFC 2034, RFC 6152, RFC 3461; RFC 4954 §4: not before TLS. No SMTPUTF8: what we sign and send is 7-bit
+        return ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN", *(["AUTH PLAIN LOGIN"] if self.tls is not None else [])]
 
     def forget(self) -> None:
         super().forget()
@@ -60,7 +65,8 @@ class SubmissionSession(Session[Submission]):
             self.login = None
         return key
 
-    async def take(self, transaction: Transaction[Address], raw: bytes) -> Reply:
+    async def take(self, transaction: Transaction[Any], raw: bytes) -> Reply:
+        assert isinstance(transaction, Handed)  # MAIL made it
         memory = self.listener.memory
         extra = 2 * len(raw)  # the form in which it is stored, and its way there
         if not memory.take(extra):
@@ -70,7 +76,7 @@ class SubmissionSession(Session[Submission]):
         finally:
             memory.give_back(extra)
 
-    async def _take(self, transaction: Transaction[Address], raw: bytes) -> Reply:
+    async def _take(self, transaction: Handed, raw: bytes) -> Reply:
         try:
             key = await self.key()
             if key is None:
@@ -80,7 +86,7 @@ class SubmissionSession(Session[Submission]):
             return _refusal(error)
         return Reply(250, f"Ok: {id_}", "2.0.0")
 
-    async def _submit(self, key: Key, transaction: Transaction[Address], raw: bytes) -> str:
+    async def _submit(self, key: Key, transaction: Handed, raw: bytes) -> str:
         """The email's id, after the commit."""
         submits = self.listener.submits
         message = await self.listener.reader.submission(
@@ -90,14 +96,28 @@ class SubmissionSession(Session[Submission]):
             protocol="ESMTPSA" if self.extended else "SMTPSA",  # RFC 3848
             now=datetime.now(UTC),
         )
-        email = _email(message, transaction.recipients)
+        wanted = [each.address for each in transaction.distinct().values()]
+        email = _email(message, wanted)
+        email.dsn = wishes(transaction, message).as_json()
         if message.sender_domain is not None and message.sender_domain != message.domain:
-            await submits.sending_domain(
-                key.org_id, message.sender_domain, only=key.domain_ids, to=transaction.recipients
-            )
-        once = _once(message, transaction.recipients)
+            await submits.sending_domain(key.org_id, message.sender_domain, only=key.domain_ids, to=wanted)
+        once = _once(message, wanted)
         done = await submits.submit(key.org_id, [email], door="submission", only=key.domain_ids, once=once)
+        self.listener.keys.counts.add(key.org_id, key.id, len(email.recipients), done.names)
         return str(orjson.loads(done.response)["id"]) if done.response is not None else done.names[0]
+
+
+def wishes(transaction: Handed, message: Message) -> Wishes:
+    """Nobody is told of mail that programs send to many, unless it was asked for (reliability A14)."""
+    asked = any(each.notify for each in transaction.recipients)
+    if not asked and _AUTOMATIC.search(message.raw.partition(b"\r\n\r\n")[0]):
+        never = DsnRequest(notify=frozenset((Notify.NEVER,)))
+        return Wishes(transaction.mail_from, (never,) * len(transaction.distinct()))
+    return Wishes(transaction.mail_from, transaction.requests())
+
+
+# RFC 3834 §2; RFC 2919
+_AUTOMATIC = re.compile(rb"(?im)^(?:auto-submitted:[ \t]*auto-|precedence:[ \t]*(?:bulk|list|junk)|list-id:)")
 
 
 def _email(message: Message, recipients: list[Address]) -> NewEmail:
@@ -110,7 +130,7 @@ def _email(message: Message, recipients: list[Address]) -> NewEmail:
         to=message.to,
         cc=message.cc or None,
         # whom the header does not name gets a blind copy
-        bcc=[str(address) for address in dict.fromkeys(recipients) if str(address).lower() not in named] or None,
+        bcc=[str(address) for address in recipients if str(address).lower() not in named] or None,
         reply_to=message.reply_to or None,
         recipients=recipients,
         subject=message.subject,
