@@ -119,6 +119,13 @@ async def test_fifty_sets_and_no_more() -> None:
     assert (await chain(more)).status == "fail"
 
 
+async def test_fields_beyond_number_are_not_read() -> None:
+    found = await chain(b"ARC-Seal: i=1; a=b\r\n" * 100_000 + HEAD)
+    assert (found.status, found.highest) == ("fail", MAX_SETS)
+    assert "more than 50" in found.reason
+    assert seal(HEAD, BODY, found, KEYS[0], server="mx.hop0.example", results=RESULTS, now=NOW) == b""
+
+
 @pytest.mark.parametrize(
     "result",
     ["spf=pass\r\nSubject: evil", "spf=pass; dkim=pass", "", " spf=pass", "spf=pass\x00", "spf=päss", "a" * 900, "x\n"],

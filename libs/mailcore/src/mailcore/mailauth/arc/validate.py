@@ -9,19 +9,28 @@ Earlier message signatures are not looked at: each forwarder may have changed th
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mailcore.dns.resolver import Resolver
 from mailcore.kit.errors import Invalid, MailError
-from mailcore.mailauth.arc.chain import MESSAGE_SIGNATURE, RESULTS, SEAL, ArcSet, fields_of, highest, read_sets
+from mailcore.mailauth.arc.chain import (
+    KINDS,
+    MAX_SETS,
+    MESSAGE_SIGNATURE,
+    RESULTS,
+    SEAL,
+    ArcSet,
+    fields_of,
+    highest,
+    read_sets,
+)
 from mailcore.mailauth.dkim.canonical import Fields, by_name, relaxed_field, split_fields
 from mailcore.mailauth.dkim.record import LOOKUP_SECONDS, Found, KeyName, find_keys
 from mailcore.mailauth.dkim.signature import RSA_SHA1, Bodies
 from mailcore.mailauth.dkim.tags import without_value
-from mailcore.mailauth.dkim.verify import THREAD_OCTETS, check
+from mailcore.mailauth.dkim.verify import check, off_loop
 
 NONE, PASS, FAIL = "none", "pass", "fail"
 
@@ -46,24 +55,35 @@ class Chain:
 
 async def validate(head: bytes, body: bytes, resolver: Resolver, *, seconds: float = LOOKUP_SECONDS) -> Chain:
     """`head`: header fields with their CRLFs, without the empty line. Raises Invalid for a header that is none."""
+    octets = len(head) + len(body)
+    fields, chain = await off_loop(octets, _read, head)
+    if chain.status != PASS:
+        return chain
+    wanted = {chain.sets[-1].message.key_name, *(each.seal.key_name for each in chain.sets)}
+    keys = await find_keys(wanted, resolver, seconds=seconds)
+    why, temporary = await off_loop(octets, _judge, chain.sets, fields, body, keys)
+    return Chain(FAIL, why, chain.sets, chain.highest, temporary) if why else chain
+
+
+def _read(head: bytes) -> tuple[Fields, Chain]:
+    """`pass` as far as the form of the sets goes."""
     fields = split_fields(head)
+    count = len(fields_of(fields))
+    if count == 0:
+        return {}, Chain(NONE)
+    if count > len(KINDS) * MAX_SETS:
+        return {}, Chain(FAIL, f"There are more than {MAX_SETS} ARC sets.", highest=MAX_SETS)
     last = highest(fields)
-    if not fields_of(fields):
-        return Chain(NONE)
     try:
         sets = tuple(read_sets(fields))
     except Invalid as error:
-        return Chain(FAIL, error.public, highest=last)
+        return {}, Chain(FAIL, error.public, highest=last)
     if sets[-1].seal.cv == FAIL:
-        return Chain(FAIL, "Its last sealer found the chain broken.", sets, last)
+        return {}, Chain(FAIL, "Its last sealer found the chain broken.", sets, last)
     early = next((each for each in sets if each.seal.cv == FAIL), None)
     if early is not None:
-        return Chain(FAIL, f"Set {early.instance} says that the chain was broken there.", sets, last)
-    wanted = {sets[-1].message.key_name, *(each.seal.key_name for each in sets)}
-    keys = await find_keys(wanted, resolver, seconds=seconds)
-    judging = (sets, by_name(fields), body, keys)
-    why, temporary = await asyncio.to_thread(_judge, *judging) if len(body) > THREAD_OCTETS else _judge(*judging)
-    return Chain(FAIL if why else PASS, why, sets, last, temporary)
+        return {}, Chain(FAIL, f"Set {early.instance} says that the chain was broken there.", sets, last)
+    return by_name(fields), Chain(PASS, "", sets, last)
 
 
 def _judge(sets: Sequence[ArcSet], fields: Fields, body: bytes, keys: Mapping[KeyName, Found]) -> tuple[str, bool]:

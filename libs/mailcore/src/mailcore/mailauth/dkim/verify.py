@@ -2,7 +2,7 @@
 
 1. the first `most` DKIM-Signature fields are read; those after them are never looked at
 2. their keys are asked for together, each once, within one time for all
-3. body hash, then signature: in a thread where the body is large
+3. body hash, then signature; of a large message this and reading it are done in a thread
 
 l= is not trusted: a signature of a part of the body is `policy`, since anybody may have added the rest.
 """
@@ -10,9 +10,10 @@ l= is not trusted: a signature of a part of the body is `policy`, since anybody 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ParamSpec, TypeVar
 
 from mailcore.dns.names import normalize_domain
 from mailcore.dns.resolver import Resolver
@@ -25,7 +26,9 @@ from mailcore.mailauth.dkim.tags import required, text
 MAX_SIGNATURES = 5
 FIELD = b"dkim-signature"
 THREAD_OCTETS = 64 * 1024
-"""Of a body: hashing more than this would hold up the event loop."""
+"""Of a message: what is larger would hold up the event loop."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -75,12 +78,22 @@ async def verify(
     `head`: header fields with their CRLFs, without the empty line. `body`: as it came, dots unstuffed. `now` in seconds since
     1970. Raises Invalid for a header that is none (mailcore.mailauth.dkim.canonical.split_fields).
     """
-    fields = split_fields(head)
-    read = [_read(raw) for raw in [raw for name, raw in fields if name == FIELD][:most]]
+    octets = len(head) + len(body)
+    fields, read = await off_loop(octets, _read_all, head, most)
     keys = await find_keys({each.key_name for each in read if isinstance(each, Signature)}, resolver, seconds=seconds)
-    if len(body) > THREAD_OCTETS:
-        return await asyncio.to_thread(_judge, read, by_name(fields), body, keys, now)
-    return _judge(read, by_name(fields), body, keys, now)
+    return await off_loop(octets, _judge, read, fields, body, keys, now)
+
+
+async def off_loop(octets: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """In a thread where a message is large; at once where it is not, for changing threads costs more than such a message."""
+    if octets > THREAD_OCTETS:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
+
+
+def _read_all(head: bytes, most: int) -> tuple[Fields, list[Signature | Verified]]:
+    fields = split_fields(head)
+    return by_name(fields), [_read(raw) for raw in [raw for name, raw in fields if name == FIELD][:most]]
 
 
 def _read(raw: bytes) -> Signature | Verified:
