@@ -91,7 +91,7 @@ async def test_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, t
         assert (await client.ask(f"AUTH PLAIN {plain(token)}"))[0] == 503  # RFC 3207 §4.2: EHLO counts for nothing now
         _, offers = await client.ask("EHLO x")
         found = {line.split()[0] for line in offers.split("\n")[1:]}
-        assert found == {"PIPELINING", "SIZE", "ENHANCEDSTATUSCODES", "8BITMIME", "AUTH"}
+        assert found == {"PIPELINING", "SIZE", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "AUTH"}
         assert "AUTH PLAIN LOGIN" in offers
         assert (await client.ask("STARTTLS"))[0] == 503
 
@@ -311,7 +311,10 @@ RECIPIENTS = [
     ("RCPT TO:<jürgen@example.com>", 553, "5.6.7"),
     ("RCPT TO:<you@[127.0.0.1]>", 553, "5.1.3"),
     ("RCPT TO:<@a.test:you@example.com>", 553, "5.1.3"),
-    ("RCPT TO:<you@example.com> NOTIFY=NEVER", 555, "5.5.4"),
+    ("RCPT TO:<you@example.com> NOTIFY=NEVER,FAILURE", 501, "5.5.4"),
+    ("RCPT TO:<you@example.com> NOTIFY=NEVER NOTIFY=DELAY", 501, "5.5.4"),
+    ("RCPT TO:<you@example.com> ORCPT=you@example.com", 501, "5.5.4"),
+    ("RCPT TO:<you@example.com> HOLDFOR=60", 555, "5.5.4"),
 ]
 
 
@@ -324,7 +327,8 @@ async def test_envelopes_that_are_refused(submission: Submitting, token: str) ->
         assert (await client.ask("DATA"))[0] == 554
         await client.ask("RSET")
         assert (await client.ask("MAIL FROM:<a@b.test> SMTPUTF8"))[0] == 555
-        assert (await client.ask("MAIL FROM:<a@b.test> RET=HDRS"))[0] == 555
+        assert (await client.ask("MAIL FROM:<a@b.test> RET=SOME"))[0] == 501
+        assert (await client.ask("MAIL FROM:<a@b.test> ENVID=a=b"))[0] == 501
         assert (await client.ask("MAIL FROM:<a@b.test> SIZE=999999999"))[0] == 552
 
 
@@ -392,6 +396,57 @@ async def test_quotas_and_suppressions_hold(
         assert (code, text[:5]) == (450, "4.7.1")
     states = {row["recipient"]: row["state"] for row in await admin.fetch("SELECT recipient, state FROM deliveries")}
     assert states == {"you@example.com": "queued", "gone@example.com": "suppressed"}
+
+
+# ---- what the sender wants to be told (RFC 3461) ---------------------------------------------------------------------
+
+
+async def _told(
+    submission: Submitting, admin: asyncpg.Connection, token: str, *lines: str, message: bytes = MAIL
+) -> Any:
+    async with submission.client(token=token) as client:
+        for line in lines:
+            assert (await client.ask(line))[0] == 250, line
+        assert (await client.ask("DATA"))[0] == 354
+        client.send(message + b".\r\n")
+        assert (await client.reply())[0] == 250
+    return (await stored(admin))[-1]["dsn"]
+
+
+async def test_what_was_asked_for_is_kept(submission: Submitting, admin: asyncpg.Connection, token: str) -> None:
+    assert await _told(submission, admin, token, "MAIL FROM:<me@elsewhere.test>", "RCPT TO:<you@example.com>") == {
+        "from": "me@elsewhere.test"
+    }
+    told = await _told(
+        submission,
+        admin,
+        token,
+        "MAIL FROM:<me@elsewhere.test> RET=FULL ENVID=QQ+2B314",
+        "RCPT TO:<a@example.com> NOTIFY=success,DELAY ORCPT=rfc822;a+2Btag@example.com",
+        "RCPT TO:<b@example.com>",
+        "RCPT TO:<c@example.com> NOTIFY=NEVER",
+        "RCPT TO:<A@example.com> NOTIFY=FAILURE",
+    )
+    assert told == {
+        "from": "me@elsewhere.test",
+        "ret": "FULL",
+        "envid": "QQ+314",
+        "notify": ["DELAY,FAILURE,SUCCESS", None, "NEVER"],
+        "orcpt": ["rfc822;a+tag@example.com", None, None],
+    }
+    assert await _told(submission, admin, token, "MAIL FROM:<>", "RCPT TO:<you@example.com>") == {"from": ""}
+
+
+@pytest.mark.parametrize("field", [b"Auto-Submitted: auto-replied", b"Precedence: bulk", b"List-Id: <l.postroom.test>"])
+async def test_of_automatic_mail_nobody_is_told_unless_it_was_asked(
+    submission: Submitting, admin: asyncpg.Connection, token: str, field: bytes
+) -> None:
+    opening, recipient = "MAIL FROM:<me@elsewhere.test>", "RCPT TO:<you@example.com>"
+    automatic = field + b"\r\n" + MAIL
+    told = await _told(submission, admin, token, opening, recipient, message=automatic)
+    assert told["notify"] == ["NEVER"]
+    told = await _told(submission, admin, token, opening, f"{recipient} NOTIFY=FAILURE", message=automatic)
+    assert told["notify"] == ["FAILURE"]
 
 
 # ---- one end of data ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from inbound_smtp.checks import content, paths
 from inbound_smtp.connections import Connections
 from inbound_smtp.wire import BadLine, Closed, Content, Flood, Memory, Wire
 from mailcore.kit.errors import Refused, Unavailable
+from mailcore.smtp.dsn import Notify, Ret
 from mailcore.smtp.reply import Reply
 
 
@@ -155,3 +156,34 @@ def test_replies() -> None:
     assert str(replies.from_error(Unavailable("Later."))) == "451 4.3.0 Later."
     assert str(replies.from_error(Refused("No.", code=554, enhanced="5.6.0"))) == "554 5.6.0 No."
     assert str(replies.from_error(KeyError("x"))).startswith("451 4.3.0")
+
+
+def test_what_a_sender_wants_to_be_told() -> None:
+    """RFC 3461 §4, where it is offered."""
+    asked = paths.mail("FROM:<a@b.example> RET=hdrs ENVID=QQ+2B1", dsn=True)
+    assert (asked.ret, asked.envid) == (Ret.HDRS, "QQ+1")
+    found = paths.destination("TO:<a@b.example> NOTIFY=success,FAILURE ORCPT=rfc822;a+2Bx@b.example")
+    assert (found.notify, found.orcpt) == (frozenset((Notify.SUCCESS, Notify.FAILURE)), ("rfc822", "a+x@b.example"))
+    assert paths.destination("TO:<a@b.example>").notify == frozenset()
+    for argument in (
+        "FROM:<a@b.example> RET=ALL",
+        "FROM:<a@b.example> ENVID=a+b",
+        "FROM:<a@b.example> RET=FULL RET=FULL",
+    ):
+        with pytest.raises(paths.Refusal) as refused:
+            paths.mail(argument, dsn=True)
+        assert refused.value.reply.code == 501
+    with pytest.raises(paths.Refusal) as refused:
+        paths.mail("FROM:<a@b.example> RET=FULL")  # not offered by the MX
+    assert refused.value.reply.code == 555
+    for argument in (
+        "NOTIFY=",
+        "NOTIFY=NEVER,DELAY",
+        "NOTIFY=SOON",
+        "ORCPT=a@b.example",
+        "ORCPT=rfc822;a=b",
+        "ORCPT=rfc822;+0A",
+    ):
+        with pytest.raises(paths.Refusal) as refused:
+            paths.destination(f"TO:<a@b.example> {argument}")
+        assert refused.value.reply.code == 501

@@ -53,6 +53,8 @@ async def row_of(
         rest["track_opens"] = email.track_opens
     if email.track_clicks is not None:
         rest["track_clicks"] = email.track_clicks
+    if email.dsn is not None:
+        rest["dsn"] = email.dsn
     return NewRow(
         id_,
         org_id,

@@ -19,7 +19,7 @@ import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from mailcore.blob.base import INLINE_BYTES, BlobStore
@@ -87,6 +87,8 @@ class NewEmail:
     track_opens: bool | None = None
     """None: as the domain says."""
     track_clicks: bool | None = None
+    dsn: dict[str, Any] | None = None
+    """What its sender wants to be told (mailcore.dsn.wishes): of mail handed in by SMTP, and of our own reports."""
     raw: bytes | None = None
     """A whole message that was handed in (submission): 7-bit, CRLF, no Bcc, with Message-ID and Date. Then html, text,
     headers and attachments are empty, and it is signed and sent as it stands."""

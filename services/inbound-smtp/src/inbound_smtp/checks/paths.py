@@ -8,11 +8,14 @@ resolver would not like may stand in it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from inbound_smtp.replies import NO_RELAY, syntax
 from mailcore.kit.errors import Invalid
 from mailcore.smtp.address import Address, parse_address
+from mailcore.smtp.dsn import Notify, Ret, parse_envid, parse_notify, parse_orcpt, parse_ret
 from mailcore.smtp.reply import Reply
 
 MAIL_FORM = "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8]"
@@ -39,6 +42,18 @@ class Mail:
     size: int | None
     smtputf8: bool
     body_8bit: bool
+    ret: Ret | None = None
+    envid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A recipient anywhere, and what the sender wants to be told of him (RFC 3461 §4)."""
+
+    address: Address
+    notify: frozenset[Notify] = frozenset()
+    orcpt: tuple[str, str] | None = None
+    """Type and address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +63,13 @@ class Path:
     parameters: list[str]
 
 
-def mail(argument: str, *, smtputf8: bool = True, auth: bool = False) -> Mail:
-    """Of `FROM:<a@b> SIZE=1 …`; what was not offered by EHLO, SMTPUTF8 or AUTH, is no parameter. Raises Refusal."""
+def mail(argument: str, *, smtputf8: bool = True, auth: bool = False, dsn: bool = False) -> Mail:
+    """Of `FROM:<a@b> SIZE=1 …`; what was not offered by EHLO, SMTPUTF8, AUTH or DSN, is no parameter. Raises Refusal."""
     path = _split(argument, "FROM:", MAIL_FORM)
     if not path.bracketed:
         raise Refusal(syntax(MAIL_FORM))
     size, utf8, body = None, False, "7BIT"
+    ret, envid = None, None
     seen: set[str] = set()
     for text in path.parameters:
         name, value = _parameter(text, seen, MAIL_FORM)
@@ -65,12 +81,16 @@ def mail(argument: str, *, smtputf8: bool = True, auth: bool = False) -> Mail:
             utf8 = True
         elif name == "AUTH" and value is not None and auth:
             pass  # RFC 4954 §5: who wrote it first, says the client; the key says who answers for it
+        elif name == "RET" and value is not None and dsn:
+            ret = _asked(parse_ret, value)
+        elif name == "ENVID" and value is not None and dsn:
+            envid = _asked(parse_envid, value)
         elif name in ("SIZE", "BODY") or (name == "SMTPUTF8" and smtputf8):
             raise Refusal(syntax(MAIL_FORM))
         else:
             # RFC 5321 §4.1.1.11
             raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
-    return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME")
+    return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME", ret, envid)
 
 
 def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Address, bool]:
@@ -100,21 +120,39 @@ def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Address,
     return address, path.bracketed
 
 
-def destination(argument: str) -> Address:
-    """Of `TO:<a@b>` by somebody who may send anywhere. Raises Refusal."""
+def destination(argument: str) -> Destination:
+    """Of `TO:<a@b> NOTIFY=… ORCPT=…` by somebody who may send anywhere. Raises Refusal."""
     path = _split(argument, "TO:", RCPT_FORM)
     if not path.bracketed:
         raise Refusal(syntax(RCPT_FORM))
+    notify: frozenset[Notify] = frozenset()
+    orcpt = None
+    seen: set[str] = set()
     for text in path.parameters:
-        name, _ = _parameter(text, set(), RCPT_FORM)
-        raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
+        name, value = _parameter(text, seen, RCPT_FORM)
+        if name == "NOTIFY" and value is not None:
+            notify = _asked(parse_notify, value)
+        elif name == "ORCPT" and value is not None:
+            orcpt = _asked(parse_orcpt, value)
+        else:
+            raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
     try:
         address = parse_address(path.text)
     except Invalid as error:
         raise Refusal(Reply(553, error.public, "5.1.3")) from error
     if address.smtputf8:
         raise Refusal(Reply(553, "An address outside ASCII is not supported", "5.6.7"))
-    return address
+    return Destination(address, notify, orcpt)
+
+
+T = TypeVar("T")
+
+
+def _asked(parse: Callable[[str], T], value: str) -> T:
+    try:
+        return parse(value)
+    except Invalid as error:
+        raise Refusal(Reply(501, error.public, "5.5.4")) from error
 
 
 # RFC 6531 §3.5

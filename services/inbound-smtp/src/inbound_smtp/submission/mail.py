@@ -1,13 +1,18 @@
-"""MAIL and RCPT after AUTH (RFC 6409 §4.3): the return path is ours, so MAIL may name anybody; recipients are anywhere."""
+"""MAIL and RCPT after AUTH (RFC 6409 §4.3): the return path is ours, so MAIL may name anybody; recipients are anywhere.
+
+Whom MAIL names is told what becomes of the mail, as MAIL and RCPT ask for it (RFC 3461 §4).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inbound_smtp.checks import paths
+from inbound_smtp.checks.paths import Destination
 from inbound_smtp.replies import BAD_SEQUENCE, OK, TOO_BIG, TOO_MANY_RECIPIENTS
 from inbound_smtp.transaction import Transaction
-from mailcore.smtp.address import Address
+from mailcore.smtp.dsn import DsnRequest, Ret
 from mailcore.smtp.reply import Reply
 from mailcore.store.api_keys import Key
 
@@ -16,6 +21,32 @@ if TYPE_CHECKING:
 
 NO_TLS = Reply(530, "Use STARTTLS first", "5.7.0")
 AUTH_REQUIRED = Reply(530, "Authentication required: the user is anything, the password an API key", "5.7.0")
+
+
+@dataclass(slots=True)
+class Handed(Transaction[Destination]):
+    """A mail in the making, and how its sender wants to hear of it."""
+
+    ret: Ret | None = None
+    envid: str | None = None
+
+    def distinct(self) -> dict[str, Destination]:
+        """By address in lower case, in the order of RCPT; of one that was named twice, all is told that either asked for."""
+        found: dict[str, Destination] = {}
+        for each in self.recipients:
+            before = found.setdefault(str(each.address).lower(), each)
+            if before is not each and each.notify:
+                found[str(each.address).lower()] = Destination(
+                    before.address, before.notify | each.notify, before.orcpt or each.orcpt
+                )
+        return found
+
+    def requests(self) -> tuple[DsnRequest, ...]:
+        """One a distinct recipient."""
+        return tuple(
+            DsnRequest(self.ret, self.envid, each.notify, *(each.orcpt or ("rfc822", None)))
+            for each in self.distinct().values()
+        )
 
 
 async def mail(session: SubmissionSession, argument: str) -> Reply:
@@ -30,7 +61,7 @@ async def mail(session: SubmissionSession, argument: str) -> Reply:
     if key is None:
         return AUTH_REQUIRED
     try:
-        asked = paths.mail(argument, smtputf8=False, auth=True)
+        asked = paths.mail(argument, smtputf8=False, auth=True, dsn=True)
     except paths.Refusal as refusal:
         return refusal.reply
     # RFC 1870 §6.1: known to be too big before it is sent
@@ -38,7 +69,9 @@ async def mail(session: SubmissionSession, argument: str) -> Reply:
         return TOO_BIG
     if await _too_fast(session, key):
         return Reply(451, "Too many requests, try again in a second", "4.7.1")
-    session.transaction = Transaction[Address](asked.sender, smtputf8=False, body_8bit=asked.body_8bit)
+    session.transaction = Handed(
+        asked.sender, smtputf8=False, body_8bit=asked.body_8bit, ret=asked.ret, envid=asked.envid
+    )
     return OK
 
 
