@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 import asyncpg
@@ -12,6 +13,7 @@ import pytest
 from inbound_smtp.router import Router
 from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.blob.memory import MemoryBlobs
+from mailcore.dsn import tls_report
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Received, Receives
 from mailcore.flow.route import RETRY_SECONDS, Routes, attachment_id
@@ -434,3 +436,41 @@ async def test_a_mail_for_an_organization_that_is_gone_is_routed_to_nobody(
         or rows[gone]["decisions"][-1]["decision"] == "no mailbox"
     )
     assert await admin.fetchval("SELECT count(*) FROM messages") == 1
+
+
+async def test_a_tls_report_by_mail_is_stored_and_read_like_any_mail(
+    admin: asyncpg.Connection,
+    org: UUID,
+    domain: UUID,
+    receives: Receives,
+    routes: Routes,
+    lease: WorkerLease,
+    store: Store,
+) -> None:
+    about = [{"policy-type": "sts", "policy-domain": name} for name in ("postroom.test", "elsewhere.example")]
+    report = tls_report.compose(
+        [tls_report.Count(policy, None, 5) for policy in about],
+        day=date(2026, 3, 1),
+        organization="Sender",
+        contact="c@sender.example",
+        report_id="1@sender.example",
+    )
+    letter = tls_report.Letter(
+        *("tls@sender.example", "reports@postroom.test", "sender.example", "postroom.test", date(2026, 3, 1)),
+        *("1@sender.example", "<1@sender.example>", datetime(2026, 3, 2, tzinfo=UTC)),
+    )
+    raw = tls_report.as_mail(letter, tls_report.packed(report))
+    broken = raw.replace(b"H4sI", b"AAAA", 1)
+    got = [await receives.receive(arrival({org: ["reports@postroom.test"]}, each)) for each in (raw, broken)]
+    router = router_of(store, routes, lease)
+    while await router.work(None):
+        pass
+    (row,) = await admin.fetch("SELECT * FROM received_tls_reports")
+    assert (row["domain_id"], row["door"], row["source"], row["successful"]) == (domain, "mail", "j@sender.example", 10)
+    told = []
+    for each in got:
+        (id_,) = each.ids.values()
+        decisions = await admin.fetchval("SELECT decisions FROM arrivals WHERE id = $1", id_)
+        told.append([one["decision"] for one in decisions if one["step"] == "report"])
+    assert told == [["TLS report stored"], ["no TLS report"]]
+    assert await admin.fetchval("SELECT count(*) FROM messages") == 2

@@ -1,7 +1,7 @@
 """What becomes of mail that has arrived: the router's step, for a batch it has claimed.
 
 1. read the arrivals and their raw mail
-2. parse each under limits (flow.parse): the summary
+2. parse each under limits (flow.parse): the summary; a TLS report in it is stored (flow.tls_reports), once however often it is read
 3. one transaction: the lease is still ours, mailboxes found or made, messages, the event email.received, state routed
 4. after the commit the webhooks' bell
 
@@ -17,6 +17,8 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from mailcore.blob.base import BlobStore
+from mailcore.dsn import tls_report
+from mailcore.flow import tls_reports
 from mailcore.flow.parse import Reader, raw_of
 from mailcore.flow.receive import decision
 from mailcore.kit.errors import NotFound, Unavailable
@@ -45,6 +47,8 @@ class Read:
 
     row: Stored
     summary: Summary
+    told: Sequence[tuple[str, str]] = ()
+    """What was decided of a TLS report in it, and why."""
 
 
 class Routes:
@@ -67,7 +71,9 @@ class Routes:
                 await self._quarantine(worker, one, "The arrival's row is gone.")
                 continue
             try:
-                found = await self._reader.summary(await raw_of(self._blobs, row.raw, row.raw_blob))
+                raw = await raw_of(self._blobs, row.raw, row.raw_blob)
+                found = await self._reader.summary(raw)
+                told = await self._tls_report(row, found, raw)
             except Unavailable as error:
                 await self._wait(worker, one, error)
             except NotFound as error:
@@ -76,8 +82,13 @@ class Routes:
             except Exception as error:
                 await self._failed(worker, one, error)
             else:
-                read.append((one, Read(row, found)))
+                read.append((one, Read(row, found, told)))
         return await self._write(worker, read)
+
+    async def _tls_report(self, row: Stored, found: Summary, raw: bytes) -> list[tuple[str, str]]:
+        if not any(one.content_type in (tls_report.JSON, tls_report.GZIP) for one in found.attachments):
+            return []
+        return await tls_reports.receive_mail(self._store, row.org_id, raw, source=row.mail_from)
 
     async def _write(self, worker: int, read: list[tuple[Claimed, Read]]) -> int:
         if not read:
@@ -222,6 +233,7 @@ def _messages(each: Read, boxes: dict[tuple[UUID, str], UUID]) -> list[RoutedMes
 
 def _decisions(each: Read, made: Sequence[RoutedMessage]) -> list[dict[str, Any]]:
     found = [decision("parse", "defect", defect) for defect in each.summary.defects[:20]]
+    found += [decision("report", what, why) for what, why in each.told]
     if not made:
         return [*found, decision("route", "no mailbox", "The organization is gone.")]
     why = "A recipient of this mail has it as its address, apart from a +tag."

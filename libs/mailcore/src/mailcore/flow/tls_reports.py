@@ -28,12 +28,13 @@ from mailcore.dns import tls_rpt
 from mailcore.dns.names import normalize_domain
 from mailcore.dns.resolver import NoSuchDomain, Resolver
 from mailcore.dsn import tls_report
-from mailcore.dsn.tls_report import Count, Letter, Report
+from mailcore.dsn.tls_report import BrokenReport, Count, Letter, Report
 from mailcore.flow.submit import NewEmail, Submits
 from mailcore.kit.errors import Exceeded, Invalid, MailError, NotFound, Refused
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.ids import lower_bound, uuid7
 from mailcore.kit.log import logger
+from mailcore.mime.parse import Message
 from mailcore.smtp.address import Address, parse_address
 from mailcore.store import organizations, tls_reports, webhooks
 from mailcore.store.session import Store
@@ -49,6 +50,8 @@ ATTEMPTS = 24
 """With AGAIN_SECONDS half a day; RFC 8460 §5.5 proposes a day, and older reports are of little use."""
 POST_SECONDS = 30.0
 KEEP_DAYS, KEEP_RECEIVED_DAYS = 30, 90
+MAX_MAIL = 2_000_000
+"""Octets of a mail that a report is looked for in: a report of MAX_PACKED as base64, and room for the rest."""
 MAX_A_DAY = 1_000
 """Reports that are taken in about one domain."""
 
@@ -253,7 +256,7 @@ async def receive(
         name = await tls_reports.domain_name(db, domain_id)
         if name is None:
             raise NotFound("No such domain.")
-        if not _about(report, name):
+        if name not in _domains(report):
             raise Invalid(f"The report is not about {name}.")
         if (
             await tls_reports.count_since(db, domain_id, lower_bound(datetime.now(UTC) - timedelta(days=1)))
@@ -282,15 +285,46 @@ async def receive(
     return id_ if new else None
 
 
-def _about(report: Report, name: str) -> bool:
-    """A report may be about several domains of one sender's table; without ours it was meant for somebody else."""
+def _domains(report: Report) -> set[str]:
+    """That it is about, in normal form: one sender may tell of several."""
+    found = set()
     for each in report.domains:
         try:
-            if normalize_domain(each) == name:
-                return True
+            found.add(normalize_domain(each))
         except Invalid:
             continue
-    return False
+    return found
+
+
+async def receive_mail(store: Store, org_id: UUID, raw: bytes, *, source: str) -> list[tuple[str, str]]:
+    """The report that a mail to an organization carries, stored for each of its domains that it is about.
+
+    What was decided and why, in pairs; empty when it carries none. Raises Unavailable: the mail may be read again, and a report
+    that came twice is one.
+    """
+    if len(raw) > MAX_MAIL:
+        return []
+    try:
+        report = await asyncio.to_thread(lambda: tls_report.in_mail(Message(raw)))
+    except BrokenReport as error:
+        return [("no TLS report", f"{str(error).capitalize()}.")]
+    if report is None:
+        return []
+    async with store.tenant(org_id) as db:
+        own = await tls_reports.domain_ids(db, _domains(report))
+    if not own:
+        return [("no TLS report", "It is about none of the organization's domains.")]
+    told = []
+    for name, domain_id in own.items():
+        try:
+            new = await receive(store, org_id, domain_id, report, door="mail", source=source)
+        except (Refused, Exceeded) as error:
+            told.append(("TLS report refused", error.public))
+        else:
+            told.append(
+                ("TLS report stored", f"It is about {name}." if new else f"The one about {name} was here already.")
+            )
+    return told
 
 
 # ---- where reports about our domains come in -------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -202,6 +202,12 @@ async def domain_name(db: Connection, domain_id: UUID) -> str | None:
     """Of the organization's own domain."""
     found: str | None = await db.fetchval("SELECT name FROM domains WHERE id = $1", domain_id)
     return found
+
+
+async def domain_ids(db: Connection, names: Collection[str]) -> dict[str, UUID]:
+    """Those of the names that are the organization's own."""
+    rows = await db.fetch("SELECT name, id FROM domains WHERE name = ANY ($1::text[])", sorted(names))
+    return {row["name"]: row["id"] for row in rows}
 
 
 _COLUMNS = (
