@@ -453,6 +453,18 @@ async def test_a_host_with_ipv6_only_is_not_called_for_room(
     assert await desk.send() == {"127.0.0.4": 1}
 
 
+async def test_warm_addresses_share_the_mail_and_a_new_one_gets_no_more_than_its_part(
+    desk: Desk, tenant: Tenant, add: Add
+) -> None:
+    await add(OLD)
+    await tenant.send_each([[f"u{n}@example.com"] for n in range(10)])
+    assert await desk.send() == {OLD: 10}
+    await add("127.0.0.4")
+    await desk.sources.tick()
+    await tenant.send_each([[f"v{n}@example.com"] for n in range(10)])
+    assert await desk.send() == {OLD: 5, "127.0.0.4": 5}
+
+
 async def test_a_retry_leaves_the_new_address(desk: Desk, tenant: Tenant, add: Add, admin: asyncpg.Connection) -> None:
     await add(NEW, cap=50, now=NOON)
     await add(OLD)

@@ -171,8 +171,13 @@ class Sources:
             if pool.sources:  # one without is not in use yet
                 pools.update({(None, class_): pool for class_ in pool.serves_all})
                 pools.update(dict.fromkeys(pool.serves, pool))
+        sources = [source for pool in known.pools for source in pool.sources]
+        if not self._sent.keys() >= {source.id for source in sources}:
+            self._sent = Counter(
+                {source.id: 0 for source in sources}
+            )  # a new one must not have all mail until it has caught up
         self._known, self._pools, self._domains = known, pools, dict(known.domains)
-        await self._binding.look([source for pool in known.pools for source in pool.sources])
+        await self._binding.look(sources)
         return known
 
     # ---- 2. place

@@ -311,14 +311,15 @@ async def add(
 ) -> UUID:
     """Raises Conflict: the domain has one already. `warm`: it may send what it likes."""
     id_ = uuid7()
+    what, why = ("warm", "It is warm already.") if warm else ("began", "Its warm-up begins.")
     made = await db.fetchval(
-        "INSERT INTO warmups (id, source_id, domain, state, schedule) VALUES ($1, $2, $3, $4, $5) "
+        "INSERT INTO warmups (id, source_id, domain, state, schedule, why) VALUES ($1, $2, $3, $4, $5, $6) "
         "ON CONFLICT (domain) DO NOTHING RETURNING id",
-        *(id_, source_id, domain, "warm" if warm else "warming", list(schedule)),
+        *(id_, source_id, domain, "warm" if warm else "warming", list(schedule), why),
     )
     if made is None:
         raise Conflict(f"{domain} is being warmed up already.")
-    await note(db, id_, "warm" if warm else "began", 0, "It is warm already." if warm else "Its warm-up begins.")
+    await note(db, id_, what, 0, why)
     return id_
 
 
