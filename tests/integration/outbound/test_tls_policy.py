@@ -20,6 +20,8 @@ from fakes.https_server import HttpsServer
 from fakes.smtp_server import SmtpServer
 from fakes.validating_resolver import Records, ValidatingResolver, Zone
 from integration.outbound.harness import Tenant, until
+from mailcore.dsn import tls_report
+from mailcore.mime.parse import Message
 
 LOOPBACK = {"allow": {"mx": ["127.0.0.0/8"]}}
 Outbound = Callable[..., AbstractAsyncContextManager[Any]]
@@ -376,6 +378,32 @@ async def test_a_mail_that_says_tls_required_no_goes_all_the_same(
         assert (await tenant.attempts(each))[0]["tls_policy"] == "opportunistic"
     assert (await tenant.attempts(text))[0]["outcome"] == "deferred"
     assert len(peer.caught) == 2
+
+
+async def test_who_asked_for_reports_gets_one_by_mail_although_tls_fails(
+    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts, admin: asyncpg.Connection
+) -> None:
+    """From a mail that had to wait to the report that says so, over the connection that its policy forbids."""
+    sts.policy("enforce")
+    async with SmtpServer(tls=authority.server("other.example").context) as peer:
+        async with outbound(**sts.settings(peer)):
+            assert (await attempt_of(tenant, "sts.example"))["outcome"] == "deferred"
+        await admin.execute("UPDATE tls_results SET day = day - 1")
+        async with outbound(**sts.settings(peer)):
+            await until(lambda: admin.fetchval("SELECT count(*) FROM tls_reports"), "the report is planned")
+        assert peer.caught == [], "its hour has not come"
+        await admin.execute("UPDATE tls_reports SET due_at = now()")
+        async with outbound(**sts.settings(peer)):
+            await until(lambda: _any(peer.caught), "the report")
+    (caught,) = peer.caught
+    assert (caught.rcpt_to, caught.tls) == (["reports@sts.example"], True)
+    report = tls_report.in_mail(Message(caught.content))
+    assert report is not None
+    assert (report.domains, report.successful, report.failed) == ({"sts.example"}, 0, 1)
+    (policy,) = report.content["policies"]
+    assert policy["policy"]["policy-string"][:2] == ["version: STSv1", "mode: enforce"]
+    assert policy["failure-details"][0]["result-type"] == "certificate-host-mismatch"
+    assert b"DKIM-Signature:" in caught.content
 
 
 RAW = b"From: us@postroom.test\r\n%bSubject: s\r\nMessage-ID: <1@postroom.test>\r\n\r\nText.\r\n"
