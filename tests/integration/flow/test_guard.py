@@ -95,6 +95,30 @@ async def test_one_of_three_pauses_nobody_and_complaints_pause_sooner(
     assert await alarms(admin) == [("complaints", "paused", None)]
 
 
+async def test_mail_to_test_addresses_says_nothing_about_a_domain(
+    store: Store, submits: Submits, org: UUID, domain: UUID, admin: asyncpg.Connection
+) -> None:
+    email = (await submits.submit(org, [letter("bounced@resend.dev")], door="test")).ids[0]
+    bounce = {"bounce": {"type": "Permanent"}, "test": True}
+    async with store.worker() as db:
+        for type_, detail in (("bounced", bounce), ("delivered", {"test": True}), ("complained", {"test": True})):
+            await events.insert(
+                db,
+                [
+                    NewEvent(uuid7(), org, f"email.{type_}", email, datetime.now(UTC), ["bounced@resend.dev"], detail)
+                    for _ in range(30)
+                ],
+            )
+    await count(store)
+    await guard(store, LIMITS)
+    assert await alarms(admin) == []
+    async with store.tenant(org) as db:
+        rates = await store_.rates(db, domain, 24)
+        (day,) = await store_.days(db, domain, 30)
+    assert rates is not None and (rates.delivered, rates.bounced, rates.complained) == (0, 0, 0)
+    assert (day["sent"], day["bounced"], day["delivered"]) == (1, 0, 0)
+
+
 async def test_a_warning_becomes_a_pause(
     store: Store, submits: Submits, org: UUID, domain: UUID, admin: asyncpg.Connection
 ) -> None:

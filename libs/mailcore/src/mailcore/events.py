@@ -10,6 +10,7 @@ posted, so that nothing is stored twice. What `detail` holds goes into the paylo
     any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
     email.opened      {"open": {"ipAddress", "timestamp", "userAgent"}}, like click with `proxy` and `scanner` where they hold;
                       both {"first": true} for the first by a person, which metrics read and webhooks do not carry
+    any of a test address   {"test": true}, which webhooks do not carry either
     domain.*          the whole domain object as it was (`id, name, status, created_at, region, records, …`): of a deleted one
                       there is no row left to read, and an update must not show a later one
     suppression.*     {"id", "email", "origin", "source_id", "created_at"}
@@ -86,7 +87,7 @@ TYPES = frozenset(
 EVERY_TYPE = "*"
 """All of them, also those that come later."""
 
-_NOT_TOLD = ("first",)
+_NOT_TOLD = ("first", "test")
 """Of `detail`, what payloads leave out."""
 
 BOUNCE_TYPES = ("Permanent", "Transient", "Undetermined")

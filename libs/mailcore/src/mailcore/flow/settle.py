@@ -199,6 +199,10 @@ def _events(row: Settled, attempt: Attempt, now: datetime) -> list[NewEvent]:
         raised.append(ended)
     if outcome.rule == TEST_COMPLAINT:
         raised.append(("email.complained", {}))
+    if outcome.rule in (TEST_ADDRESS, TEST_COMPLAINT):
+        raised = [
+            (type_, {**detail, "test": True}) for type_, detail in raised
+        ]  # says nothing about anybody (flow.reputation)
     at = int(now.timestamp() * 1000)
     return [
         NewEvent(uuid7(at + n), row.org_id, type_, row.email_id, now, [row.recipient], detail or None)

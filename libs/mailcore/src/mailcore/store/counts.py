@@ -6,8 +6,10 @@ and whatever clock its process has. Who counts moves the mark in the transaction
 under way.
 
 Kinds: sent, delivered, delivery_delayed, bounced_permanent, bounced_transient, bounced_undetermined, complained, suppressed,
-failed: by recipient. opened and clicked: every one but those of scanners. unique_opened and unique_clicked: a person's first of an
-email, which no scanner made and no proxy that asks for every mail. received: by email. unsubscribed: by recipient and list.
+failed: by recipient. test_delivered, test_bounced_permanent, test_complained: those of them that were to test addresses, which
+say nothing about a reputation. opened and clicked: every one but those of scanners. unique_opened and unique_clicked: a person's
+first of an email, which no scanner made and no proxy that asks for every mail. received: by email. unsubscribed: by recipient and
+list.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ kinds AS (
         THEN substr(e.type, 7) END AS kind
     UNION ALL
     SELECT 'unique_' || substr(e.type, 7) WHERE e.detail->'first' = 'true' AND e.type IN ('email.opened', 'email.clicked')
+    UNION ALL
+    SELECT 'test_' || CASE e.type WHEN 'email.bounced' THEN 'bounced_permanent' ELSE substr(e.type, 7) END
+    WHERE e.detail->'test' = 'true' AND e.type IN ('email.delivered', 'email.bounced', 'email.complained')
   ) k
   WHERE k.kind IS NOT NULL
 ), placed AS (

@@ -92,6 +92,16 @@ async def alone(db: Connection) -> bool:
 # ---- rates -----------------------------------------------------------------------------------------------------------
 
 
+_KINDS = (
+    "('delivered', 'test_delivered', 'bounced_permanent', 'test_bounced_permanent', 'complained', 'test_complained')"
+)
+# what test addresses did is counted with the rest, and once more by itself
+_REAL = ", ".join(
+    f"coalesce(sum(CASE c.kind WHEN '{kind}' THEN c.n WHEN 'test_{kind}' THEN -c.n END), 0)::bigint AS {name}"
+    for kind, name in (("delivered", "delivered"), ("bounced_permanent", "bounced"), ("complained", "complained"))
+)
+
+
 async def suspicious(db: Connection, hours: int) -> list[Rates]:
     """Domains with a bounce or a complaint in so many hours, and those with an open alarm. Where a person has ended an alarm of
     a domain, its counts begin there."""
@@ -111,20 +121,19 @@ WITH window_ AS (SELECT now() - make_interval(hours => $1) AS at), asked AS ({as
   FROM asked JOIN domains d ON d.id = asked.domain_id, window_
 )
 SELECT s.org_id, s.id, s.name, s.at,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'delivered'), 0)::bigint,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'bounced_permanent'), 0)::bigint,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'complained'), 0)::bigint
+       {real}
 FROM since s
-LEFT JOIN event_counts c ON c.org_id = s.org_id AND c.at >= s.at AND c.domain_id = s.id
-  AND c.kind IN ('delivered', 'bounced_permanent', 'complained')
+LEFT JOIN event_counts c ON c.org_id = s.org_id AND c.at >= s.at AND c.domain_id = s.id AND c.kind IN {kinds}
 GROUP BY s.org_id, s.id, s.name, s.at
 """
 _SUSPICIOUS = _COUNTED.format(
+    real=_REAL,
+    kinds=_KINDS,
     asked="SELECT c.domain_id FROM event_counts c, window_ "
     "WHERE c.kind IN ('bounced_permanent', 'complained') AND c.at >= window_.at "
-    "UNION SELECT domain_id FROM alarms WHERE ended_at IS NULL AND domain_id IS NOT NULL"
+    "UNION SELECT domain_id FROM alarms WHERE ended_at IS NULL AND domain_id IS NOT NULL",
 )
-_RATES = _COUNTED.format(asked="SELECT $2::uuid AS domain_id")
+_RATES = _COUNTED.format(real=_REAL, kinds=_KINDS, asked="SELECT $2::uuid AS domain_id")
 
 
 async def days(db: Connection, domain_id: UUID, days: int) -> list[asyncpg.Record]:
@@ -132,16 +141,13 @@ async def days(db: Connection, domain_id: UUID, days: int) -> list[asyncpg.Recor
     return await db.fetch(_DAYS, domain_id, days)  # type: ignore[no-any-return]
 
 
-_DAYS = """
+_DAYS = f"""
 SELECT (c.at AT TIME ZONE 'UTC')::date AS day,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'sent'), 0)::bigint AS sent,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'delivered'), 0)::bigint AS delivered,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'bounced_permanent'), 0)::bigint AS bounced,
-       coalesce(sum(c.n) FILTER (WHERE c.kind = 'complained'), 0)::bigint AS complained
+       coalesce(sum(c.n) FILTER (WHERE c.kind = 'sent'), 0)::bigint AS sent, {_REAL}
 FROM event_counts c
 WHERE c.org_id = (SELECT current_org()) AND c.domain_id = $1
   AND c.at >= date_trunc('day', now(), 'UTC') - make_interval(days => $2 - 1)
-  AND c.kind IN ('sent', 'delivered', 'bounced_permanent', 'complained')
+  AND (c.kind = 'sent' OR c.kind IN {_KINDS})
 GROUP BY 1 ORDER BY 1 DESC
 """
 
@@ -268,7 +274,9 @@ CROSS JOIN LATERAL (
   WHERE c.key_id = s.id AND c.at >= s.at
 ) recent
 CROSS JOIN LATERAL (
-  SELECT count(*) AS n, count(*) FILTER (WHERE d.state = 'bounced') AS bounced
+  SELECT count(*) AS n,
+         count(*) FILTER (WHERE d.state = 'bounced' AND NOT EXISTS (
+           SELECT FROM attempts a WHERE a.email_id = d.email_id AND a.n = d.n AND a.rule = 'test-address')) AS bounced
   FROM key_counts c CROSS JOIN LATERAL unnest(c.sample) AS u (id)
   JOIN deliveries d ON d.email_id = u.id AND d.state IN ('delivered', 'bounced')
   WHERE c.key_id = s.id AND c.at >= s.at
