@@ -154,7 +154,7 @@ class SiteShare:
         if standing.slow_seconds:
             self.window.slow_down(standing.slow_seconds)
         self.granted, self.target = grant.connections, grant.target
-        self.pace.part = self.granted / shape.connections * (0.5 if self.window.slow else 1.0)
+        self.pace.part = min(1.0, self.granted / shape.connections) * (0.5 if self.window.slow else 1.0)
         if before != (self.connections, self.held, self.closed):
             self.tell()
 
