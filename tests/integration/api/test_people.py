@@ -274,6 +274,7 @@ async def test_a_member_does_not_do_what_admins_do(ann: httpx.AsyncClient, admin
         ("GET", "/webhooks"),
         ("POST", "/domains"),
         ("POST", f"/domains/{uuid7()}/verify"),
+        ("POST", f"/v1/domains/{uuid7()}/dkim-keys/rotate"),
         ("GET", "/v1/auth/events"),
         ("GET", "/api-keys/"),
     ):
