@@ -47,6 +47,8 @@ class Caught:
     """Its MAIL and RCPT, as they were said."""
     chunks: int = 0
     """0: it came by DATA."""
+    answer: str = ""
+    """What was then said; empty while it was not."""
 
     @property
     def content(self) -> bytes:
@@ -202,7 +204,7 @@ class SmtpServer:
         if caught.rcpt_to or caught.wire:
             # kept before the answer: a client that never reads it may have delivered all the same
             self.caught.append(caught)
-        await self._say("dot", talk, "250 2.0.0 kept")
+        caught.answer = await self._say("dot", talk, "250 2.0.0 kept")
 
     async def _chunk(self, words: list[str], talk: Talk) -> None:
         size, last = int(words[1]), words[2:] == ["LAST"]
@@ -230,7 +232,7 @@ class SmtpServer:
         )
         talk.mail_from, talk.rcpt_to, talk.chunks = None, [], []
         self.caught.append(caught)
-        await self._say("dot", talk, "250 2.0.0 kept")
+        caught.answer = await self._say("dot", talk, "250 2.0.0 kept")
 
     async def _say(self, phase: str, talk: Talk, plain: str) -> str:
         step = self._step(phase, talk) or Step(plain)

@@ -92,6 +92,22 @@ async def test_refusals_leave_the_session_in_step(extensions: tuple[str, ...]) -
         assert server.commands("RSET"), "a transaction was ended"
 
 
+@PIPELINING
+@pytest.mark.parametrize("rset", ["250 ok", "500 what?"])
+async def test_nobody_gets_the_mail_behind_a_refused_one(rset: str, extensions: tuple[str, ...]) -> None:
+    """A server that refuses MAIL and takes RCPT all the same holds on to that recipient, until a RSET that it says yes to."""
+    script = {
+        "mail": lambda talk: Step("503 5.5.1 not now") if "+a@" in talk.commands[-1] else None,
+        "rcpt": lambda talk: Step("250 ok") if talk.recipient.startswith("a@") else None,
+        "rset": Step(rset),
+    }
+    async with SmtpServer(script, extensions=extensions) as server:
+        run = await deliver(to(server), [mail(n) for n in "abc"])
+        assert run["a"].result is Result.BOUNCED
+        assert {caught.rcpt_to[0] for caught in server.caught} == {"b@peer.test", "c@peer.test"}
+        assert {len(caught.rcpt_to) for caught in server.caught} == {1}
+
+
 async def test_a_refusal_counts_though_the_rest_is_lost() -> None:
     async with SmtpServer({"rcpt": Step("550 5.1.1 unknown\r\n", cut=True)}) as server:
         outcome = (await deliver(to(server), [mail("a")]))["a"]

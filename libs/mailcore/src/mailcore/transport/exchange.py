@@ -32,6 +32,7 @@ from mailcore.transport.outcomes import own_reply, result_of
 from mailcore.transport.session import Session, Source
 from mailcore.transport.wire import CLOSING, Broken, Heard
 
+RSET = b"RSET\r\n"
 _NO_SUCH_COMMAND = (500, 502, 504)
 _OUT_OF_SEQUENCE = 503
 
@@ -117,27 +118,30 @@ class Exchange:
         if self._chunking:
             self._judge(now, rcpt)
             if now.done:
-                await self._resync(b"RSET\r\n" if _accepted(mail) else b"")
+                await self._resync(RSET if _accepted(mail) or _accepted(rcpt) else b"")
             else:
                 failpoint.hit("f7")
                 await self._send(now)
                 if self._refused_chunk and not self._next:
                     self._refused_chunk = False
-                    await self._resync(b"RSET\r\n")
+                    await self._resync(RSET)
             return
         data = self._hear_rest(now, rcpt)
         if now.done:
-            if data.code == 354:
+            if data.code == 354 and _accepted(rcpt):
+                self._session.abort()  # MAIL was refused, and yet it would give somebody what now comes
+            elif data.code == 354:
                 # RFC 2920 §3.1: DATA may be taken though no recipient was; a single dot ends it, and nobody gets anything
                 await self._resync(b".\r\n")
             else:
-                await self._resync(b"RSET\r\n" if _accepted(mail) else b"")
+                # also when MAIL was refused: a server that takes RCPT nevertheless would give this one the next mail
+                await self._resync(RSET if _accepted(mail) or _accepted(rcpt) else b"")
         elif data.code == 354:
             failpoint.hit("f7")
             await self._send(now)
         else:
             self._refused(now, data)
-            await self._resync(b"RSET\r\n")
+            await self._resync(RSET)
 
     def _hear_rest(self, now: _Transaction, before: Heard) -> Heard:
         """The next reply of the group, once the one before it is judged: a refusal counts even when the rest is lost."""
@@ -153,10 +157,16 @@ class Exchange:
         self._next = self._pull()
         if octets:
             self._write([octets], 1, self._next)
-            await self._wire.wait((self._timeouts.mail,))
-            self._wire.next()
+            await self._over(octets)
         else:
             self._write([], 0, self._next)
+
+    async def _over(self, octets: bytes) -> None:
+        """The reply to what ends a transaction. Without a yes to RSET the next mail could go to this one's recipient."""
+        await self._wire.wait((self._timeouts.mail,))
+        heard = self._wire.next()
+        if octets is RSET and not _accepted(heard):
+            raise self._out_of_step(heard)
 
     # ---- one mail in lock-step
 
@@ -178,9 +188,8 @@ class Exchange:
             else:
                 self._refused(now, heard)
         if opened:
-            self._wire.write(b"RSET\r\n", 1)
-            await self._wire.wait((self._timeouts.mail,))
-            self._wire.next()
+            self._wire.write(RSET, 1)
+            await self._over(RSET)
         self._next = self._pull()
 
     async def _ask(self, now: _Transaction, said: str, seconds: float) -> Heard:
@@ -193,20 +202,20 @@ class Exchange:
 
     async def _send(self, now: _Transaction) -> None:
         """The recipient was accepted, and 354 heard where there is DATA."""
-        pieces = self._pieces(now)
+        last: list[bytes] | None
         if len(now.mail.content) > content.PIECE:
-            if not await self._may_send(now) or (last := await self._stream(now, pieces)) is None:
+            if not await self._may_send(now) or (last := await self._stream(now, self._pieces(now))) is None:
                 return
-            pieces = iter((last,))
+        else:
+            last = list(self._pieces(now))
         if not await self._may_send(now):
             return
         failpoint.hit("f8")
-        out = list(pieces)
         if self._pipelining:
             self._next = self._pull()
-        self._note_content(now, out[-1])
+        self._note_content(now, last[-1])
         now.dot_sent = True
-        self._write(out, 1, self._next)
+        self._write(last, 1, self._next)
         impatient = self._next is not None and self._timeouts.patience < self._timeouts.dot
         if impatient and not await self._wire.wait((self._timeouts.patience,), soft=True):
             # RFC 5321 §4.5.3.2.6 gives the peer ten minutes; the mail behind need not wait for them. Its DATA is out and
@@ -237,7 +246,7 @@ class Exchange:
             yield from content.stuffed(now.mail.content)
             yield b".\r\n"
 
-    async def _stream(self, now: _Transaction, pieces: Iterator[bytes]) -> bytes | None:
+    async def _stream(self, now: _Transaction, pieces: Iterator[bytes]) -> list[bytes] | None:
         """Content too large for one write, as fast as the peer takes it, but for its last piece, which is returned.
 
         None: the peer has refused it already.
@@ -262,7 +271,7 @@ class Exchange:
             await wire.wait((block,))
             if not self._piece_taken(now):
                 return None
-        return last
+        return [last]
 
     def _piece_taken(self, now: _Transaction) -> bool:
         """Judges a reply that came before the end of the content. False: there is no use in the rest."""

@@ -180,9 +180,10 @@ class SiteConnections:
             self._quit(session)
 
     def worn(self, session: Session) -> bool:
-        """It has served its time: by our limits, or by the peer's."""
-        most = min(self.mails, session.capabilities.max_mails or self.mails)
-        return session.mails >= most or session.opened_at + self.pool.age <= asyncio.get_running_loop().time()
+        """It has served its time: by our limits, as they are now, or by the peer's."""
+        session.most = min(self.mails, session.capabilities.max_mails or self.mails)
+        session.old_at = session.opened_at + self.pool.age
+        return session.mails >= session.most or asyncio.get_running_loop().time() >= session.old_at
 
     def quit_idle(self) -> set[asyncio.Future[None]]:
         for session in list(self._idle):
@@ -251,7 +252,7 @@ class _Call:
     # ---- Source, for the exchanges
 
     def pull(self, session: Session) -> Mail | None:
-        if self._site.worn(session):
+        if session.mails >= session.most or self._loop.time() >= session.old_at:
             session.retiring = True
             return None
         if session.useful and self._route.in_doubt(session.target):
@@ -354,6 +355,7 @@ class _Call:
             opened = await self._route.open(target)
             if isinstance(opened, Session):
                 session = opened
+                self._site.worn(session)  # sets its limits
             elif self._up and self._route.reached(target):
                 # it talks to our other sessions: we have as many as it wants
                 self._ceiling = self._up

@@ -121,6 +121,10 @@ class Session:
         """The peer's certificate passed the check that the policy asks for."""
         self.opened_at = 0.0
         """By the loop's clock."""
+        self.most = 0
+        """Mails that it takes."""
+        self.old_at = 0.0
+        """From then on it takes no other mail; by the loop's clock."""
         self.lines: list[Line] = []
         """The opening of the conversation; goes with the first mail."""
         self.mails = 0
