@@ -35,6 +35,7 @@ from mailcore.transport import Hop, TlsPolicy
 from outbound import sources as outbound_sources
 from outbound.binding import bind_error
 from outbound.routes import Way
+from outbound.shares import ServerClock
 from outbound.sources import Placed, Source, Sources
 
 ROOT = Path(__file__).parents[3]
@@ -186,7 +187,6 @@ async def test_a_cap_holds_across_two_processes(
     tmp_path: Path,
 ) -> None:
     await add(NEW, cap=60)
-    await tenant.send_each([[f"u{n}@d{n % 8}.example"] for n in range(200)])
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")},
         "POSTROOM_ENCRYPTION_KEY": KEY,
@@ -205,6 +205,11 @@ async def test_a_cap_holds_across_two_processes(
             for _ in range(2)
         ]
     try:
+        await until(
+            lambda: admin.fetchval("SELECT count(*) = 2 FROM workers WHERE service = 'outbound'"), "two workers"
+        )
+        for at in range(0, 200, 20):
+            await tenant.send_each([[f"u{n}@d{n % 8}.example"] for n in range(at, at + 20)])
         await _quiet(admin, 140)
     finally:
         for process in both:
@@ -570,6 +575,25 @@ async def test_a_look_at_a_new_day_is_made_once(store: Store, add: Add, admin: a
     decided = await asyncio.gather(*(warmup.turn(store, tomorrow) for _ in range(4)))
     assert sorted(map(len, decided)) == [0, 0, 0, 4]
     assert await admin.fetchval("SELECT count(*) FROM warmup_decisions WHERE what = 'grew'") == 4
+
+
+async def test_days_are_those_of_the_database(store: Store) -> None:
+    clock = ServerClock(store)
+    clock._ahead = timedelta(days=2)  # as of a process whose own clock is wrong
+    await clock.set()
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_a_killed_process_takes_only_its_share(
+    desk: Desk, tenant: Tenant, add: Add, clock: FixedClock, store: Store, admin: asyncpg.Connection
+) -> None:
+    await add(NEW, cap=200, now=NOON)
+    await tenant.send("u@example.com")
+    assert await desk.send() == {NEW: 1}  # and nobody hears of it again
+    heir = Desk(store, clock, desk._worker, desk._lanes)
+    await tenant.send_each([[f"v{n}@example.com"] for n in range(200)])
+    assert await heir.send() == {NEW: 190, "waits": 10}
+    assert await admin.fetchval("SELECT leased FROM warmup_days") == 200
 
 
 def test_binding_is_tried() -> None:

@@ -10,11 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 from mailcore.flow import warmup
 from mailcore.kit.clock import Clock
+from mailcore.store import warmups
 from mailcore.store.session import Store
 from mailcore.store.warmups import Ask, Count
 
@@ -24,6 +25,22 @@ IDLE_SECONDS = 30.0
 """A share that nobody has used for so long goes back."""
 DRY_SECONDS = 5.0
 """A cap that gave less than was asked is not asked again for so long."""
+
+
+class ServerClock:
+    """The database's time: days begin for all processes at the same moment, whatever their own clocks say."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ahead = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
+
+    async def set(self) -> None:
+        """Raises Unavailable."""
+        async with self._store.worker() as db:
+            self._ahead = await warmups.clock(db) - datetime.now(UTC)
 
 
 @dataclass(slots=True)

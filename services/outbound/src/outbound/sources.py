@@ -22,7 +22,7 @@ from datetime import date
 from uuid import UUID
 
 from mailcore.flow import warmup
-from mailcore.kit.clock import Clock, SystemClock
+from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
@@ -33,7 +33,7 @@ from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, Kno
 from mailcore.store.waiting import Wait
 from outbound.binding import Binding
 from outbound.routes import Way
-from outbound.shares import Shares
+from outbound.shares import ServerClock, Shares
 from outbound.simulator import Simulator
 
 log = logger(__name__)
@@ -110,7 +110,7 @@ class Sources:
     def __init__(self, store: Store, own: Source, *, clock: Clock | None = None, host: str | None = None) -> None:
         """`own`: of mail that no pool carries."""
         self._store = store
-        self._clock = clock or SystemClock()
+        self._clock = clock or ServerClock(store)
         self._binding = Binding(store, host or socket.gethostname())
         self._shares = Shares(store, self._clock)
         self._known: Known | None = None
@@ -164,6 +164,8 @@ class Sources:
             log.warning("the last counts of warm-ups are lost: the database is away", error=error.public)
 
     async def _read(self) -> Known:
+        if isinstance(self._clock, ServerClock):
+            await self._clock.set()
         async with self._store.worker() as db:
             known = await store_sources.read(db, self._shares.today)
         pools: dict[tuple[UUID | None, int], KnownPool] = {}

@@ -1,4 +1,7 @@
-"""What the operator changes in pools, sources and warm-ups: one transaction each, and a decision that says so."""
+"""What the operator changes in pools, sources and warm-ups: one transaction each, and a decision that says so.
+
+`now` None is the database's time.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +32,22 @@ class WarmupChange:
 
 
 async def add_source(
-    store: Store, values: dict[str, Any], *, schedule: Sequence[int], warm: bool, now: datetime
+    store: Store, values: dict[str, Any], *, schedule: Sequence[int], warm: bool, now: datetime | None = None
 ) -> UUID:
     """With its warm-up, whose first day begins. Raises NotFound (the pool), Conflict (the address is there)."""
     async with store.worker() as db:
         id_ = await sources.add(db, values)
-        await _begin(db, await warmups.add(db, source_id=id_, schedule=schedule, warm=warm), now)
+        await _begin(
+            db, await warmups.add(db, source_id=id_, schedule=schedule, warm=warm), now or await warmups.clock(db)
+        )
     return id_
 
 
-async def add_domain(store: Store, domain: str, *, schedule: Sequence[int], now: datetime) -> UUID:
+async def add_domain(store: Store, domain: str, *, schedule: Sequence[int], now: datetime | None = None) -> UUID:
     """Warms a sending domain up. Raises Conflict."""
     async with store.worker() as db:
         id_ = await warmups.add(db, domain=domain, schedule=schedule, warm=False)
-        await _begin(db, id_, now)
+        await _begin(db, id_, now or await warmups.clock(db))
     return id_
 
 
@@ -53,12 +58,13 @@ async def _begin(db: Connection, id_: UUID, now: datetime) -> None:
 
 
 async def change_source(
-    store: Store, id_: UUID, values: dict[str, Any], change: WarmupChange, *, now: datetime
+    store: Store, id_: UUID, values: dict[str, Any], change: WarmupChange, *, now: datetime | None = None
 ) -> None:
     """`values`: columns of `sources`. Raises NotFound, Conflict, Invalid."""
-    if change.paused is not None:
-        values = {**values, "paused_at": now if change.paused else None}
     async with store.worker() as db:
+        now = now or await warmups.clock(db)
+        if change.paused is not None:
+            values = {**values, "paused_at": now if change.paused else None}
         await sources.change(db, id_, values)
         row = await sources.source(db, id_)
         if row is None:
@@ -71,13 +77,13 @@ async def change_source(
         await _change(db, warmup, change, now, pause=False)
 
 
-async def change_domain(store: Store, id_: UUID, change: WarmupChange, *, now: datetime) -> None:
+async def change_domain(store: Store, id_: UUID, change: WarmupChange, *, now: datetime | None = None) -> None:
     """Raises NotFound, also for the warm-up of a source; Invalid."""
     async with store.worker() as db:
         warmup = await warmups.lock(db, id_)
         if warmup.domain is None:
             raise NotFound("Warm-up not found")
-        await _change(db, warmup, change, now, pause=bool(change.paused))
+        await _change(db, warmup, change, now or await warmups.clock(db), pause=bool(change.paused))
 
 
 async def _change(db: Connection, warmup: Warmup, change: WarmupChange, now: datetime, *, pause: bool) -> None:

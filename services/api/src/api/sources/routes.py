@@ -37,9 +37,7 @@ async def create(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     asked = await read(request, schemas.NewSource)
     values: dict[str, Any] = {field: shapes.address(getattr(asked, field), field) for field in _ADDRESSES}
     values |= {"pool_id": await _pool(ctx, asked.pool), "ehlo_name": shapes.name(asked.ehlo_name, "ehlo_name")}
-    id_ = await flow.add_source(
-        ctx.store, values, schedule=asked.schedule or SCHEDULE, warm=asked.warm, now=shapes.now_utc()
-    )
+    id_ = await flow.add_source(ctx.store, values, schedule=asked.schedule or SCHEDULE, warm=asked.warm)
     return await _shown(ctx, str(id_))
 
 
@@ -50,9 +48,10 @@ async def create(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     openapi_extra={"parameters": [*PARAMETERS["parameters"], _POOL]},
 )
 async def list_(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
-    asked, now = page(request), shapes.now_utc()
+    asked = page(request)
     pool = request.query_params.get("pool_id")
     async with ctx.store.worker() as db:
+        now = await warmups.clock(db)
         found = await sources.sources(db, asked, None if pool is None else path_id(pool, "pool_id"))
         of = await warmups.of(db, [row["warmup_id"] for row in found.rows], now.date())
     data = [shapes.source(row, *of[row["warmup_id"]], now) for row in found.rows]
@@ -84,7 +83,7 @@ async def change(id: str, request: Request, who: Operator, ctx: Ctx) -> dict[str
         values["pool_id"] = await _pool(ctx, asked.pool)
     if asked.ehlo_name is not None:
         values["ehlo_name"] = shapes.name(asked.ehlo_name, "ehlo_name")
-    await flow.change_source(ctx.store, id_, values, shapes.change_of(asked), now=shapes.now_utc())
+    await flow.change_source(ctx.store, id_, values, shapes.change_of(asked))
     return await _shown(ctx, id)
 
 
@@ -104,8 +103,8 @@ async def _pool(ctx: Context, name: str) -> UUID:
 
 
 async def _shown(ctx: Context, id: str) -> dict[str, Any]:
-    now = shapes.now_utc()
     async with ctx.store.worker() as db:
+        now = await warmups.clock(db)
         row = await sources.source(db, path_id(id))
         if row is None:
             raise not_found("Source")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from api.errors import invalid
@@ -136,10 +136,6 @@ def past(days: Sequence[Day], decisions: Sequence[Any]) -> dict[str, Any]:
             for each in decisions
         ],
     }
-
-
-def now_utc() -> datetime:
-    return datetime.now(UTC)
 
 
 def _iso(at: datetime | None) -> str | None:

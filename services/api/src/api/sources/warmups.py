@@ -32,14 +32,15 @@ async def create(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     """From now on the domain sends at most so much a day, from whatever source."""
     asked = await read(request, schemas.NewWarmup)
     domain = shapes.name(asked.domain, "domain")
-    id_ = await flow.add_domain(ctx.store, domain, schedule=asked.schedule or SCHEDULE, now=shapes.now_utc())
+    id_ = await flow.add_domain(ctx.store, domain, schedule=asked.schedule or SCHEDULE)
     return await _shown(ctx, str(id_))
 
 
 @router.get("", response_model=None, responses={200: {"model": schemas.WarmupList}}, openapi_extra=PARAMETERS)
 async def list_(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
-    asked, now = page(request), shapes.now_utc()
+    asked = page(request)
     async with ctx.store.worker() as db:
+        now = await warmups.clock(db)
         found = await warmups.of_domains(db, asked)
         of = await warmups.of(db, [row["id"] for row in found.rows], now.date())
     data = [
@@ -62,7 +63,7 @@ async def get(id: str, who: Operator, ctx: Ctx) -> dict[str, Any]:
 async def change(id: str, request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     id_ = path_id(id)
     asked = await read(request, schemas.WarmupChanges)
-    await flow.change_domain(ctx.store, id_, shapes.change_of(asked), now=shapes.now_utc())
+    await flow.change_domain(ctx.store, id_, shapes.change_of(asked))
     return await _shown(ctx, id)
 
 
@@ -74,8 +75,9 @@ async def remove(id: str, who: Operator, ctx: Ctx) -> dict[str, Any]:
 
 
 async def _shown(ctx: Context, id: str) -> dict[str, Any]:
-    now, id_ = shapes.now_utc(), path_id(id)
+    id_ = path_id(id)
     async with ctx.store.worker() as db:
+        now = await warmups.clock(db)
         of = await warmups.of(db, [id_], now.date())
         if id_ not in of or of[id_][0].domain is None:
             raise not_found("Warm-up")
