@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from mailcore.blob.local import LocalBlobs
-from mailcore.flow import reputation
+from mailcore.flow import gate, reputation
 from mailcore.flow.count import count
 from mailcore.flow.key_counts import KeyCounts
 from mailcore.flow.reputation import guard
@@ -278,7 +278,7 @@ async def test_a_broadcast_needs_what_large_providers_ask_for(
     store: Store, org: UUID, domain: UUID, admin: asyncpg.Connection, ringer: Ringer
 ) -> None:
     with pytest.raises(Refused) as refused:
-        await reputation.check_broadcast(store, org, domain, LIMITS, link_url="http://127.0.0.1")
+        await gate.check_broadcast(store, org, domain, LIMITS, link_url="http://127.0.0.1")
     for name in ("SPF", "DKIM", "DMARC", "Unsubscribe"):
         assert f"{name}:" in refused.value.public or name == "DMARC"
     await admin.execute(
@@ -286,12 +286,12 @@ async def test_a_broadcast_needs_what_large_providers_ask_for(
         {"dmarc": "v=DMARC1; p=none"},
         {"spf_txt": "verified", "spf_mx": "verified", "dkim:rsa": "verified", "dkim:ed25519": "verified"},
     )
-    await reputation.check_broadcast(store, org, domain, LIMITS, link_url="https://mail.test")
+    await gate.check_broadcast(store, org, domain, LIMITS, link_url="https://mail.test")
     await reputation.pause(store, ringer, domain, "for the test")
     for limits in (LIMITS, Reputation(gate=False)):
         with pytest.raises(Refused, match="paused"):
-            await reputation.check_broadcast(store, org, domain, limits, link_url="https://mail.test")
+            await gate.check_broadcast(store, org, domain, limits, link_url="https://mail.test")
 
 
 async def test_without_the_gate_a_broadcast_goes_out_all_the_same(store: Store, org: UUID, domain: UUID) -> None:
-    await reputation.check_broadcast(store, org, domain, Reputation(gate=False), link_url="http://127.0.0.1")
+    await gate.check_broadcast(store, org, domain, Reputation(gate=False), link_url="http://127.0.0.1")

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mailcore.flow.reputation import Requirement, judge, judge_key, requirements
+from mailcore.flow.gate import Requirement, requirements
+from mailcore.flow.reputation import judge, judge_key
 from mailcore.kit.ids import uuid7
 from mailcore.kit.settings import Reputation
 from mailcore.store.reputation import KeyUse, Open, Rates
@@ -181,3 +182,9 @@ def test_what_the_health_checks_found_wrong_counts() -> None:
 
 def test_a_paused_domain_sends_no_broadcast() -> None:
     assert asked(domain(), paused="50 of 1000 bounced")["Reputation"].status == "missing"
+
+
+def test_where_no_mail_leaves_nobody_asks_for_anything_but_a_pause_holds() -> None:
+    nothing = domain(dkim=[], record_status={}, seen={})
+    assert [each.status for each in asked(nothing, "http://mail.test", catches=True).values()] == ["ok"]
+    assert "missing" in [each.status for each in asked(nothing, catches=True, paused="x").values()]

@@ -16,6 +16,7 @@ from api.pages import PARAMETERS, listed, page, path_id
 from api.reputation import schemas
 from mailcore.events import timestamp
 from mailcore.flow import reputation as guard
+from mailcore.flow.gate import standing
 from mailcore.store import reputation
 
 router = APIRouter(tags=["reputation"])
@@ -28,8 +29,12 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     """What became of the domain's mail, whether it may send, and whether broadcasts may be sent from it."""
     domain_id = path_id(id)
     settings = ctx.settings
-    row, found = await guard.standing(
-        ctx.store, who.org_id, domain_id, link_url=settings.tracking.url or settings.http.public_url
+    row, found = await standing(
+        ctx.store,
+        who.org_id,
+        domain_id,
+        link_url=settings.tracking.url or settings.http.public_url,
+        catches=settings.outbound.route == "catch",
     )
     async with ctx.store.tenant(who.org_id) as db:
         rates = await reputation.rates(db, domain_id, guard.WINDOW_HOURS)

@@ -59,7 +59,7 @@ class Day(BaseModel):
 
 
 class Requirement(BaseModel):
-    name: str = Field(description="SPF, DKIM, DMARC, Unsubscribe, PTR, TLS, Reputation.")
+    name: str = Field(description="SPF, DKIM, DMARC, Unsubscribe, PTR, TLS, Reputation; Catch where no mail leaves.")
     status: str = Field(description="ok, missing, unknown.")
     text: str
     advice: str
