@@ -66,7 +66,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     smtp = settings.smtp
     mx = make_mx(smtp, Domains(store), receives)
     if settings.encryption_key is not None:
-        mx.returned = Returned(store, ringer, Verp(settings.keyring().derive("verp")))
+        mx.returned = Returned(store, ringer, Verp(*settings.keyring().derive_all("verp")))
     submits = Submits(
         store,
         ringer,

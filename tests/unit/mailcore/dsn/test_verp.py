@@ -46,6 +46,13 @@ def test_what_is_not_ours_is_told() -> None:
         assert OURS.read(other) is None
 
 
+def test_a_key_that_was_replaced_is_still_known() -> None:
+    local = OURS.local_part(uuid7(), 1)
+    rotated = Verp(b"n" * 32, KEY, clock=lambda: NOW)
+    assert rotated.read(local) == OURS.read(local)
+    assert OURS.read(rotated.local_part(uuid7(), 1)) is None
+
+
 @pytest.mark.parametrize(
     ("days", "alive"), [(0, True), (1, True), (LIFE_DAYS, True), (LIFE_DAYS + 1, False), (400, False), (-1, False)]
 )

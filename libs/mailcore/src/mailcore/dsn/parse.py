@@ -11,6 +11,7 @@ from mailcore.mime import fields as header
 from mailcore.mime.fields import Field
 from mailcore.mime.parse import Limits, Message, Part, transfer_encoding
 from mailcore.mime.text import decode_text, decode_transfer
+from mailcore.smtp.reply import Reply
 
 LIMITS = Limits(depth=10, parts=100)
 RETURNED = (
@@ -62,14 +63,33 @@ def _returned(message: Message) -> list[Field]:
 
 
 def _with_words(found: tuple[Reported, ...], message: Message) -> tuple[Reported, ...]:
-    """A status of which nobody said more (`5.0.0`, no diagnostic) gets the words beside it, where it is the only one."""
-    one = found[0]
-    if len(found) > 1 or (one.reply is not None and one.reply.text):
+    """Recipients of whom the fields say no more than a status (OpenSMTPD's `5.0.0`) get the reason that the words beside give."""
+    if all(one.reply is None or one.reply.text for one in found):
         return found
+    told = forms.read(message)
+    reasons = {one.final.lower(): one.reply for one in told.recipients if one.reply} if told else {}
+    words = _words(message) if len(found) == 1 else ""
+    return tuple(
+        one
+        if one.reply is None or one.reply.text
+        else replace(
+            one, reply=_both(one.reply, reasons.get(one.final.lower()) or reasons.get(one.address.lower()), words)
+        )
+        for one in found
+    )
+
+
+def _both(status: Reply, reason: Reply | None, words: str) -> Reply:
+    if reason is None:
+        return replace(status, text=words)
+    vague = status.enhanced is None or status.enhanced.endswith(".0.0")
+    enhanced = (reason.enhanced or status.enhanced) if vague else status.enhanced
+    code = reason.code if enhanced is None or enhanced[0] == str(reason.code)[0] else status.code
+    return Reply(code, reason.text, enhanced)
+
+
+def _words(message: Message) -> str:
     part = message.leaves[0]
     if part.content_type != "text/plain":
-        return found
-    words = " ".join(decode_text(content(message, part), part.parameters.get("charset"))[:1_000].split())
-    if one.reply is None:
-        return found
-    return (replace(one, reply=replace(one.reply, text=words)),)
+        return ""
+    return " ".join(decode_text(content(message, part), part.parameters.get("charset"))[:1_000].split())

@@ -33,18 +33,15 @@ class ReturnPath:
 
 
 class Verp:
-    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
-        """`key`: at most 64 bytes. `clock`: seconds since 1970."""
-        # RFC 2104 §4: both hashes with the key already in them. And hmac.digest lets go of the interpreter: beside threads
-        # that compose, getting it back takes twenty times as long as the HMAC.
-        self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in key.ljust(64, b"\0")))
-        self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in key.ljust(64, b"\0")))
+    def __init__(self, key: bytes, *older: bytes, clock: Callable[[], float] = time.time) -> None:
+        """`key` makes return paths, and those of `older` ones are read too; at most 64 bytes each. `clock`: seconds since 1970."""
+        self._macs = [_Mac(each) for each in (key, *older)]
         self._clock = clock
 
     def local_part(self, email_id: UUID, n: int) -> str:
         """For an attempt now."""
         named = email_id.bytes + n.to_bytes(2, "big") + self._today().to_bytes(2, "big")
-        return PREFIX + base64.b32encode(named + self._mac(named)).decode().rstrip("=").lower()
+        return PREFIX + base64.b32encode(named + self._macs[0].of(named)).decode().rstrip("=").lower()
 
     def read(self, local: str) -> ReturnPath | None:
         """None when the local part is none of ours; whether it is still believed: `alive`."""
@@ -56,7 +53,10 @@ class Verp:
         except ValueError:
             return None
         named, mac = octets[:_NAMED], octets[_NAMED:]
-        if len(octets) != _NAMED + _MAC or not hmac.compare_digest(mac, self._mac(named)):
+        if len(octets) != _NAMED + _MAC:
+            return None
+        found = [hmac.compare_digest(mac, each.of(named)) for each in self._macs]  # of all: in constant time
+        if not any(found):
             return None
         return ReturnPath(
             UUID(bytes=named[:16]), int.from_bytes(named[16:18], "big"), int.from_bytes(named[18:], "big")
@@ -69,7 +69,17 @@ class Verp:
     def _today(self) -> int:
         return int(self._clock() // _DAY_SECONDS) & 0xFFFF
 
-    def _mac(self, named: bytes) -> bytes:
+
+class _Mac:
+    """HMAC-SHA256, truncated."""
+
+    def __init__(self, key: bytes) -> None:
+        # RFC 2104 §4: both hashes with the key already in them. And hmac.digest lets go of the interpreter: beside threads
+        # that compose, getting it back takes twenty times as long as the HMAC.
+        self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in key.ljust(64, b"\0")))
+        self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in key.ljust(64, b"\0")))
+
+    def of(self, named: bytes) -> bytes:
         inner = self._inner.copy()
         inner.update(named)
         outer = self._outer.copy()
