@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
+import pytest
 
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
+from peers import free_port
 
 LOOPBACK = {"allow": {"mx": ["127.0.0.0/8"]}}
 Zones = Mapping[str, Mapping[str, Sequence[str]]]
@@ -63,6 +65,57 @@ async def test_the_second_host_is_tried_when_the_first_is_down(tenant: Tenant, s
         email_id = await tenant.send("a@one.example")
         await tenant.state(email_id, "delivered")
     assert (await tenant.attempts(email_id))[0]["mx_host"] == "up.example"
+
+
+async def test_every_address_of_a_host_is_tried(tenant: Tenant, sink: SmtpServer, outbound: Any) -> None:
+    """Two where nobody listens, one of each version of IP, and one that takes the mail; in whatever order they come."""
+    zones: Zones = {
+        "one.example": {"MX": ["10 mx.one.example."]},
+        "mx.one.example": {"A": ["127.0.0.9", "127.0.0.1"], "AAAA": ["::1"]},
+    }
+    network = {"allow": {"mx": ["127.0.0.0/8", "::1/128"]}}
+    async with DnsServer(zones) as dns, outbound(**by_mx(dns, sink, network=network)):
+        email_id = await tenant.send("a@one.example")
+        await tenant.state(email_id, "delivered")
+    (attempt,) = await tenant.attempts(email_id)
+    assert (attempt["mx_host"], attempt["mx_ip"]) == ("mx.one.example", "127.0.0.1")
+
+
+async def test_mail_by_version_6_of_ip(tenant: Tenant, outbound: Any) -> None:
+    port = free_port()
+    try:
+        six = SmtpServer(host="::1", port=port)
+        await six.__aenter__()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    zones: Zones = {"one.example": {"A": ["127.0.0.9"], "AAAA": ["::1"]}}
+    try:
+        network = {"allow": {"mx": ["::1/128"]}}
+        async with DnsServer(zones) as dns, outbound(**by_mx(dns, six, network=network, ip_versions="6")):
+            email_id = await tenant.send("a@one.example")
+            await tenant.state(email_id, "delivered")
+    finally:
+        await six.__aexit__()
+    (attempt,) = await tenant.attempts(email_id)
+    assert (attempt["mx_ip"], attempt["source_ip"]) == ("::1", "::1")
+
+
+async def test_mail_to_a_domain_that_is_received_here_comes_in_by_mx(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    """We are its best mail host: no loop for a domain of ours, and one for any other (RFC 5321 §5.1)."""
+    await admin.execute("UPDATE domains SET receiving = true WHERE name = 'postroom.test'")
+    zones: Zones = {
+        "postroom.test": {"MX": ["10 outbound.test."]},
+        "foreign.example": {"MX": ["10 outbound.test."]},
+        "outbound.test": {"A": ["127.0.0.1"]},
+    }
+    async with DnsServer(zones) as dns, outbound(**by_mx(dns, sink)):
+        ours, foreign = await tenant.send("a@postroom.test"), await tenant.send("a@foreign.example")
+        await tenant.state(ours, "delivered")
+        await tenant.state(foreign, "bounced")
+    assert sink.recipients == ["a@postroom.test"]
+    assert (await tenant.attempts(foreign))[0]["rule"] == "mail-loop"
 
 
 async def test_domains_that_take_no_mail_bounce_at_once(tenant: Tenant, sink: SmtpServer, outbound: Any) -> None:
