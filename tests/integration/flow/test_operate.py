@@ -12,7 +12,7 @@ from mailcore.blob.local import LocalBlobs
 from mailcore.flow import operate
 from mailcore.flow.operate import Told
 from mailcore.flow.submit import NewEmail, Submits
-from mailcore.kit.errors import NotFound
+from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
@@ -268,3 +268,19 @@ async def test_reroute_sends_a_sites_mail_by_a_way_of_the_installation_and_back(
     assert (await operate.carry_out(store, back.order.id)).touched == 2
     async with store.worker() as db:
         assert there not in {lane.site_id for lane in await deliveries.due_lanes(db)}
+
+
+async def test_a_hold_waits_for_no_count(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that is too long to be looked through is the very one that must be stopped."""
+
+    async def long(db: Any, query: Query) -> None:
+        await db.execute("SET LOCAL statement_timeout = 50; SELECT pg_sleep(5)")
+
+    monkeypatch.setattr(queue_orders, "survey", long)
+    with pytest.raises(Unavailable, match="Name a site"):
+        await operate.hold(store, None, None, seconds=None, dry_run=True, **WORDS)
+    held = await operate.hold(store, None, None, seconds=None, dry_run=False, **WORDS)
+    assert (held.touches.deliveries, held.touches.at_least) == (0, True)
+    assert await admin.fetchval("SELECT count(*) FROM holds") == 1

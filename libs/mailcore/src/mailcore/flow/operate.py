@@ -10,14 +10,17 @@ What is under way when a verb comes ends as it ends.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
+import asyncpg
+
 from mailcore.flow.settle import bounce
-from mailcore.kit.errors import Invalid, NotFound
+from mailcore.kit.errors import Invalid, NotFound, Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERIES
@@ -50,6 +53,23 @@ class Told:
     order: Order | None
 
 
+class TooLong(Unavailable):
+    """What was asked about the queue takes too long to find out."""
+
+
+@asynccontextmanager
+async def reading(store: Store) -> AsyncIterator[Connection]:
+    """For what an operator asks about the whole queue: by index, and not for long. Raises TooLong."""
+    try:
+        async with store.worker() as db:
+            await site_list.bounded(db)
+            yield db
+    except asyncpg.QueryCanceledError as error:
+        raise TooLong(
+            "The queue is too long to be looked through so. Name a site, a domain or an organization."
+        ) from error
+
+
 # ---- hold and resume -------------------------------------------------------------------------------------------------
 
 
@@ -64,7 +84,7 @@ async def hold(
     dry_run: bool,
 ) -> Told:
     """Nothing of that leaves, for `seconds` or until `resume`. Raises NotFound."""
-    touches = await _survey_of(store, site_id, org_id)
+    touches = await _survey_of(store, site_id, org_id, needed=dry_run)
     if dry_run:
         return Told(touches, [], 0, None)
     async with store.worker() as db:
@@ -84,7 +104,7 @@ async def resume(
     store: Store, ringer: Ringer, site_id: int | None, org_id: UUID | None, *, ordered_by: str, dry_run: bool
 ) -> Told:
     """Lifts the hold on exactly that; of a site alone its rest ends, too, and what a rule does to it. Raises NotFound."""
-    touches = await _survey_of(store, site_id, org_id)
+    touches = await _survey_of(store, site_id, org_id, needed=dry_run)
     sites = [site_id] if site_id is not None and org_id is None else []
     async with store.worker() as db:
         if dry_run:
@@ -104,14 +124,20 @@ async def resume(
     return Told(touches, lifted, woken, order)
 
 
-async def _survey_of(store: Store, site_id: int | None, org_id: UUID | None) -> Touches:
+async def _survey_of(store: Store, site_id: int | None, org_id: UUID | None, *, needed: bool) -> Touches:
+    """Raises NotFound. A verb that acts at once waits for no count: without it the queue is as long as it is."""
     async with store.worker() as db:
         if site_id is not None and await site_list.get(db, site_id) is None:
             raise NotFound("Site not found")
         if org_id is not None and not await site_list.organization_exists(db, org_id):
             raise NotFound("Organization not found")
-        await site_list.bounded(db)
-        return await queue_orders.survey(db, Query(site_id=site_id, org_id=org_id, scheduled=True))
+    try:
+        async with reading(store) as db:
+            return await queue_orders.survey(db, Query(site_id=site_id, org_id=org_id, scheduled=True))
+    except TooLong:
+        if needed:
+            raise
+        return Touches(0, True, 0, [], [], [])
 
 
 def _pair(site_id: int | None, org_id: UUID | None) -> dict[str, Any]:
@@ -136,8 +162,7 @@ async def order(
 
     `way_id`: of reroute, a way of the installation; None: the way of the recipient's domain again. Raises NotFound.
     """
-    async with store.worker() as db:
-        await site_list.bounded(db)
+    async with reading(store) as db:
         if way_id is not None and not await ways.known(db, None, [way_id]):
             raise NotFound("Way not found")
         touches = await queue_orders.survey(db, query)

@@ -28,7 +28,7 @@ from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import REPORT, WEBHOOKS
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, events, owed, returned
+from mailcore.store import events, owed, plans, returned
 from mailcore.store.events import NewEvent
 from mailcore.store.owed import NewOwed
 from mailcore.store.returned import CameBack
@@ -84,7 +84,7 @@ class Returned:
 
     async def _reported(self, path: ReturnPath, report: DeliveryReport) -> Taken:
         async with self._store.worker() as db:
-            await deliveries.by_index(db)
+            await plans.by_index(db)
             found = await returned.recipient(db, path.email_id, path.n)
             if found is None:
                 return Taken("ignored", "The mail whose return path it is is gone.")

@@ -53,8 +53,7 @@ async def list_(request: Request, _: Operator, ctx: Ctx) -> dict[str, Any]:
     waiting = query.get("waiting", "false")
     if waiting not in ("true", "false"):
         raise invalid("The `waiting` parameter must be true or false.", "invalid_parameter")
-    async with ctx.store.worker() as db:
-        await site_list.bounded(db)
+    async with operate.reading(ctx.store) as db:
         depths = await site_list.depths(db)
         rows = await site_list.page(
             db,
@@ -167,8 +166,7 @@ def _changed(limits: dict[str, int], asked: ChangedSite) -> dict[str, int]:
 
 
 async def _whole(ctx: Context, id_: int) -> dict[str, Any]:
-    async with ctx.store.worker() as db:
-        await site_list.bounded(db)
+    async with operate.reading(ctx.store) as db:
         row = await site_list.get(db, id_)
         if row is None:
             raise not_found("Site")
