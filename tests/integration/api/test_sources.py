@@ -169,6 +169,21 @@ async def test_a_sources_warm_up_is_no_domains(api: httpx.AsyncClient, admin: as
     assert await admin.fetchval("SELECT count(*) FROM warmups") == 1
 
 
+async def test_a_mail_that_waits_says_so(api: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
+    pool = await _pool(api)
+    sent = await api.post(
+        "/emails", json={"from": "us@postroom.test", "to": "you@example.com", "subject": "s", "text": "t"}
+    )
+    await admin.execute(
+        "UPDATE queue SET waits_for = $1::text::uuid, turn = 0, due_at = now() + interval '1 day'", pool["id"]
+    )
+    (delivery,) = (await api.get(f"/v1/emails/{sent.json()['id']}/deliveries")).json()["data"]
+    assert delivery["state"] == "queued" and "It waits for room" in delivery["next_attempt"]["why"]
+    assert (await api.get(f"/v1/pools/{pool['id']}")).json()["waiting"] == 1
+    assert (await api.delete(f"/v1/pools/{pool['id']}")).status_code == 200
+    assert await admin.fetchval("SELECT due_at <= now() AND waits_for IS NULL FROM queue")
+
+
 async def test_only_the_operator(
     api: httpx.AsyncClient,
     make_client: MakeClient,

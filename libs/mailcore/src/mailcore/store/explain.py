@@ -98,7 +98,8 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None)
         return {"at": None, "attempt": row["attempt"], "why": " ".join(why)}
     if row["waits_for"] is not None:
         why.append(
-            f"It waits for room in the warm-up of {row['waits_for']} and leaves as soon as there is some (GET /v1/warmups)."
+            "It waits for room: what its source or its sending domain may send today is used up (/v1/pools, /v1/warmups). "
+            "It leaves as soon as there is some."
         )
     if held is not None:
         why.append(f"It is held: {held}")
