@@ -198,6 +198,10 @@ async def test_what_a_provider_reports_ends_in_our_events_once(
     events = await tenant.events(mails["bob"])
     assert types(events) == ["email.sent", "email.bounced"]
     assert events[1]["detail"]["bounce"]["type"] == "Permanent" and "5.1.1" in events[1]["detail"]["bounce"]["message"]
+    said = (await tenant.attempts(mails["bob"]))[-1]
+    assert (said["outcome"], said["rule"], said["enhanced_code"]) == ("bounced", "report", "5.1.1")
+    assert said["category"] == "hard"
+    assert said["site"] == f"{vendor}:{way}"
     suppressed = await tenant.admin.fetch("SELECT email, origin FROM suppressions ORDER BY id")
     assert [tuple(row) for row in suppressed] == [("bob@example.com", "bounce")]
 
@@ -334,6 +338,21 @@ async def test_a_provider_that_cannot_be_reached_and_one_that_is_switched_off_ar
         assert (first["site"], first["rule"]) == (f"sendgrid:{down}", "connect-failed")
         assert not first["possible_duplicate"] and not second["possible_duplicate"]
         assert second["site"] == f"ses:{up}"
+
+
+async def test_the_installations_own_route_may_come_first(setup: Setup, outbound: Run) -> None:
+    tenant = setup.tenant
+    async with SmtpServer() as gone:
+        pass
+    async with ProviderApi("mailgun") as api:
+        way = await setup.way("mailgun")
+        await setup.route(ways.DEFAULT, way)
+        async with outbound(gone, **by(api)):
+            email = await tenant.send("ada@example.com")
+            await tenant.state(email, "relayed")
+        first, second = await tenant.attempts(email)
+        assert (first["site"], first["rule"]) == (f"catch:127.0.0.1:{gone.port}", "connect-failed")
+        assert second["site"] == f"mailgun:{way}" and len(api.accepted) == 1
 
 
 async def test_with_all_ways_down_mail_waits_and_costs_no_attempts(

@@ -76,17 +76,26 @@ class ByProvider:
         key = destination.pool_key
         self._most[key] = connections
         self._freed.set()
-        async with asyncio.TaskGroup() as letters:
-            while True:
-                if not await mails.wait(3600):
-                    if mails.closed and not len(mails):
-                        return
-                    continue
-                await self._turn(key)
-                # between the wait and here they may have been taken back
-                if group := self._pull(mails):
-                    self._busy[key] += 1
-                    letters.create_task(self._one(key, group, before_dot, on_outcome))
+        waiting: dict[int, Group] = {}
+        """Taken off the queue, and not begun."""
+        try:
+            async with asyncio.TaskGroup() as letters:
+                while True:
+                    if not await mails.wait(3600):
+                        if mails.closed and not len(mails):
+                            return
+                        continue
+                    await self._turn(key)
+                    # between the wait and here they may have been taken back
+                    if group := self._pull(mails):
+                        self._busy[key] += 1
+                        waiting[id(group)] = group
+                        letters.create_task(self._one(key, waiting, group, before_dot, on_outcome))
+        finally:
+            for group in waiting.values():
+                self._busy[key] -= 1
+                for mail in group:
+                    on_outcome(mail, _put_back("this process stops"))
 
     async def close(self) -> None:
         """See `Transport.close`: the client is the process's."""
@@ -102,7 +111,10 @@ class ByProvider:
             else:
                 return
 
-    async def _one(self, key: object, group: Group, before_dot: BeforeDot, on_outcome: OnOutcome) -> None:
+    async def _one(
+        self, key: object, waiting: dict[int, Group], group: Group, before_dot: BeforeDot, on_outcome: OnOutcome
+    ) -> None:
+        del waiting[id(group)]
         left = {id(mail): mail for mail in group}
 
         def tell(mail: Mail, outcome: Outcome) -> None:
@@ -111,6 +123,11 @@ class ByProvider:
 
         try:
             await self._send_all(group, before_dot, tell)
+        except asyncio.CancelledError:
+            # of those that had left their request has told
+            for mail in list(left.values()):
+                tell(mail, _put_back("this process stops"))
+            raise
         except Exception as error:
             log.error("sending by a provider failed", host=self._sender.host, exc_info=error)
             said = Line(time.time(), said="[this process failed here]")
@@ -127,7 +144,7 @@ class ByProvider:
         group = [first]
         while len(group) < self._sender.most_recipients and (following := mails.pull()) is not None:
             # copies of one email are the same object (outbound.deliver)
-            if following.content is not first.content:
+            if following.content is not first.content or _email(following) != _email(first):
                 mails.put_back(following)
                 break
             group.append(following)
@@ -145,15 +162,9 @@ class ByProvider:
                 ready[mail.rcpt_to] = mail
         content = group[0].content
         shares = [tuple(ready)] if self._sender.whole else requests(content, list(ready), self._sender.most_recipients)
-        waiting = [[ready[recipient] for recipient in share] for share in shares if share]
-        while waiting:
-            share = waiting.pop(0)
-            try:
-                await self._send(share, before_dot, on_outcome)
-            except asyncio.CancelledError:
-                for mail in (mail for rest in waiting for mail in rest):
-                    on_outcome(mail, _put_back("this process stops"))
-                raise
+        for share in shares:
+            if share:
+                await self._send([ready[recipient] for recipient in share], before_dot, on_outcome)
 
     def _beyond(self, mail: Mail) -> Outcome | None:
         """What no attempt would change."""
@@ -302,6 +313,10 @@ async def _allowed(mail: Mail, before_dot: BeforeDot) -> bool:
         return bool(await before_dot(mail))
     except Exception:  # as the seam says, an error is a no
         return False
+
+
+def _email(mail: Mail) -> object:
+    return mail.key.email_id if isinstance(mail.key, Leased) else None
 
 
 def _letter(group: Group) -> Letter:

@@ -14,14 +14,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from mailcore.dsn.classify import classify
 from mailcore.flow import suppress
-from mailcore.flow.settle import bounce
+from mailcore.flow.settle import bounce, storable
 from mailcore.flow.ways import account_of
 from mailcore.kit.errors import NotFound, Refused, Unavailable
 from mailcore.kit.ids import uuid7
@@ -30,11 +30,12 @@ from mailcore.kit.seal import Keyring
 from mailcore.providers.base import Event, EventSource, Kind, Post
 from mailcore.providers.client import Client
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import WEBHOOKS
+from mailcore.queue.jobs import REPORT, WEBHOOKS
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import events, provider_events, ways
+from mailcore.store import events, owed, provider_events, ways
 from mailcore.store.events import NewEvent
+from mailcore.store.owed import NewOwed
 from mailcore.store.provider_events import Carried, Move
 from mailcore.store.session import Connection, Store
 from mailcore.store.suppressions import NewSuppression, folded
@@ -76,6 +77,8 @@ class Reports:
             done = await self._take_in(db, row, reported)
         if done.webhooks:
             self._ringer.ring(WEBHOOKS)
+        for email_id in done.reports:
+            await self._ringer.enqueue(REPORT, str(email_id))
         if done.under_way:
             raise Unavailable("Some of these mails are under way. Post the events again in a moment.")
         return Taken(done.taken)
@@ -95,7 +98,9 @@ class Reports:
         return self._sources[key]
 
     async def _take_in(self, db: Connection, row: WayRow, reported: Sequence[Event]) -> _Done:
-        found = await provider_events.carried(db, row.site_key, row.org_id, list({id_ for e in reported if (id_ := _email(e))}))
+        found = await provider_events.carried(
+            db, row.site_key, row.org_id, list({id_ for e in reported if (id_ := _email(e))})
+        )
         by_email: dict[UUID, list[Carried]] = {}
         for carried in found:
             by_email.setdefault(carried.email_id, []).append(carried)
@@ -118,10 +123,12 @@ class Reports:
                 state.apply(event, delivery)
                 done.taken += 1
         if state.moves:
-            await provider_events.move(db, list(state.moves.values()))
+            await provider_events.move(db, row.site_key, list(state.moves.values()))
         done.webhooks = await events.insert(db, state.raised)
         if state.suppressions:
             done.webhooks += await suppress.add_in(db, state.suppressions)
+        if state.failed:
+            done.reports = await owed.owe(db, state.failed)
         return done
 
 
@@ -130,6 +137,8 @@ class _Done:
     taken: int = 0
     webhooks: int = 0
     under_way: bool = False
+    reports: list[UUID] = field(default_factory=list)
+    """Emails whose senders are owed a delivery report."""
 
 
 def _email(event: Event) -> UUID | None:
@@ -158,6 +167,8 @@ class _Deliveries:
     moves: dict[tuple[UUID, int], Move] = field(default_factory=dict)
     raised: list[NewEvent] = field(default_factory=list)
     suppressions: list[NewSuppression] = field(default_factory=list)
+    failed: list[NewOwed] = field(default_factory=list)
+    """Who handed them in by SMTP may want to be told (RFC 3461 §6)."""
 
     def apply(self, event: Event, delivery: Carried) -> None:
         before = self.moves.get((delivery.email_id, delivery.n))
@@ -173,10 +184,10 @@ class _Deliveries:
             case Kind.BOUNCED if state in (*_OPEN, "delivered"):
                 self._bounced(event.reply or Reply(550, "the provider gave no reason"), delivery)
             case Kind.FAILED if state in _OPEN:
-                self._move(delivery, "failed", "failed")
+                self._fail(delivery, "failed", event.reply)
                 self._raise("email.failed", delivery, {"failed": {"reason": _words(event)}})
             case Kind.SUPPRESSED if state in _OPEN:
-                self._move(delivery, "suppressed", "suppressed")
+                self._fail(delivery, "suppressed", event.reply)
                 detail = {"type": "OnAccountSuppressionList", "message": _words(event), "diagnosticCode": []}
                 self._raise("email.suppressed", delivery, {"suppressed": detail})
             case Kind.COMPLAINED if last_event != "complained":
@@ -185,16 +196,25 @@ class _Deliveries:
                 self._suppress(delivery, "complaint")
 
     def _bounced(self, reply: Reply, delivery: Carried) -> None:
-        self._move(delivery, "bounced", "bounced")
+        self._fail(delivery, "bounced", reply)
         result = Result.BOUNCED if reply.permanent else Result.DEFERRED
         self._raise("email.bounced", delivery, bounce(Outcome(result, reply)))
         if reply.permanent and classify(reply).hard:
             self._suppress(delivery, "bounce")
 
-    def _move(self, delivery: Carried, state: str | None, last_event: str) -> None:
+    def _fail(self, delivery: Carried, state: str, reply: Reply | None) -> None:
+        self._move(delivery, state, state, reply)
+        self.failed.append(NewOwed(delivery.email_id, delivery.n, "failed"))
+
+    def _move(self, delivery: Carried, state: str | None, last_event: str, reply: Reply | None = None) -> None:
         key = (delivery.email_id, delivery.n)
-        before = self.moves.get(key)
-        self.moves[key] = Move(*key, state or (before.state if before else None), last_event)
+        before = self.moves.get(key, Move(*key, None, last_event))
+        if reply is not None:
+            kind = classify(reply)
+            said = (reply.code, reply.enhanced, storable(reply.text), kind.category.value, kind.rule)
+            self.moves[key] = Move(*key, state, last_event, *said)
+        else:
+            self.moves[key] = replace(before, state=state or before.state, last_event=last_event)
 
     def _raise(self, type_: str, delivery: Carried, detail: dict[str, Any] | None = None) -> None:
         now = datetime.now(UTC)
@@ -207,4 +227,4 @@ class _Deliveries:
 
 
 def _words(event: Event) -> str:
-    return event.reply.text.replace("\x00", "\ufffd") if event.reply else "the provider gave no reason"
+    return storable(event.reply.text) if event.reply else "the provider gave no reason"

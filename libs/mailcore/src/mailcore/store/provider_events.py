@@ -64,25 +64,33 @@ class Move:
     state: str | None
     """None leaves it."""
     last_event: str
+    code: int | None = None
+    enhanced_code: str | None = None
+    reply: str | None = None
+    category: str | None = None
+    category_rule: str | None = None
 
 
-async def move(db: Connection, moves: Sequence[Move]) -> None:
-    """A delivery that has come to its end waits no longer: what was queued for a retry is taken out."""
+async def move(db: Connection, site: str, moves: Sequence[Move]) -> None:
+    """One a delivery. What comes to its end waits no longer: what was queued for a retry is taken out."""
     await by_index(db)
-    await db.execute(
-        _MOVE,
-        [move.email_id for move in moves],
-        [move.n for move in moves],
-        [move.state for move in moves],
-        [move.last_event for move in moves],
-    )
+    await db.execute(_MOVE, site, *[[getattr(move, name) for move in moves] for name in Move.__dataclass_fields__])
 
 
+# of what comes to its end an attempt more, so that who looks sees what was said, by whom and when
 _MOVE = """
 WITH m AS MATERIALIZED (
-  SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[]) AS t (email_id, n, state, last_event)
+  SELECT * FROM unnest($2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::text[], $9::text[],
+                       $10::text[]) AS t (email_id, n, state, last_event, code, enhanced_code, reply, category, category_rule)
 ), gone AS (
   DELETE FROM queue q USING m WHERE q.email_id = m.email_id AND q.n = m.n AND q.worker IS NULL AND m.state IS NOT NULL
+), noted AS (
+  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, code, enhanced_code, reply, rule, category, category_rule)
+  SELECT m.email_id, m.n,
+         (SELECT coalesce(max(a.attempt), 0) + 1 FROM attempts a WHERE a.email_id = m.email_id AND a.n = m.n),
+         d.org_id, now(), m.state, $1, m.code, m.enhanced_code, m.reply, 'report', m.category, m.category_rule
+  FROM m JOIN deliveries d ON d.email_id = m.email_id AND d.n = m.n
+  WHERE m.state IS NOT NULL
 )
 UPDATE deliveries d
 SET state = coalesce(m.state, d.state),
