@@ -11,21 +11,28 @@ DOOR = {
     "UPDATE": "arrival_keys idempotency_keys",
 }
 WORKER = {
-    "DELETE": "arrival_keys arrival_queue auth_events dkim_keys domains event_counts idempotency_keys messages "
-    "mta_sts_policies provider_events queue received_tls_reports routes_out sessions tls_reports tls_results "
-    "usage_deltas ways webhook_queue workers",
-    "INSERT": "arrival_queue attempts deliveries dkim_keys emails engagements event_counts events folders lanes "
-    "mailboxes messages mta_sts_policies provider_events queue recipient_domains routes_out sites "
-    "suppressions tls_reports tls_results usage usage_deltas ways webhook_attempts webhook_deliveries "
+    "DELETE": "arrival_keys arrival_queue auth_events dkim_keys domains event_counts health_findings holds "
+    "idempotency_keys key_counts messages mta_sts_policies pool_serves pools provider_events queue "
+    "received_tls_reports reports_owed routes_out sessions site_shares source_hosts sources tls_reports "
+    "tls_results usage_deltas warmup_days warmup_decisions warmups ways webhook_queue workers",
+    "INSERT": "alarms arrival_queue attempts deliveries dkim_keys emails engagements event_counts events folders "
+    "health_findings holds key_counts lanes mailboxes messages mta_sts_policies pool_serves pools "
+    "provider_events queue queue_orders recipient_domains reports_owed routes_out site_shares sites "
+    "source_hosts sources suppressions tls_reports tls_results usage usage_deltas warmup_days "
+    "warmup_decisions warmups ways webhook_attempts webhook_deliveries webhook_queue workers",
+    "SELECT": "accounts alarms arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys "
+    "domain_claims domain_mta_sts domains emails engagements event_counts event_counts_mark events "
+    "folders forgotten health_findings holds idempotency_keys installation key_counts lanes mailboxes "
+    "messages mta_sts_policies organizations pool_serves pools provider_events queue queue_orders "
+    "received_tls_reports recipient_domains reports_owed routes_out sessions site_shares sites "
+    "source_hosts sources suppressions tls_reports tls_results unsubscribes usage usage_deltas "
+    "warmup_days warmup_decisions warmups ways webhook_attempts webhook_deliveries webhook_queue webhooks "
+    "workers",
+    "UPDATE": "accounts alarms arrival_queue arrivals deliveries dkim_keys domain_claims domains engagements "
+    "event_counts event_counts_mark folders forgotten holds key_counts mta_sts_policies pool_serves pools "
+    "queue queue_orders recipient_domains reports_owed routes_out site_shares sites source_hosts sources "
+    "tls_reports tls_results usage warmup_days warmup_decisions warmups ways webhook_deliveries "
     "webhook_queue workers",
-    "SELECT": "accounts arrival_keys arrival_queue arrivals attempts auth_events deliveries dkim_keys domain_claims "
-    "domain_mta_sts domains emails engagements event_counts event_counts_mark events folders idempotency_keys "
-    "installation lanes mailboxes messages mta_sts_policies organizations provider_events queue "
-    "received_tls_reports recipient_domains routes_out sessions sites suppressions tls_reports tls_results "
-    "unsubscribes usage usage_deltas ways webhook_attempts webhook_deliveries webhook_queue webhooks workers",
-    "UPDATE": "accounts arrival_queue arrivals deliveries dkim_keys domain_claims domains engagements event_counts "
-    "event_counts_mark folders mta_sts_policies queue recipient_domains routes_out sites tls_reports "
-    "tls_results usage ways webhook_deliveries webhook_queue workers",
 }
 PEOPLE = {
     "DELETE": "sessions",
