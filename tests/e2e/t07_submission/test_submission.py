@@ -159,3 +159,35 @@ def test_an_idempotency_key_sends_once(stack: Stack) -> None:
     assert replies[2][0] == 550
     assert b"esend-" not in _caught(stack, "once@example.com")
     assert len(stack.caught("once@example.com")) == 1
+
+
+def test_who_hands_mail_in_is_told_what_could_not_be_delivered(stack: Stack) -> None:
+    """RFC 3461, RFC 3464: the peer's words, in a report that is signed and has no return path of its own."""
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "hello@postroom.test", "550-nobody@example.com", "To nobody"
+    message["Message-ID"] = "<to-nobody@postroom.test>"
+    message.set_content("Is anybody there?\n")
+    with _connected(stack, "submission") as connection:
+        connection.login("resend", stack.dev["api_key"])
+        assert connection.has_extn("dsn")
+        connection.send_message(
+            message,
+            "sender@elsewhere.example",
+            ["550-nobody@example.com", "somebody@example.com"],
+            mail_options=["RET=HDRS", "ENVID=QQ314"],
+            rcpt_options=["NOTIFY=FAILURE", "ORCPT=rfc822;nobody@example.com"],
+        )
+    raw = _caught(stack, "sender@elsewhere.example")
+    assert _verifies(stack, raw)
+    report = _read(raw)
+    assert report.get_content_type() == "multipart/report"
+    assert report["from"] == "Mail Delivery System <mailer-daemon@postroom.test>"
+    _, status, head = report.iter_parts()
+    whole, recipient = status.get_payload()
+    assert whole["Original-Envelope-Id"] == "QQ314"
+    assert recipient["Final-Recipient"] == "rfc822; 550-nobody@example.com"
+    assert (recipient["Action"], recipient["Status"][:2]) == ("failed", "5.")
+    assert recipient["Diagnostic-Code"].startswith("smtp; 550")
+    assert "Subject: To nobody" in str(head)
+    [caught] = stack.caught("sender@elsewhere.example")
+    assert caught.mail_from == ""
