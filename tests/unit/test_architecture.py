@@ -22,6 +22,7 @@ BREACHES = [
     ("Formats know no database", "mailcore/mime/planted.py", "import asyncpg"),
     ("mailcore knows no web framework", "mailcore/flow/planted.py", "import fastapi"),
     ("chassis knows no mail", "chassis/planted.py", "import mailcore.store"),
+    ("No provider imports another", "mailcore/providers/resend/planted.py", "import mailcore.providers.ses"),
     ("Only flow and outbound write deliveries", "api/planted.py", "import mailcore.store.deliveries"),
     ("Only flow and outbound write deliveries", "api/planted_too.py", "import mailcore.store.leases"),
 ]

@@ -67,7 +67,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         most=settings.domains.max_per_organization,
         exempt=("postroom.test",) if settings.catch.dir else (),
     )
-    providers = Client()
+    providers = Client(seconds=10)
     ctx = Context(
         settings=settings,
         store=store,

@@ -19,7 +19,7 @@ from mailcore.providers.base import (
 )
 
 USER = "postroom"
-_SOFT = frozenset(("SoftBounce", "Transient", "DnsError", "AutoResponder", "AddressChange", "Unknown", "OpenRelayTest"))
+_SOFT = frozenset(("SoftBounce", "DnsError", "Unknown", "OpenRelayTest"))
 """Types of bounce after which Postmark goes on with the address."""
 _NO_BOUNCE = frozenset(("AutoResponder", "AddressChange", "Subscribe", "Unsubscribe", "ChallengeVerification"))
 """Types that say nothing about whether the mail arrived."""
@@ -41,9 +41,9 @@ class PostmarkEvents:
         # a delivery has no id of its own: it happens once a message and recipient
         id_ = said.get("ID") or f"{said.get('MessageID')}:{recipient.lower()}"
         reply = None
-        if kind is Kind.BOUNCED:
+        if kind in (Kind.BOUNCED, Kind.DELAYED):
             words = text_of(said.get("Details")) or text_of(said.get("Description"))
-            reply = reply_of(words, permanent=said.get("Type") not in _SOFT)
+            reply = reply_of(words, permanent=kind is Kind.BOUNCED and said.get("Type") not in _SOFT)
         return [Event(f"{kind}:{id_}", kind, reference, recipient, reply)]
 
 
@@ -54,5 +54,7 @@ def _kind(said: dict[str, object]) -> Kind | None:
         case "SpamComplaint":
             return Kind.COMPLAINED
         case "Bounce":
+            if said.get("Type") == "Transient":  # "message delayed"
+                return Kind.DELAYED
             return None if said.get("Type") in _NO_BOUNCE else Kind.BOUNCED
     return None
