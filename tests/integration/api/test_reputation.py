@@ -287,6 +287,13 @@ async def test_mail_that_is_held_waits_and_its_delivery_says_so(
     assert (verdict, steps["site"]["facts"]["holds"][0]["reason"]) == ("wait", "moving house")
     (told,) = (await tracing.get(f"/v1/emails/{id_}/deliveries")).json()["data"]
     assert told["next_attempt"]["attempt"] == 1 and "It is held: moving house" in told["next_attempt"]["why"]
+    async with store.worker() as db:
+        await holds.lift(db, None, None)
+        await holds.place(db, None, None, origin="rule", reason="450 <someone@else.test> of another organization")
+    _, steps = await traced(tracing, "you@good.test")
+    (told,) = (await tracing.get(f"/v1/emails/{id_}/deliveries")).json()["data"]
+    assert "a rule" in told["next_attempt"]["why"] and "a rule" in steps["site"]["text"]
+    assert "else.test" not in str(told) + str(steps), "a site's words may name the recipients of others"
 
 
 async def test_the_way_of_a_route_and_the_address_of_a_pool(

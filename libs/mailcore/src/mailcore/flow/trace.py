@@ -63,9 +63,8 @@ class Tracer:
         if found.sender is not None:
             found.route = (await RoutesOut(self._store).of(asked.org_id)).route(found.sender["id"], None)
         steps += [await self._quota(asked), await self._lane(asked, found), await self._way(found)]
-        if found.by_mx:
-            steps += await self._hosts.of(found)
-        return [*steps, await self._hosts.tls(found), await self._site(asked, found), await self._source(asked, found)]
+        steps += await self._hosts.steps(found)
+        return [*steps, await self._site(asked, found), await self._source(asked, found)]
 
     # ---- what submit decides ----------------------------------------------------------------------------------------
 
@@ -191,7 +190,7 @@ class Tracer:
                 "site", OK, f"Nothing has been sent to {found.domain} yet: its site becomes known with the first mail."
             )
         until = row["suspended_until"]
-        if until is not None and datetime.fromisoformat(until) > datetime.now(UTC):
+        if until is not None:
             words = f" Its last words: {row['last_reply']}" if row["last_reply"] else ""
             text = f"The site {row['key']} rests until {until}, after {row['failures']} failures in a row.{words}"
             return Step("site", WAIT, text, facts)

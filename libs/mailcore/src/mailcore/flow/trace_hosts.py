@@ -3,6 +3,7 @@ of the database only what is kept of MTA-STS policies."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from mailcore.store.mta_sts import Kept
 from mailcore.store.session import Store
 
 OK, STOP, WAIT, UNKNOWN = "ok", "stop", "wait", "unknown"
+SECONDS = 20.0
 MOST_HOSTS = 10
 """Whose TLS is looked at."""
 
@@ -72,7 +74,19 @@ class Hosts:
         self._resolver = resolver
         self._leaving = leaving
 
-    async def of(self, found: Found) -> list[Step]:
+    async def steps(self, found: Found) -> list[Step]:
+        """mx and addresses, where it goes by MX, and tls. Within SECONDS: a name server that drips holds up nobody."""
+        steps: list[Step] = []
+        try:
+            async with asyncio.timeout(SECONDS):
+                if found.by_mx:
+                    steps += await self._mx(found)
+                return [*steps, await self._tls(found)]
+        except TimeoutError:
+            late = Step("tls" if steps else "mx", UNKNOWN, f"The DNS has not told all of it within {SECONDS:.0f} s.")
+            return [*steps, late]
+
+    async def _mx(self, found: Found) -> list[Step]:
         domain = found.domain
         try:
             mx = await next_hops(domain, self._resolver)
@@ -88,28 +102,26 @@ class Hosts:
         return [Step("mx", OK, text, facts), await self._addresses(found, [hop.host for hop in hops])]
 
     async def _addresses(self, found: Found, hosts: Sequence[str]) -> Step:
+        answers = await asyncio.gather(*(addresses_of(host, self._resolver) for host in hosts), return_exceptions=True)
         shown: list[dict[str, Any]] = []
         failed = 0
-        for host in hosts:
-            try:
-                ips = (await addresses_of(host, self._resolver)).values
-            except NoSuchDomain:
+        for host, answer in zip(hosts, answers, strict=True):
+            if isinstance(answer, NoSuchDomain):
                 shown.append({"host": host, "error": "does not exist"})
-                continue
-            except TemporaryDNSError as error:
+            elif isinstance(answer, TemporaryDNSError):
                 failed += 1
-                shown.append({"host": host, "error": error.public})
-                continue
-            allowed = []
-            for ip in ips:
-                why = addresses.refusal(addresses.parse_address(ip), self._leaving.allow)
-                shown.append(
-                    {"host": host, "ip": ip, "allowed": why is None, **({} if why is None else {"reason": why})}
-                )
-                if why is None:
-                    allowed.append(ip)
-            if allowed:
-                found.hosts.append((host, tuple(allowed)))
+                shown.append({"host": host, "error": answer.public})
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                why = {ip: addresses.refusal(addresses.parse_address(ip), self._leaving.allow) for ip in answer.values}
+                shown += [
+                    {"host": host, "ip": ip, "allowed": no is None, **({} if no is None else {"reason": no})}
+                    for ip, no in why.items()
+                ]
+                allowed = tuple(ip for ip, no in why.items() if no is None)
+                if allowed:
+                    found.hosts.append((host, allowed))
         facts = {"addresses": shown}
         if found.hosts:
             return Step(
@@ -122,7 +134,7 @@ class Hosts:
             return Step("addresses", STOP, text, facts)
         return Step("addresses", STOP, "The mail hosts have no addresses. Its mail bounces.", facts)
 
-    async def tls(self, found: Found) -> Step:
+    async def _tls(self, found: Found) -> Step:
         if found.simulated:
             return Step("tls", OK, "Nothing is sent.", {"policy": "none"})
         if not found.by_mx:

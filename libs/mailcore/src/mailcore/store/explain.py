@@ -19,8 +19,10 @@ async def held(db: Connection, org_id: UUID, email_id: UUID) -> dict[int, str]:
     return {row["n"]: row["reason"] for row in rows}
 
 
-_HELD = """
-SELECT DISTINCT ON (q.n) q.n, h.reason
+# what a site said about another organization's mail may name its recipients
+_REASON = "CASE WHEN h.origin = 'operator' OR h.org_id IS NOT NULL THEN h.reason ELSE 'a rule, for what the site has said' END"
+_HELD = f"""
+SELECT DISTINCT ON (q.n) q.n, {_REASON} AS reason
 FROM queue q JOIN lanes l ON l.id = q.lane_id JOIN recipient_domains r ON r.domain = l.domain
 JOIN holds h ON (h.site_id IS NULL OR h.site_id = r.site_id) AND (h.org_id IS NULL OR h.org_id = q.org_id)
 WHERE q.email_id = $2 AND q.org_id = $1 AND (h.until IS NULL OR h.until > now())
@@ -141,14 +143,13 @@ FROM lanes l WHERE l.org_id = (SELECT current_org()) AND l.domain = $1 AND l.cla
 
 
 async def ways(db: Connection, route: int) -> list[dict[str, Any]]:
-    """Of a route in order: `place, name, kind, enabled, resting, last_reply, site_id`; kind NULL is the installation's own. Role
-    worker."""
+    """Of a route in order: `place, name, kind, enabled, resting, site_id`; kind NULL is the installation's own. Role worker."""
     return [dict(row) for row in await db.fetch(_WAYS, route)]
 
 
 _WAYS = """
 SELECT u.place, w.name, w.kind, coalesce(w.enabled, true) AS enabled,
-       coalesce(s.suspended_until > now(), false) AS resting, s.last_reply, s.id AS site_id
+       coalesce(s.suspended_until > now(), false) AS resting, s.id AS site_id
 FROM routes_out o CROSS JOIN LATERAL unnest(o.ways) WITH ORDINALITY AS u (id, place)
 LEFT JOIN ways w ON w.id = u.id LEFT JOIN sites s ON s.id = w.site_id
 WHERE o.lane_route = $1 AND (w.id IS NOT NULL OR u.id = '00000000-0000-0000-0000-000000000000')
@@ -157,23 +158,33 @@ ORDER BY u.place
 
 
 async def site(db: Connection, domain: str, site_id: int | None = None) -> dict[str, Any] | None:
-    """That site, or where the domain's mail goes, and how it is; times are ISO 8601. Role worker."""
-    found: dict[str, Any] | None = await db.fetchval(
-        "SELECT to_jsonb(s) FROM sites s WHERE s.id = coalesce($2, (SELECT site_id FROM recipient_domains WHERE domain = $1))",
-        *(domain, site_id),
+    """That site, or where the domain's mail goes, and how it is, without what it has said about anybody's mail. Role worker."""
+    row = await db.fetchrow(_SITE, domain, site_id)
+    return (
+        None
+        if row is None
+        else {**row, "suspended_until": _iso(row["suspended_until"]), "slow_until": _iso(row["slow_until"])}
     )
-    return found
+
+
+_SITE = """
+SELECT s.id, s.key, s.max_connections, s.failures, s.last_reply, CASE WHEN s.suspended_until > now() THEN s.suspended_until END
+         AS suspended_until, CASE WHEN s.slow_until > now() THEN s.slow_until END AS slow_until
+FROM sites s WHERE s.id = coalesce($2, (SELECT r.site_id FROM recipient_domains r WHERE r.domain = $1))
+"""
 
 
 async def holds(db: Connection, org_id: UUID, site_id: int | None) -> list[dict[str, Any]]:
     """What keeps the organization's mail to that site back. Role worker."""
-    rows = await db.fetch(
-        "SELECT origin, reason, to_char(until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS until FROM holds "
-        "WHERE (org_id IS NULL OR org_id = $1) AND (site_id IS NULL OR site_id = $2) AND (until IS NULL OR until > now()) "
-        "ORDER BY id",
-        *(org_id, site_id),
-    )
-    return [dict(row) for row in rows]
+    rows = await db.fetch(_HOLDS, org_id, site_id)
+    return [{**row, "until": _iso(row["until"])} for row in rows]
+
+
+_HOLDS = f"""
+SELECT h.origin, {_REASON} AS reason, h.until FROM holds h
+WHERE (h.org_id IS NULL OR h.org_id = $1) AND (h.site_id IS NULL OR h.site_id = $2) AND (h.until IS NULL OR h.until > now())
+ORDER BY h.id
+"""
 
 
 def _iso(at: datetime | None) -> str | None:
