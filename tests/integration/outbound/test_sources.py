@@ -19,15 +19,15 @@ import pytest
 
 from fakes.smtp_server import SmtpServer, Step, Talk
 from integration.outbound.harness import KEY, Tenant, until
+from mailcore.flow import delays, suppress, warmup
 from mailcore.flow import sources as flow
-from mailcore.flow import suppress, warmup
 from mailcore.flow.ways import seal
 from mailcore.kit.clock import FixedClock
 from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, sites, sources, warmups, ways, workers
+from mailcore.store import deliveries, queue_orders, scheduled, sites, sources, warmups, ways, workers
 from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
@@ -314,14 +314,14 @@ class Desk:
     def __init__(self, store: Store, clock: FixedClock, worker: int, lanes: list[int]) -> None:
         self.store = store
         self.sources = Sources(store, Source(), clock=clock, host="desk")
-        self._worker = worker
-        self._lanes = lanes
+        self.worker = worker
+        self.lanes = lanes
         site = Site(1, "mx:mx.test", 20, None, 0)
         self.way = Way(site, "", (Hop("mx.test", ("127.0.0.1",)),), TlsPolicy.NONE, False)
 
     async def claim(self, most: int = 1000) -> list[Leased]:
         async with self.store.worker() as db:
-            return await deliveries.claim(db, self._lanes, self._worker, limit=most, quantum=most, schedule=[60.0])
+            return await deliveries.claim(db, self.lanes, self.worker, limit=most, quantum=most, schedule=[60.0])
 
     async def place(self, rows: list[Leased], *, broadcast: bool = False) -> Placed:
         async with self.store.worker() as db:
@@ -379,6 +379,25 @@ async def test_the_cap_grows_day_by_day_and_what_waited_is_called(
     assert what == ["began", "grew", "warm"]
     caps = [row["cap"] for row in await admin.fetch("SELECT cap FROM warmup_days ORDER BY day")]
     assert caps == [10, 30, None]
+
+
+async def test_what_waits_raises_no_notice_and_the_operators_orders_find_it(
+    desk: Desk, tenant: Tenant, add: Add, store: Store, admin: asyncpg.Connection
+) -> None:
+    await add(NEW, cap=1, now=NOON)
+    await tenant.send_each([[f"u{n}@example.com"] for n in range(4)])
+    assert await desk.send() == {NEW: 1, "waits": 3}
+    assert await delays.tell(store, -60, thorough=True) == (0, 0)
+    async with store.worker() as db:
+        assert (await queue_orders.survey(db, queue_orders.Query())).deliveries == 3
+        flushed = [await queue_orders.flush(db, lane, queue_orders.Query()) for lane in desk.lanes]
+    assert sum(flushed) == 3
+    assert await desk.send() == {"waits": 3}
+    late = await admin.fetchval("SELECT email_id FROM queue LIMIT 1")
+    async with store.tenant(tenant.org_id) as db:
+        await scheduled.move(db, late, NOON + timedelta(days=9))
+    moved = await tenant.queued(late)
+    assert moved is not None and moved["waits_for"] is None, "nobody calls it before its time"
 
 
 async def test_a_quiet_day_gains_nothing(
@@ -531,7 +550,7 @@ async def test_two_desks_that_race_share_the_cap(
 ) -> None:
     await add(NEW, cap=50, now=NOON)
     await tenant.send_each([[f"u{n}@example.com"] for n in range(120)])
-    other = Desk(store, clock, desk._worker, desk._lanes)
+    other = Desk(store, clock, desk.worker, desk.lanes)
     rows = await desk.claim()
     placed = await asyncio.gather(
         *((desk, other)[n % 2].place(rows[at : at + 3]) for n, at in enumerate(range(0, len(rows), 3)))
@@ -590,7 +609,7 @@ async def test_a_killed_process_takes_only_its_share(
     await add(NEW, cap=200, now=NOON)
     await tenant.send("u@example.com")
     assert await desk.send() == {NEW: 1}  # and nobody hears of it again
-    heir = Desk(store, clock, desk._worker, desk._lanes)
+    heir = Desk(store, clock, desk.worker, desk.lanes)
     await tenant.send_each([[f"v{n}@example.com"] for n in range(200)])
     assert await heir.send() == {NEW: 190, "waits": 10}
     assert await admin.fetchval("SELECT leased FROM warmup_days") == 200

@@ -29,7 +29,8 @@ class Batch:
 async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) -> Batch:
     """Of emails with ids from `start` until `end` that wanted to leave before `before`: marks those that wait as delayed.
 
-    A row that is under way is left to settle, one that somebody opened stays opened. An email's rows are in one batch.
+    A row that is under way is left to settle, one that somebody opened stays opened; for what waits for room in a warm-up nobody's
+    server is to blame, and no event says so. An email's rows are in one batch.
     """
     await by_index(db)
     rows = await db.fetch(_LATE, start or UUID(int=0), end, before, BATCH)
@@ -46,7 +47,7 @@ async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) 
 _LATE = """
 WITH waiting AS MATERIALIZED (
   SELECT q.email_id, q.n FROM queue q
-  WHERE q.email_id >= $1 AND q.email_id < $2 AND q.worker IS NULL
+  WHERE q.email_id >= $1 AND q.email_id < $2 AND q.worker IS NULL AND q.waits_for IS NULL
   ORDER BY q.email_id, q.n LIMIT $4 FOR UPDATE SKIP LOCKED
 ), told AS (
   UPDATE deliveries d SET last_event = 'delivery_delayed', last_event_at = now()

@@ -160,13 +160,13 @@ _LANES = f"{LANES_WITH_ROWS} SELECT step.lane_id FROM step {_MEANT}"
 _LANES_OF_EMAIL = f"SELECT DISTINCT step.lane_id FROM (SELECT lane_id FROM queue WHERE email_id = $5) step {_MEANT}"
 
 # $2 submitted before (as an id), $3 sender's domain, $4 recipient, $5 email, $6 scheduled mail too.
-# Mail that waits for its time is due in the future and was never begun; nothing else is both.
+# Mail that waits for its time is due in the future and was never begun; nothing else is both, but for what waits for room.
 _ROWS = """
 SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.due_at, q.lane_id FROM queue q
 WHERE q.lane_id = {lane} AND q.worker IS NULL AND q.crashes = 0
   AND ($2::uuid IS NULL OR q.email_id < $2)
   AND ($5::uuid IS NULL OR q.email_id = $5)
-  AND ($6 OR q.attempt > 0 OR q.due_at <= now())
+  AND ($6 OR q.attempt > 0 OR q.due_at <= now() OR q.waits_for IS NOT NULL)
   AND ($4::text IS NULL OR EXISTS (
     SELECT FROM deliveries d WHERE d.email_id = q.email_id AND d.n = q.n AND lower(d.recipient COLLATE "C") = $4))
   AND ($3::text IS NULL OR EXISTS (
@@ -233,7 +233,7 @@ async def flush(db: Connection, lane: int, query: Query) -> int:
 
 _FLUSH = f"""
 WITH picked AS MATERIALIZED ({_ROWS.format(lane="$1::bigint")} AND q.due_at > now() LIMIT $7 FOR UPDATE OF q SKIP LOCKED),
-moved AS (UPDATE queue q SET due_at = now() FROM picked WHERE q.ctid = picked.ctid RETURNING 1)
+moved AS (UPDATE queue q SET due_at = now(), waits_for = NULL, turn = NULL FROM picked WHERE q.ctid = picked.ctid RETURNING 1)
 SELECT count(*) FROM moved
 """
 
@@ -306,7 +306,9 @@ WITH target AS MATERIALIZED (
 ), picked AS MATERIALIZED (
   {_ROWS.format(lane="$1::bigint")} AND EXISTS (SELECT FROM target) LIMIT $7 FOR UPDATE OF q SKIP LOCKED
 ), moved AS (
-  UPDATE queue q SET lane_id = target.id, due_at = CASE WHEN q.attempt > 0 THEN now() ELSE q.due_at END
+  UPDATE queue q
+  SET lane_id = target.id, due_at = CASE WHEN q.attempt > 0 OR q.waits_for IS NOT NULL THEN now() ELSE q.due_at END,
+      waits_for = NULL, turn = NULL
   FROM picked, target WHERE q.ctid = picked.ctid RETURNING 1
 )
 SELECT count(*) FROM moved

@@ -51,7 +51,7 @@ async def move(db: Connection, email_id: UUID, at: datetime) -> list[int]:
 
 
 _MOVE = """
-WITH moved AS (UPDATE queue SET due_at = $2 WHERE email_id = $1 RETURNING lane_id)
+WITH moved AS (UPDATE queue SET due_at = $2, waits_for = NULL, turn = NULL WHERE email_id = $1 RETURNING lane_id)
 SELECT DISTINCT r.site_id FROM moved JOIN lanes l ON l.id = moved.lane_id JOIN recipient_domains r ON r.domain = l.domain
 """
 
