@@ -259,9 +259,12 @@ class SiteShares:
         now = time.monotonic()
         span, self._beat_at = max(0.001, now - self._beat_at), now
         async with self._store.worker(durable=False) as db:
-            if done:
-                await site_shares.give_back(db, worker, [share.site_id for share in done])
-            standings = {each.site_id: each for each in await site_shares.lock(db, list(site_ids))} if site_ids else {}
+            # those that are given back, too: what is noted of them is written under their locks, in one order
+            going = {share.site_id for share in done}
+            locked = await site_shares.lock(db, [*site_ids, *going])
+            if going:
+                await site_shares.give_back(db, worker, sorted(going))
+            standings = {each.site_id: each for each in locked if each.site_id not in going}
             shapes = {id_: self._shape(each) for id_, each in standings.items()}
             asks = [self._ask(id_, shapes[id_], fresh, span) for id_ in standings]
             granted = await site_shares.share(db, worker, self._lease.service, asks) if asks else []

@@ -176,7 +176,10 @@ def _due(row: asyncpg.Record) -> DueLane:
 
 
 _NOT_HELD = """NOT EXISTS (
-    SELECT FROM holds h WHERE (h.site_id = s.id OR h.site_id IS NULL) AND (h.org_id = l.org_id OR h.org_id IS NULL)
+    SELECT FROM holds h WHERE h.site_id = s.id AND (h.org_id = l.org_id OR h.org_id IS NULL)
+      AND (h.until IS NULL OR h.until > now()))
+  AND NOT EXISTS (
+    SELECT FROM holds h WHERE h.site_id IS NULL AND (h.org_id = l.org_id OR h.org_id IS NULL)
       AND (h.until IS NULL OR h.until > now()))"""
 # queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
 _DUE_LANES = f"""

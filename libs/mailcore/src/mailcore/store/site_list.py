@@ -188,10 +188,15 @@ async def wake(db: Connection, site_ids: Sequence[int]) -> int:
     return woken
 
 
+# one order for all: no deadlock
 _WAKE = """
 WITH woken AS (
-  UPDATE sites SET suspended_until = NULL, slow_until = NULL
-  WHERE id = ANY ($1::bigint[]) AND (suspended_until > now() OR slow_until > now()) RETURNING 1
+  UPDATE sites s SET suspended_until = NULL, slow_until = NULL
+  FROM (
+    SELECT id FROM sites WHERE id = ANY ($1::bigint[]) AND (suspended_until > now() OR slow_until > now())
+    ORDER BY id FOR NO KEY UPDATE
+  ) resting
+  WHERE s.id = resting.id RETURNING 1
 ) SELECT count(*) FROM woken
 """
 
