@@ -211,8 +211,14 @@ class _Deliveries:
         before = self.moves.get(key, Move(*key, None, last_event))
         if reply is not None:
             kind = classify(reply)
-            said = (reply.code, reply.enhanced, storable(reply.text), kind.category.value, kind.rule)
-            self.moves[key] = Move(*key, state, last_event, *said)
+            self.moves[key] = Move(
+                *(*key, state, last_event),
+                code=reply.code,
+                enhanced_code=reply.enhanced,
+                reply=storable(reply.text),
+                category=kind.category.value,
+                category_rule=kind.rule,
+            )
         else:
             self.moves[key] = replace(before, state=state or before.state, last_event=last_event)
 
