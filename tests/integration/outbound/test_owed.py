@@ -20,7 +20,9 @@ from mailcore.dsn.wishes import Wishes
 from mailcore.flow import settle
 from mailcore.flow.owed import Reports
 from mailcore.smtp.dsn import DsnRequest, Notify, Ret
+from mailcore.store import suppressions
 from mailcore.store.session import Store
+from mailcore.store.suppressions import NewSuppression
 
 RAW = b"From: us@postroom.test\r\nTo: you@example.com\r\nSubject: hi\r\nMessage-ID: <1@postroom.test>\r\n\r\nHello.\r\n"
 NOBODY = Step("550 5.1.1 no such user here")
@@ -168,6 +170,23 @@ async def test_what_could_never_be_tried_is_reported_when_it_expires(
     assert report is not None
     [one] = report.recipients
     assert (one.action, one.reply and one.reply.enhanced) == (Action.FAILED, "5.4.7")
+
+
+async def test_who_is_suppressed_already_is_reported(
+    tenant: Tenant, admin: asyncpg.Connection, store: Store, tmp_path: Any
+) -> None:
+    async with store.tenant(tenant.org_id) as db:
+        await suppressions.add(db, [NewSuppression(tenant.org_id, "gone@example.com", "manual")])
+    await _hand_in(tenant, "you@example.com", "gone@example.com")
+    await _hand_in(tenant, "gone@example.com", mail_from="")
+    await tenant.send("gone@example.com")
+    assert [row[:2] for row in await _owed(admin)] == [(1, "failed")]
+    reports = Reports(store, tenant.submits, LocalBlobs(tmp_path / "blobs"), reporter="x", lifetime_seconds=1)
+    assert await reports.tell_due() == 1
+    report = parse(await admin.fetchval("SELECT raw FROM emails ORDER BY id DESC LIMIT 1"))
+    assert report is not None
+    [one] = report.recipients
+    assert (one.address, one.reply and one.reply.enhanced) == ("gone@example.com", "5.7.1")
 
 
 async def test_two_processes_tell_once(tenant: Tenant, admin: asyncpg.Connection, store: Store, tmp_path: Any) -> None:

@@ -32,5 +32,7 @@ ALTER TABLE reports_owed FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON reports_owed TO postroom_app USING (org_id = (SELECT current_org()))
   WITH CHECK (org_id = (SELECT current_org()));
 CREATE POLICY worker ON reports_owed TO postroom_worker USING (true) WITH CHECK (true);
+CREATE POLICY door ON reports_owed FOR INSERT TO postroom_door WITH CHECK (true);
 GRANT SELECT ON reports_owed TO postroom_app;
+GRANT INSERT ON reports_owed TO postroom_door;             -- of recipients that are suppressed when a mail is handed in
 GRANT SELECT, INSERT, UPDATE, DELETE ON reports_owed TO postroom_worker;

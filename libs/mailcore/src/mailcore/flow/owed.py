@@ -143,6 +143,8 @@ class Reports:
 
 def _told(row: Taken, action: Action, wishes: Wishes, until: datetime) -> Told:
     reply = None if row.reply is None else Reply(row.code or 451, row.reply, row.enhanced_code)
+    if reply is None and row.state == "suppressed":
+        reply = Reply(550, "the recipient is on the suppression list: nothing was sent", "5.7.1")
     asked = wishes.of(row.n)
     return Told(
         recipient=row.recipient,
@@ -165,6 +167,8 @@ def _status(row: Taken, action: Action) -> str:
         return row.enhanced_code if row.enhanced_code and row.enhanced_code.startswith("4.") else "4.4.7"
     if row.state == "expired":
         return "5.4.7"  # RFC 3463 §3.5: delivery time expired
+    if row.state == "suppressed":
+        return "5.7.1"
     return row.enhanced_code if row.enhanced_code and row.enhanced_code.startswith("5.") else "5.0.0"
 
 

@@ -11,9 +11,12 @@ from uuid import UUID
 import orjson
 
 from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
+from mailcore.dsn.wishes import Wishes
 from mailcore.kit.ids import uuid7, uuid7_text
 from mailcore.smtp.address import Address
-from mailcore.store.emails import NewRow, text_array
+from mailcore.smtp.dsn import Notify
+from mailcore.store.emails import NewRow, Suppressed, text_array
+from mailcore.store.owed import Unsent
 
 if TYPE_CHECKING:
     from mailcore.flow.submit import NewAttachment, NewEmail
@@ -130,3 +133,15 @@ def distinct(recipients: list[Address]) -> list[Address]:
     for address in recipients:
         distinct.setdefault(str(address).lower(), address)
     return list(distinct.values())
+
+
+def unsent(ready: Sequence[NewRow], suppressed: Sequence[Suppressed]) -> list[Unsent]:
+    """Of recipients that were suppressed when the mail was handed in: those whose sender wants to be told (dsn.wishes)."""
+    rows = {row.id: row for row in ready if row.rest and '"dsn"' in row.rest}
+    found = []
+    for each in suppressed:
+        row = rows.get(str(each.email_id))
+        wishes = Wishes.from_json(orjson.loads(row.rest or "{}").get("dsn") or {}) if row else Wishes("")
+        if row is not None and wishes.wants(n := row.recipients.index(each.recipient), Notify.FAILURE):
+            found.append(Unsent(each.email_id, n, each.org_id))
+    return found

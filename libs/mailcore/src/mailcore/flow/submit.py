@@ -26,7 +26,7 @@ from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.events import suppressed
 from mailcore.flow.group import GroupCommit
 from mailcore.flow.quota import Quotas
-from mailcore.flow.row import distinct, is_long, row_of
+from mailcore.flow.row import distinct, is_long, row_of, unsent
 from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.ways import RoutesOut
 from mailcore.kit import failpoint
@@ -37,7 +37,7 @@ from mailcore.kit.remember import Remembered
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS
 from mailcore.smtp.address import Address
-from mailcore.store import domains, emails, events, idempotency, lanes
+from mailcore.store import domains, emails, events, idempotency, lanes, owed
 from mailcore.store.emails import Inserted, NewRow, Suppressed
 from mailcore.store.events import NewEvent
 from mailcore.store.idempotency import Busy, OnceKey, Stored, Wanted
@@ -242,12 +242,13 @@ class Submits:
 
     async def submit_in(self, db: Connection, ready: Sequence[NewRow]) -> Due:
         """Within the caller's transaction (role door or worker). After its commit: `ring`."""
-        return await self._due(db, await emails.insert(db, ready))
+        return await self._due(db, await emails.insert(db, ready), ready)
 
-    async def _due(self, db: Connection, done: Inserted) -> Due:
+    async def _due(self, db: Connection, done: Inserted, ready: Sequence[NewRow]) -> Due:
         queued = done.webhooks
         if done.suppressed:
             queued += await events.insert(db, [_suppressed(each) for each in done.suppressed])
+            await owed.owe_unsent(db, unsent(ready, done.suppressed))
         return Due(done.sites, queued > 0)
 
     def ring(self, due: Due) -> None:
@@ -347,7 +348,7 @@ class Submits:
         self.quotas.took(
             [(m.ready[0].org_id, m.copies) for place, m in enumerate(members) if m.ready and place not in refused]
         )
-        return refused, await self._due(db, done)
+        return refused, await self._due(db, done, ready)
 
     async def _store_near(
         self, db: Connection, members: Sequence[_Member], near: Sequence[UUID]

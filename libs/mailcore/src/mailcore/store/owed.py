@@ -1,7 +1,7 @@
 """Delivery reports owed to who handed mail in by SMTP: one row a recipient and action, from the settlement that made it due to the
 email that is the report (flow.owed).
 
-Role worker throughout: which tenant it is stands in the row.
+Role worker, and role door for `owe_unsent`: which tenant it is stands in the row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ class NewOwed:
     n: int
     action: str
     """failed, delayed, relayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A recipient to whom nothing is sent, of a sender who wants to know."""
+
+    email_id: UUID
+    n: int
+    org_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,18 @@ WHERE e.dsn->>'from' <> ''
 ON CONFLICT DO NOTHING
 RETURNING email_id
 """
+
+
+async def owe_unsent(db: Connection, unsent: Sequence[Unsent]) -> None:
+    """Of emails that are stored in this transaction."""
+    if unsent:
+        await db.execute(
+            "INSERT INTO reports_owed (email_id, n, action, org_id) "
+            "SELECT email_id, n, 'failed', org_id FROM unnest($1::uuid[], $2::smallint[], $3::uuid[]) AS t (email_id, n, org_id)",
+            [each.email_id for each in unsent],
+            [each.n for each in unsent],
+            [each.org_id for each in unsent],
+        )
 
 
 async def due(db: Connection, most: int = 100) -> list[UUID]:
