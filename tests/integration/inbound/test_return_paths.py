@@ -26,6 +26,14 @@ DSN = (
 )
 
 
+ARF = (
+    b"From: <fbl@provider.example>\r\nContent-Type: multipart/report; report-type=feedback-report; boundary=b\r\n\r\n"
+    b"--b\r\n\r\nSomebody did not like this.\r\n--b\r\nContent-Type: message/feedback-report\r\n\r\n"
+    b"Feedback-Type: abuse\r\nUser-Agent: x/1\r\nVersion: 1\r\nOriginal-Mail-From: <RETURN-PATH>\r\n"
+    b"--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: hi\r\n\r\nhi\r\n--b--\r\n"
+)
+
+
 @pytest.fixture
 def verp(keyring: Keyring) -> Verp:
     return Verp(keyring.derive("verp"))
@@ -59,6 +67,21 @@ async def test_a_report_is_read_before_its_250(
     # to somebody of ours beside it, it is also mail
     assert (await server.deliver(DSN, address, "someone@postroom.test", sender=""))[0] == 250
     assert await admin.fetchval("SELECT rcpt_to FROM arrivals") == ["someone@postroom.test"]
+
+
+async def test_a_complaint_to_abuse_is_about_the_mail_in_it(
+    server: Server, store: Store, ringer: Ringer, admin: asyncpg.Connection, verp: Verp, sent: UUID
+) -> None:
+    server.mx.returned = Returned(store, ringer, verp)
+    made_up = ARF.replace(b"RETURN-PATH", b"b+aaaa@send.postroom.test")
+    ours = ARF.replace(b"RETURN-PATH", f"{verp.local_part(sent, 0)}@send.postroom.test".encode())
+    for raw, to in ((made_up, "abuse@postroom.test"), (ours, "someone@postroom.test")):
+        assert (await server.deliver(raw, to))[0] == 250
+    assert await admin.fetchval("SELECT count(*) FROM suppressions") == 0
+    assert (await server.deliver(ours, "Abuse@postroom.test"))[0] == 250
+    assert await admin.fetchval("SELECT origin FROM suppressions WHERE email = 'you@example.com'") == "complaint"
+    assert await admin.fetchval("SELECT last_event FROM deliveries") == "complained"
+    assert await admin.fetchval("SELECT count(*) FROM arrivals") == 3  # all of them are mail to somebody, too
 
 
 async def test_other_addresses_of_a_return_path_take_nothing(

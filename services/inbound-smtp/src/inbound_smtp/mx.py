@@ -27,6 +27,12 @@ Recipient: TypeAlias = tuple[str, UUID | None]
 """Address, and the organization it belongs to; None: a return path that we made, and its mail is a report."""
 
 
+COMPLAINTS = frozenset(("abuse", "fbl", "complaints", "postmaster"))
+"""Where providers send feedback reports."""
+COMPLAINT_BYTES = 64 * 1024
+_MARKS = (b"message/feedback-report", b"x-hmxmroriginalrecipient")
+
+
 @dataclass(slots=True, kw_only=True)
 class Mx(Listener):
     verbs: ClassVar[Mapping[str, Verb]] = {**COMMON, "MAIL": mail, "RCPT": rcpt}
@@ -48,6 +54,8 @@ class MxSession(Session[Mx]):
         try:
             for address in [address for address, org_id in transaction.recipients if org_id is None]:
                 await self._returned(address, raw)
+            if _may_be_complaint(transaction, raw):
+                await self._complaint(raw)
         except Exception as error:
             return from_error(error)
         tenants = _tenants(transaction)
@@ -80,6 +88,12 @@ class MxSession(Session[Mx]):
             taken = await self.listener.returned.take(address, raw)
             log.info("mail to a return path", peer=self.peer_ip, what=taken.what, why=taken.why)
 
+    async def _complaint(self, raw: bytes) -> None:
+        """It is also mail to its recipient."""
+        taken = None if self.listener.returned is None else await self.listener.returned.complaint(raw)
+        if taken is not None:
+            log.info("a complaint", peer=self.peer_ip, what=taken.what, why=taken.why)
+
     def _facts(self, transaction: Transaction[Recipient]) -> dict[str, Any]:
         """What a Received line would say (RFC 5321 §4.4)."""
         protocol = "SMTP" if not self.extended else "UTF8SMTP" if transaction.smtputf8 else "ESMTP"
@@ -92,6 +106,12 @@ class MxSession(Session[Mx]):
             "body": "8BITMIME" if transaction.body_8bit else "7BIT",
             "connected_at": self.connected_at.isoformat(),
         }
+
+
+def _may_be_complaint(transaction: Transaction[Recipient], raw: bytes) -> bool:
+    """Without reading it."""
+    asked = any(address.partition("@")[0].lower() in COMPLAINTS for address, _ in transaction.recipients)
+    return asked and any(mark in raw[:COMPLAINT_BYTES].lower() for mark in _MARKS)
 
 
 def _tenants(transaction: Transaction[Recipient]) -> dict[UUID, list[str]]:

@@ -74,6 +74,17 @@ class Returned:
             return Taken("ignored", "It is no report.")
         return await self._reported(path, report)
 
+    async def complaint(self, raw: bytes) -> Taken | None:
+        """A feedback report that came to whoever answers for abuse (RFC 5965 §2), as most do: the return path of the mail that it
+        is about stands in it, and is as good as one that it came to. None: it is no such report. Raises Unavailable."""
+        report, _ = await asyncio.to_thread(_read, raw[:MAX_BYTES])
+        if report is None:
+            return None
+        path = self.path(report.mail_from or "")
+        if path is None:
+            return Taken("ignored", "The mail it is about has no return path of ours, or one older than seven days.")
+        return await self._complained(path, report)
+
     async def _complained(self, path: ReturnPath, report: feedback.FeedbackReport) -> Taken:
         if not report.complaint:
             return Taken("noted", f"A feedback report of type {report.kind} says nothing against the mail.")
