@@ -7,6 +7,7 @@ import base64
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import dkim
@@ -118,6 +119,29 @@ async def test_a_deferral_follows_the_schedule_and_then_expires(tenant: Tenant, 
     events = await tenant.events(email_id)
     assert [event["type"] for event in events] == ["email.sent", "email.delivery_delayed", "email.bounced"]
     assert events[-1]["detail"]["bounce"]["type"] == "Transient"
+
+
+async def test_a_delay_is_told_once_and_not_before_its_time(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    script = {"rcpt": Step("450 4.2.0 later")}
+    async with (
+        SmtpServer(script) as sink,
+        outbound(sink, retry_schedule=[*[0.2] * 9, 18_000], delay_notice_seconds=3600),
+    ):
+        young, old = await tenant.send("young@example.com"), await tenant.send("old@example.com")
+        await admin.execute("UPDATE emails SET created_at = now() - interval '61 minutes' WHERE id = $1", old)
+        await until(lambda: _attempted(tenant, young, 4), "four attempts")
+        await until(lambda: _attempted(tenant, old, 4), "four attempts")
+        told = [event["type"] for event in await tenant.events(old)]
+        assert told[:2] == ["email.sent", "email.delivery_delayed"]
+        assert told.count("email.delivery_delayed") == 1
+        assert [event["type"] for event in await tenant.events(young)] == ["email.sent"]
+        assert (await tenant.delivery(young))["last_event"] == "sent"
+
+
+async def _attempted(tenant: Tenant, email_id: UUID, times: int) -> bool:
+    return len(await tenant.attempts(email_id)) >= times
 
 
 async def test_a_deferred_mail_is_delivered_later(tenant: Tenant, outbound: Any) -> None:

@@ -14,7 +14,10 @@ import pytest
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
+from mailcore.flow import operate
+from mailcore.queue.bell import Ringer
 from mailcore.store import holds
+from mailcore.store.queue_orders import Query
 from mailcore.store.session import Store
 
 SITE = "SELECT * FROM sites WHERE key LIKE 'catch:%'"
@@ -101,6 +104,27 @@ async def test_what_is_held_is_neither_claimed_nor_forgotten(
         async with store.worker() as db:
             assert len(await holds.lift(db, None, None)) == 1
         await tenant.state(email_id, "delivered")
+
+
+async def test_an_order_is_carried_out_by_the_service(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection, store: Store, ringer: Ringer
+) -> None:
+    async with store.worker() as db:
+        await holds.place(db, None, None, origin="operator", reason="looked at first")
+    async with outbound(sink):
+        ids = await tenant.send_each([[f"u{n}@gone.example"] for n in range(5)])
+        kept = await tenant.send("you@example.com")
+        await operate.order(
+            store, ringer, "bounce", Query(domain="gone.example"), reason="gone", ordered_by="tests", dry_run=False
+        )
+        for email_id in ids:
+            await tenant.state(email_id, "bounced")
+        order = await admin.fetchrow("SELECT * FROM queue_orders")
+        assert order is not None
+        assert (order["state"], order["touched"]) == ("done", 5)
+        await operate.resume(store, ringer, None, None, ordered_by="tests", dry_run=False)
+        await tenant.state(kept, "delivered")
+    assert sink.recipients == ["you@example.com"]
 
 
 async def test_a_run_under_way_stops_when_everything_is_held(
