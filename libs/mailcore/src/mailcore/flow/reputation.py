@@ -123,7 +123,7 @@ async def guard(store: Store, limits: Reputation) -> Guarded | None:
             wanted = judge(rates, limits, before)
             raised += _new(wanted, before, rates.org_id, _facts(rates), domain_id=rates.domain_id)
             ended += _over(before, wanted)
-        for use in await reputation.keys_in_use(db):
+        for use in await reputation.keys_in_use(db, limits.key_factor * limits.key_min_recipients, limits.min_bounces):
             before = open_.get(use.key_id, [])
             wanted = judge_key(use, limits)
             raised += _new(wanted, before, use.org_id, _key_facts(use), key_id=use.key_id)

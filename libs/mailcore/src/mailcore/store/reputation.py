@@ -248,10 +248,10 @@ ON CONFLICT (key_id, at) DO UPDATE SET sent = k.sent + excluded.sent, sample = (
 """
 
 
-async def keys_in_use(db: Connection) -> list[KeyUse]:
+async def keys_in_use(db: Connection, volume: float, bounces: int) -> list[KeyUse]:
     """Keys that sent in the last hour, and those with an open alarm. Where a person has ended an alarm of a key, its hour begins
-    there."""
-    return [KeyUse(*row) for row in await db.fetch(_KEYS)]
+    there. `busiest` is looked for where more than `volume` recipients were sent to, `bounced` where at least `bounces` were."""
+    return [KeyUse(*row) for row in await db.fetch(_KEYS, volume, bounces)]
 
 
 _KEYS = """
@@ -264,9 +264,9 @@ WITH used AS (
   FROM used JOIN api_keys k ON k.id = used.key_id
 )
 SELECT s.org_id, s.id, s.name, s.at, recent.sent,
-       coalesce((SELECT max(h.sent) FROM (
+       CASE WHEN recent.sent > $1::float8 THEN coalesce((SELECT max(h.sent) FROM (
          SELECT sum(c.sent)::bigint AS sent FROM key_counts c WHERE c.key_id = s.id AND c.at < now() - interval '1 hour'
-         GROUP BY date_bin('1 hour', c.at, '2000-01-01Z')) h), 0)::bigint,
+         GROUP BY date_bin('1 hour', c.at, '2000-01-01Z')) h), 0) ELSE 0 END::bigint,
        ended.n, ended.bounced
 FROM since s
 CROSS JOIN LATERAL (
@@ -279,7 +279,7 @@ CROSS JOIN LATERAL (
            SELECT FROM attempts a WHERE a.email_id = d.email_id AND a.n = d.n AND a.rule = 'test-address')) AS bounced
   FROM key_counts c CROSS JOIN LATERAL unnest(c.sample) AS u (id)
   JOIN deliveries d ON d.email_id = u.id AND d.state IN ('delivered', 'bounced')
-  WHERE c.key_id = s.id AND c.at >= s.at
+  WHERE c.key_id = s.id AND c.at >= s.at AND recent.sent >= $2::bigint
 ) ended
 """
 
