@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_network
 
 import pytest
 
 from mailcore.dns.mx import NextHop
-from mailcore.dns.resolver import StaticResolver, TemporaryDNSError
+from mailcore.dns.resolver import Records, StaticResolver, TemporaryDNSError
 from mailcore.kit.errors import Refused
 from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, Ourselves, order, refusal, site_key
 
@@ -185,3 +186,21 @@ async def test_loopback_is_not_ourselves() -> None:
     assert (await finder.find("x.test")).hops[0].ips == ("127.0.0.1",)
     with pytest.raises(Refused):
         await finder.find("y.test")
+
+
+async def test_a_dns_that_is_silent_about_us_holds_nobody_up() -> None:
+    class Silent(StaticResolver):
+        async def a(self, name: str) -> Records[str]:
+            if name == "mail.ours.test":
+                await asyncio.Event().wait()
+            return await super().a(name)
+
+    async def never(_: str) -> bool:
+        return False
+
+    resolver = Silent(OURS)
+    ourselves = Ourselves(["mail.ours.test"], resolver, never, wait_seconds=0.01)
+    finder = ByMX(resolver, 25, [], ourselves=ourselves)
+    for _ in range(3):
+        assert [hop.host for hop in (await finder.find("elsewhere.test")).hops] == ["other.test"]
+    assert resolver.asked.count(("mail.ours.test", "AAAA")) == 1, "asked once"

@@ -39,6 +39,8 @@ FRESH_SECONDS, STALE_SECONDS = 300.0, 5.0
 """How long an answer is used at most, and at least, before the DNS is asked again: between them its TTL counts."""
 REFUSED_SECONDS = 60.0
 """The same for a domain that takes no mail."""
+OWN_SECONDS = 60.0
+"""How often our own addresses are asked for."""
 MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST = 12, 4
 """That are tried for one mail: each that does not answer costs Timeouts.connect."""
 MOST = 50_000
@@ -127,17 +129,27 @@ class Ourselves:
     `receives` says whether we take mail of a domain as its final destination: mail to it that comes by MX to us is no loop.
     """
 
-    def __init__(self, names: Iterable[str], resolver: Resolver, receives: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        resolver: Resolver,
+        receives: Callable[[str], Awaitable[bool]],
+        *,
+        wait_seconds: float = 2.0,
+    ) -> None:
         self._names = frozenset(name.lower().removesuffix(".") for name in names)
         self._resolver = resolver
         self.receives = receives
+        self._own: dict[str, tuple[str, ...]] = {}
+        """Addresses by name, as last known."""
+        self._asking: asyncio.Task[None] | None = None
+        self._ask_at = 0.0
+        self._wait_seconds = wait_seconds
 
     async def are(self, hosts: Sequence[tuple[str, Records[str] | BaseException]]) -> frozenset[str]:
         """Those of the hosts, given with their addresses, that are ourselves."""
-        answers = await asyncio.gather(
-            *(addresses_of(name, self._resolver) for name in self._names), return_exceptions=True
-        )
-        own = {ip for answer in answers if isinstance(answer, Records) for ip in answer.values}
+        await self._look()
+        own = {ip for ips in self._own.values() for ip in ips}
         # everything on one machine, tried out there, says nothing
         own = {ip for ip in own if not ipaddress.ip_address(ip).is_loopback}
         return frozenset(
@@ -145,6 +157,24 @@ class Ourselves:
             for host, answer in hosts
             if host in self._names or (isinstance(answer, Records) and not own.isdisjoint(answer.values))
         )
+
+    async def _look(self) -> None:
+        """Asks for our addresses once a minute. A DNS that is slow to answer about us holds nobody up for long."""
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now >= self._ask_at):
+            self._ask_at = now + OWN_SECONDS
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        if not self._asking.done():
+            await asyncio.wait([self._asking], timeout=self._wait_seconds)
+
+    async def _ask(self) -> None:
+        names = sorted(self._names)
+        answers = await asyncio.gather(*(addresses_of(name, self._resolver) for name in names), return_exceptions=True)
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, Records):
+                self._own[name] = answer.values
+            elif isinstance(answer, NoSuchDomain):
+                self._own.pop(name, None)
 
 
 async def receives(store: Store, domain: str) -> bool:
