@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from mailcore.dns.resolver import Resolver
 from mailcore.flow import health, reputation
-from mailcore.flow.health_checks import WRONG, Scene
+from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.flow.upkeep import forget
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
+from mailcore.kit.metrics import HEALTH_FINDINGS
 from mailcore.kit.settings import Reputation
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import WEBHOOKS
@@ -49,6 +50,8 @@ class Guards:
     async def health(self, _: str = "") -> None:
         """The chore: whoever asks wants it looked at now."""
         found = await health.look(self._store, self._resolver, await self._scene())
+        for status in (OK, WRONG, UNKNOWN):
+            HEALTH_FINDINGS.labels(status).set(sum(each.status == status for each in found))
         for each in found:
             if each.status == WRONG:
                 log.warning(

@@ -23,4 +23,5 @@ LOOP_LAG = Gauge("postroom_loop_lag_seconds", "By how much the event loop was la
 RUNNER_FAILURES = Gauge("postroom_runner_failures", "Rounds of a runner that failed in a row", ["runner"])
 LOGS_DROPPED = Counter("postroom_logs_dropped", "API calls that are missing in the log of calls", ["reason"])
 AUTH_FAILURES = Counter("postroom_auth_failures", "Requests with a key, token or cookie that opened nothing")
+HEALTH_FINDINGS = Gauge("postroom_health_findings", "What the last look at sending found, by this process", ["status"])
 ALARMS = Counter("postroom_alarms", "Alarms about domains and API keys, and what was done", ["kind", "action"])
