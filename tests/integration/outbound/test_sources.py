@@ -55,10 +55,9 @@ async def pool(store: Store) -> UUID:
 def add(store: Store, pool: UUID) -> Add:
     async def add(ip: str, *, cap: int | None = None, now: datetime | None = None, **values: Any) -> UUID:
         """A source of the pool: in warm-up with that cap on its first day, then three times as much; or warm."""
+        schedule = values.pop("schedule", [cap or 1, 3 * (cap or 1)])
         of = {"pool_id": pool, "ipv4": ip, "ehlo_name": f"out{ip.rpartition('.')[2]}.test", **values}
-        return await flow.add_source(
-            store, of, schedule=[cap or 1, 3 * (cap or 1)], warm=cap is None, now=now or datetime.now(UTC)
-        )
+        return await flow.add_source(store, of, schedule=schedule, warm=cap is None, now=now or datetime.now(UTC))
 
     return add
 
@@ -379,6 +378,23 @@ async def test_the_cap_grows_day_by_day_and_what_waited_is_called(
     assert what == ["began", "grew", "warm"]
     caps = [row["cap"] for row in await admin.fetch("SELECT cap FROM warmup_days ORDER BY day")]
     assert caps == [10, 30, None]
+
+
+async def test_room_is_for_every_organization(
+    desk: Desk, tenant: Tenant, add: Add, store: Store, admin: asyncpg.Connection, clock: FixedClock, make_org: Any,
+    make_domain: Any,
+) -> None:  # fmt: skip
+    await add(NEW, cap=2, now=NOON, schedule=[2, 8])
+    await tenant.send_each([[f"u{n}@example.com"] for n in range(50)])
+    other = await make_org()
+    await make_domain(other, "other.test")
+    await tenant.send_each([[f"v{n}@example.com"] for n in range(20)], org_id=other, domain="other.test")
+    desk.lanes = [row["id"] for row in await admin.fetch("SELECT id FROM lanes")]
+    assert await desk.send() == {NEW: 2, "waits": 68}
+    clock.at = NOON + timedelta(days=1)
+    await desk.sources.tick()
+    called = await admin.fetch("SELECT org_id, count(*) AS n FROM queue WHERE due_at <= now() GROUP BY 1")
+    assert {row["org_id"]: row["n"] for row in called} == {tenant.org_id: 4, other: 4}
 
 
 async def test_what_waits_raises_no_notice_and_the_operators_orders_find_it(

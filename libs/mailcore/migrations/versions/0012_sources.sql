@@ -90,7 +90,7 @@ CREATE TABLE warmup_decisions (
 -- A row for which no source has room today: of which pool or warm-up it waits for room, and its turn when there is some
 -- (0 transactional, 1 readers, 2 the others, 3 not called: due by itself).
 ALTER TABLE queue ADD waits_for uuid, ADD turn smallint;
-CREATE INDEX queue_waits ON queue (waits_for, turn, email_id) WHERE waits_for IS NOT NULL AND worker IS NULL;
+CREATE INDEX queue_waits ON queue (waits_for, turn, org_id, email_id) WHERE waits_for IS NOT NULL AND worker IS NULL;
 
 -- complaints are few and asked for by day; who stores another event pays nothing for this one
 CREATE INDEX events_complained ON events (id) WHERE type = 'email.complained';

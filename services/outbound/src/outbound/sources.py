@@ -22,6 +22,7 @@ from datetime import date
 from uuid import UUID
 
 from mailcore.flow import warmup
+from mailcore.flow.warmup import OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, YIELDED_TURN
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
@@ -49,7 +50,6 @@ UNUSABLE_SECONDS = 900.0
 BARRED_SECONDS = 1800.0
 """A site that refuses a source before any mail gets mail from the pool's others for so long."""
 _NAMED = re.compile(r"[a-z]+:[0-9a-f]{8}-[0-9a-f-]{27}")
-TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ PAUSE = timedelta(hours=24)
 MAX_PAUSES = 3
 """… and the one after so many ends only by the operator."""
 
+TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
+"""In which mail that waits is called; the last is not: it is due by itself."""
+
 BY_OPERATOR = "By the operator."
 """How the reason of what an operator did begins."""
 
@@ -215,8 +218,11 @@ async def call_waiting(store: Store, known: Known, now: datetime) -> int:
     async with store.worker() as db:
         for id_ in await waiting.waited_for(db, rooms):
             if await warmups.claim_call(db, id_, now, CALL_SECONDS):
-                soon = await waiting.call(db, id_, (0, 0), rooms[id_][0])
-                called += soon + await waiting.call(db, id_, (1, 2), max(0, rooms[id_][1] - soon))
+                of_this = 0
+                for turn in (TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN):
+                    room = rooms[id_][turn != TRANSACTIONAL_TURN] - of_this
+                    of_this += await waiting.call(db, id_, turn, room) if room > 0 else 0
+                called += of_this
     return called
 
 

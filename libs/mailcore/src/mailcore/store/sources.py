@@ -23,7 +23,7 @@ from mailcore.kit.ids import uuid7
 from mailcore.store import ways
 from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
-from mailcore.store.waiting import call
+from mailcore.store.waiting import let_go
 
 TRANSACTIONAL, BROADCAST = 0, 1
 """Classes of mail, as lanes have them."""
@@ -224,7 +224,7 @@ async def _overflow(db: Connection, pool_id: UUID, way_id: UUID | None) -> None:
 
 async def remove_pool(db: Connection, id_: UUID) -> None:
     """Mail that waits for room in it is due at once. Raises NotFound, and Conflict while it has sources."""
-    await call(db, id_, (0, 3), 1_000_000)
+    await let_go(db, id_)
     await _overflow(db, id_, None)
     if await db.fetchval("SELECT count(*) FROM sources WHERE pool_id = $1", id_):
         raise Conflict("The pool has sources. Move or remove them first.")

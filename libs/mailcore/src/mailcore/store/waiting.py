@@ -3,7 +3,7 @@
 1. `readers`              whose mail goes first
 2. `put_off`              a leased row waits, for a pool's room or a sending domain's (`queue.waits_for`), with its turn
 3. `overflow`             or it takes the route that the pool names for what has no room
-4. `waited_for`, `call`   as many as there is room for are due again
+4. `waited_for`, `call`   as many as there is room for are due again, of every organization its part
 """
 
 from __future__ import annotations
@@ -136,20 +136,41 @@ async def waited_for(db: Connection, ids: Collection[UUID]) -> set[UUID]:
     return {row["id"] for row in rows}
 
 
-async def call(db: Connection, id_: UUID, turns: tuple[int, int], most: int) -> int:
-    """Makes up to `most` rows due that wait for it and whose turn is between these two; returns how many."""
+async def call(db: Connection, id_: UUID, turn: int, most: int) -> int:
+    """Makes up to `most` rows due that wait for it and have that turn: as many of each organization, its oldest first; returns how
+    many. Where one has fewer, the others get no more: the next call does."""
     await by_index(db)
-    called: int = await db.fetchval(_CALL, id_, *turns, most)
+    called: int = await db.fetchval(_CALL, id_, turn, most)
     return called
 
 
+# one probe of the index an organization, however many rows it has; where there is less room than organizations, chance decides
 _CALL = """
-WITH picked AS MATERIALIZED (
-  SELECT ctid FROM queue
-  WHERE waits_for = $1 AND worker IS NULL AND turn BETWEEN $2 AND $3
-  ORDER BY turn, email_id LIMIT $4 FOR UPDATE SKIP LOCKED
+WITH RECURSIVE org (id) AS (
+  (SELECT org_id FROM queue WHERE waits_for = $1 AND turn = $2 AND worker IS NULL ORDER BY org_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT q.org_id FROM queue q
+          WHERE q.waits_for = $1 AND q.turn = $2 AND q.worker IS NULL AND q.org_id > org.id ORDER BY q.org_id LIMIT 1)
+  FROM org WHERE org.id IS NOT NULL
+), turns AS MATERIALIZED (
+  SELECT id, ceil($3::float8 / count(*) OVER ())::bigint AS part FROM org WHERE id IS NOT NULL ORDER BY random()
+), picked AS MATERIALIZED (
+  SELECT row.ctid FROM turns CROSS JOIN LATERAL (
+    SELECT q.ctid FROM queue q
+    WHERE q.waits_for = $1 AND q.turn = $2 AND q.org_id = turns.id AND q.worker IS NULL
+    ORDER BY q.email_id LIMIT turns.part FOR UPDATE SKIP LOCKED
+  ) row
+  LIMIT $3
 ), called AS (
   UPDATE queue q SET due_at = now(), waits_for = NULL, turn = NULL FROM picked WHERE q.ctid = picked.ctid RETURNING 1
 )
 SELECT count(*) FROM called
 """
+
+
+async def let_go(db: Connection, id_: UUID) -> None:
+    """All that wait for it are due: it is there no more."""
+    await by_index(db)
+    await db.execute(
+        "UPDATE queue SET due_at = now(), waits_for = NULL, turn = NULL WHERE waits_for = $1 AND worker IS NULL", id_
+    )
