@@ -10,6 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
+from fakes.dns_server import DnsServer
 from integration.api.harness import MakeClient, MakeKey, assert_error
 from mailcore.dns.mta_sts import read_policy
 from mailcore.dsn import tls_report
@@ -60,6 +61,42 @@ async def test_the_records_tell_which_policy_is_served(api: httpx.AsyncClient, d
     assert first["policy"]["id"] != second["policy"]["id"]
     gone = await publish(api, domain, mode=None)
     assert gone == bare
+
+
+async def test_the_dns_is_asked_for_the_records(
+    org: UUID, domain: UUID, make_client: MakeClient, make_key: MakeKey, make_org
+) -> None:
+    zones: dict[str, dict[str, list[str]]] = {}
+    async with DnsServer(zones, ttl=0) as dns:
+        api = await make_client(
+            await make_key(org),
+            dns={"nameservers": [dns.address], "timeout_seconds": 1},
+            domains={"tracking_host": "links.here.test"},
+            http={"public_url": "https://api.here.test"},
+        )
+
+        async def told() -> list[str]:
+            answer = await api.post(f"/v1/domains/{domain}/tls/verify")
+            assert answer.status_code == 200, answer.text
+            return [record["status"] for record in answer.json()["records"]]
+
+        records = (await publish(api, domain, mode="testing"))["records"]
+        assert await told() == ["missing"] * 3
+        for record in records:
+            value = record["value"] + ("." if record["type"] == "CNAME" else "")
+            zones[record["name"]] = {record["type"]: [value]}
+        assert await told() == ["verified"] * 3
+        await publish(api, domain, mode="enforce")
+        assert await told() == ["verified", "other", "verified"], "the policy has another id now"
+        zones["links.here.test"] = {"A": ["192.0.2.1"]}
+        zones["mta-sts.postroom.test"] = {"A": ["192.0.2.1"]}
+        zones["_smtp._tls.postroom.test"] = {"TXT": ["v=TLSRPTv1; rua=mailto:somebody@else.example"]}
+        assert await told() == ["other", "other", "verified"]
+        zones["mta-sts.postroom.test"] = {"A": ["192.0.2.9"]}
+        dns.failing = ["_smtp._tls.postroom.test"]
+        assert await told() == ["unknown", "other", "other"]
+        stranger = await make_client(await make_key(await make_org()))
+        assert_error(await stranger.post(f"/v1/domains/{domain}/tls/verify"), 404, "not_found", "Domain not found")
 
 
 async def test_what_may_not_be_published(

@@ -14,6 +14,7 @@ from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
 from mailcore.blob.base import BlobStore
+from mailcore.dns.resolver import Resolver
 from mailcore.flow.claims import Claims
 from mailcore.flow.dkim import Dkim
 from mailcore.flow.domains import Domains
@@ -56,6 +57,8 @@ class Context:
     attempts: Attempts
     shaping: Shaping
     tracer: Tracer
+    resolver: Resolver
+    """Without a cache: for who has just changed a record."""
     reports: Reports
     """What providers post."""
     smart_hosts: Guard

@@ -109,6 +109,9 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         reports=Reports(store, ringer, settings.keyring(), providers),
         smart_hosts=Guard("smarthosts", settings.network.allow.smarthosts),
         tracer=_tracer(settings, store),
+        resolver=DnsResolver(
+            settings.dns.nameservers or None, timeout=min(3.0, settings.dns.timeout_seconds), cache_size=0
+        ),
     )
     app = build(ctx)
     # what exists now lives as long as the process: a full collection need not walk it while requests wait

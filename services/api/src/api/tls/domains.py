@@ -1,4 +1,7 @@
-"""GET, PATCH /v1/domains/{id}/tls: the MTA-STS policy that a domain of ours publishes, and the DNS records that go with it."""
+"""The MTA-STS policy that a domain of ours publishes, and the DNS records that go with it.
+
+GET, PATCH /v1/domains/{id}/tls; POST /v1/domains/{id}/tls/verify asks the DNS for the records.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from api.errors import invalid, not_found
 from api.pages import path_id
 from api.tls import schemas
 from api.tls.public import own_policy
+from api.tls.records import statuses
 from mailcore.dns import mta_sts as format_
 from mailcore.dns import tls_rpt
 from mailcore.dns.names import normalize_domain
@@ -26,6 +30,17 @@ router = APIRouter(prefix="/v1/domains", tags=["tls"])
 
 MAX_AGE = {"testing": 86_400, "enforce": 604_800, "none": 86_400}
 """Seconds, where nobody says: a week once it is enforced (RFC 8461 §10.1: days to weeks)."""
+
+
+@router.post("/{id}/tls/verify", response_model=None, responses={200: {"model": schemas.DomainTlsVerified}})
+async def verify(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    """What GET shows, with what the DNS says of each record now: verified, missing, other (another value), unknown."""
+    shown = await get(id, who, ctx)
+    found = await statuses(shown["records"], ctx.resolver)
+    return {
+        **shown,
+        "records": [{**record, "status": status} for record, status in zip(shown["records"], found, strict=True)],
+    }
 
 
 @router.get("/{id}/tls", response_model=None, responses={200: {"model": schemas.DomainTls}})

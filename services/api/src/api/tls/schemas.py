@@ -33,12 +33,22 @@ class Record(BaseModel):
     ttl: str = "Auto"
 
 
+class VerifiedRecord(Record):
+    status: Literal["verified", "missing", "other", "unknown"] = Field(
+        description="other: the record has another value. unknown: the DNS did not answer."
+    )
+
+
 class DomainTls(BaseModel):
     object: str = "domain_tls"
     domain_id: str
     domain: str
     policy: Policy | None
     records: list[Record]
+
+
+class DomainTlsVerified(DomainTls):
+    records: list[VerifiedRecord]  # type: ignore[assignment]
 
 
 class ReceivedSummary(BaseModel):
