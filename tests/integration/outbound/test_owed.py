@@ -17,7 +17,7 @@ from mailcore.blob.local import LocalBlobs
 from mailcore.dsn.parse import parse
 from mailcore.dsn.report import Action
 from mailcore.dsn.wishes import Wishes
-from mailcore.flow import settle
+from mailcore.flow import delays, settle
 from mailcore.flow.owed import Reports
 from mailcore.smtp.dsn import DsnRequest, Notify, Ret
 from mailcore.store import suppressions
@@ -170,6 +170,18 @@ async def test_what_could_never_be_tried_is_reported_when_it_expires(
     assert report is not None
     [one] = report.recipients
     assert (one.action, one.reply and one.reply.enhanced) == (Action.FAILED, "5.4.7")
+
+
+async def test_a_delay_at_a_site_that_rests_is_told_to_who_asked(
+    tenant: Tenant, admin: asyncpg.Connection, store: Store
+) -> None:
+    asked = DsnRequest(notify=frozenset((Notify.DELAY,)))
+    email_id = await _hand_in(tenant, "you@example.com", recipients=(asked,))
+    await _hand_in(tenant, "you@example.com")
+    await asyncio.sleep(0.01)
+    assert (await delays.tell(store, 0, thorough=True))[0] == 2
+    owed = await admin.fetch("SELECT email_id, action FROM reports_owed")
+    assert [(str(row["email_id"]), row["action"]) for row in owed] == [(str(email_id), "delayed")]
 
 
 async def test_who_is_suppressed_already_is_reported(

@@ -1,7 +1,7 @@
 """Mail that has waited for long is told of, once: by settle where it is attempted, here where its site rests or is held.
 
 `email.delivery_delayed` is raised when a mail has waited for the notice's time (reliability.md §3: 4 h), attempted or
-not. That it was told stands in the delivery's last event.
+not, and who handed it in by SMTP is owed a report where he asked for one. That it was told stands in the delivery's last event.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from mailcore.kit.ids import lower_bound, uuid7
-from mailcore.store import delays, events
+from mailcore.store import delays, events, owed
 from mailcore.store.events import NewEvent
+from mailcore.store.owed import NewOwed
 from mailcore.store.session import Store
 
 RECENT = timedelta(minutes=15)
@@ -27,6 +28,8 @@ async def tell(store: Store, notice_seconds: float, *, thorough: bool) -> tuple[
     while True:
         async with store.worker() as db:
             batch = await delays.late(db, start, lower_bound(before), before)
+            if batch.told:
+                await owed.owe(db, [NewOwed(row.email_id, row.n, "delayed") for row in batch.told])
             now = datetime.now(UTC)
             queued += await events.insert(
                 db,

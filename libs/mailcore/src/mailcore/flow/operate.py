@@ -28,9 +28,10 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ORDER, OUTBOUND
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import events, holds, queue_orders, site_list, ways
+from mailcore.store import events, holds, owed, queue_orders, site_list, ways
 from mailcore.store.events import NewEvent
 from mailcore.store.holds import Hold
+from mailcore.store.owed import NewOwed
 from mailcore.store.plans import by_index
 from mailcore.store.queue_orders import BATCH, Ended, Order, Query, Touches
 from mailcore.store.session import Connection, Store
@@ -267,6 +268,7 @@ async def _batch(store: Store, order: Order, lane: int, query: Query) -> tuple[i
 
 
 async def _tell(db: Connection, ended: list[Ended], words: str) -> int:
+    await owed.owe(db, [NewOwed(each.email_id, each.n, "failed") for each in ended])
     now = datetime.now(UTC)
     detail = bounce(Outcome(Result.BOUNCED, Reply(554, words, "5.7.0"), rule="operator"))
     return await events.insert(

@@ -15,6 +15,7 @@ BATCH = 1_000
 @dataclass(frozen=True, slots=True)
 class Late:
     email_id: UUID
+    n: int
     org_id: UUID
     recipient: str
 
@@ -36,7 +37,9 @@ async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) 
     rows = await db.fetch(_LATE, start or UUID(int=0), end, before, BATCH)
     if not rows:
         return Batch([], None)
-    told = [Late(row["email_id"], row["org_id"], row["recipient"]) for row in rows if row["recipient"] is not None]
+    told = [
+        Late(row["email_id"], row["n"], row["org_id"], row["recipient"]) for row in rows if row["recipient"] is not None
+    ]
     last = max(row["email_id"] for row in rows)
     if len(rows) < BATCH:
         return Batch(told, None)
@@ -56,6 +59,6 @@ WITH waiting AS MATERIALIZED (
     AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked') AND coalesce(e.scheduled_at, e.created_at) < $3
   RETURNING d.email_id, d.n, d.org_id, d.recipient
 )
-SELECT waiting.email_id, told.org_id, told.recipient
+SELECT waiting.email_id, waiting.n, told.org_id, told.recipient
 FROM waiting LEFT JOIN told ON told.email_id = waiting.email_id AND told.n = waiting.n
 """
