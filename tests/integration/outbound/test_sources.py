@@ -304,6 +304,21 @@ async def test_a_site_that_refuses_one_address_gets_the_others(
     assert await admin.fetchval("SELECT failures FROM sites WHERE key LIKE 'catch:%'") == 0
 
 
+async def test_a_site_that_refuses_the_only_address_rests(
+    tenant: Tenant, outbound: Any, add: Add, admin: asyncpg.Connection
+) -> None:
+    await add(NEW, cap=50)
+    step = Step("554 5.7.1 your IP is listed at spamhaus\r\n", cut=True)
+    async with SmtpServer({"greeting": step}) as sink, outbound(sink):
+        email_id = await tenant.send("you@example.com")
+        await until(lambda: admin.fetchval("SELECT failures = 1 FROM sites WHERE key LIKE 'catch:%'"), "the site rests")
+    assert len(sink.talks) == 1
+    (attempt,) = await tenant.attempts(email_id)
+    assert (attempt["outcome"], attempt["code"], attempt["source_ip"]) == ("deferred", 554, NEW)
+    assert await admin.fetchval("SELECT attempts FROM warmup_days") == 0, "nothing was sent: no room is used up"
+    assert await admin.fetchval("SELECT blocked FROM warmup_days") == 1
+
+
 # ---- one process's choice, with a clock that moves --------------------------------------------------------------------
 
 

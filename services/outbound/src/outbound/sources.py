@@ -378,19 +378,18 @@ class Sources:
         source = placement.source
         if source.id is None or warmup.signal(outcome) != "blocked":
             return False
-        key = (source.id, way.site.id)
-        self._barred = {each: until for each, until in self._barred.items() if until > time.monotonic()}
+        own = next((pool for pool in self._pools.values() if any(each.id == source.id for each in pool.sources)), None)
+        others = [each for each in own.sources if each.id != source.id and not each.paused] if own else []
+        if not any(self._usable(each, way) for each in others if each.warmup.state != "paused"):
+            return False  # then it is the site that takes nothing
+        key, now = (source.id, way.site.id), time.monotonic()
+        self._barred = {each: until for each, until in self._barred.items() if until > now}
         if key not in self._barred:
-            self._barred[key] = time.monotonic() + BARRED_SECONDS
+            self._barred[key] = now + BARRED_SECONDS
             log.warning(
                 "a site refuses a source", site=way.site.key, source=str(source.id), reply=str(outcome.reply)[:200]
             )
-        return any(
-            self._usable(other, way) and not other.paused and other.warmup.state != "paused"
-            for pool in self._pools.values()
-            if any(each.id == source.id for each in pool.sources)
-            for other in pool.sources
-        )
+        return True
 
 
 def _warms(pool: KnownPool | None, domain: KnownWarmup | None) -> bool:

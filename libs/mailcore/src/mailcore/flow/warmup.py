@@ -196,7 +196,8 @@ async def turn(store: Store, now: datetime) -> list[Decision]:
             await warmups.write(db, decided)
     for each in decided:
         if each.what is not None:
-            log.info("warm-up", id=str(each.id), what=each.what, step=each.step, why=each.why)
+            say = log.warning if each.what == "paused" else log.info
+            say("warm-up", id=str(each.id), what=each.what, step=each.step, why=each.why)
     return decided
 
 
