@@ -62,6 +62,7 @@ async def test_what_cannot_be_a_way(api: httpx.AsyncClient) -> None:
         ({"kind": "ses", "settings": {**SETTINGS["ses"], "region": "evil.test/#"}}, "settings.region"),
         ({"kind": "sendgrid", "settings": {"api_key": "k", "verification_key": "x"}}, "signed event webhook"),
         ({"name": ""}, "name"),
+        ({"max_connections": 21}, "at most 20"),
         ({"kind": "smarthost", "settings": {"host": "127.0.0.1"}}, "127.0.0.1 is closed to smarthosts"),
         ({"kind": "smarthost", "settings": {"host": "192.0.2.1", "port": 22}}, "Port 22 is not open"),
     ):
@@ -91,6 +92,10 @@ async def test_one_setting_changes_and_the_others_stay(
 
     off = (await api.patch(path, json={"enabled": False, "name": "Off"})).json()
     assert (off["name"], off["health"]["state"], off["reports"]) == ("Off", "off", True)
+    held = "SELECT count(*) FROM holds h JOIN sites s ON s.id = h.site_id WHERE s.key = $1"
+    assert await admin.fetchval(held, way["site"]) == 1, "what is under way ends, too"
+    on = (await api.patch(path, json={"enabled": True})).json()
+    assert on["health"]["state"] == "working" and await admin.fetchval(held, way["site"]) == 0
     assert_error(await api.patch(path, json={"settings": {"api_key": None}}), 422, "validation_error", "api_key")
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -82,6 +83,7 @@ class Ways:
         self._base_urls = base_urls or {}
         self._caught_by = caught_by
         self._known: dict[UUID, _Known] = {}
+        self._finding: dict[UUID, asyncio.Task[Way]] = {}
         self._lanes: dict[int, Taken] = {}
         self.wake: Callable[[], object] = lambda: None
         """Looks for due lanes."""
@@ -99,15 +101,33 @@ class Ways:
         self._lanes[lane.lane_id] = lane.taken
 
     def known(self, way_id: UUID) -> Way | None:
+        """None asks for `find`. One that is older than FRESH_SECONDS is still given, while its row is read again."""
         found = self._known.get(way_id)
-        return found.way if found is not None and found.until > time.monotonic() else None
+        if found is None:
+            return None
+        if found.until <= time.monotonic() and way_id not in self._finding:
+            self._begin(way_id)
+        return found.way
 
     async def find(self, way_id: UUID) -> Way:
         """Raises Unavailable when it cannot be used just now, and says why."""
+        return await asyncio.shield(self._finding.get(way_id) or self._begin(way_id))
+
+    def _begin(self, way_id: UUID) -> asyncio.Task[Way]:
+        """However many lanes ask, one reads."""
+        task = self._finding[way_id] = asyncio.get_running_loop().create_task(self._find(way_id))
+        task.add_done_callback(lambda done: self._found(way_id, done))
+        return task
+
+    def _found(self, way_id: UUID, done: asyncio.Task[Way]) -> None:
+        self._finding.pop(way_id, None)
+        if not done.cancelled() and done.exception() is not None:
+            self._known.pop(way_id, None)  # whoever needs it asks, and is told why
+
+    async def _find(self, way_id: UUID) -> Way:
         async with self._store.worker() as db:
             row = await ways.by_id(db, way_id)
         if row is None:
-            self._known.pop(way_id, None)
             raise Unavailable("The way out has been removed.")
         before = self._known.get(way_id)
         site = Site(row.site_id, row.site_key, row.max_connections, row.suspended_until, row.failures)
@@ -128,18 +148,18 @@ class Ways:
         if isinstance(account, SmartHost):
             return await self._smart_host(account, row, site)
         sender = account.sender(self._base_urls.get(row.kind))
-        if self._caught_by is not None and not _is_here(sender.host.partition(":")[0]):
+        if self._caught_by is not None and not _is_here(urlsplit(f"//{sender.host}").hostname or ""):
             return await self._caught(site)
-        return self._provider(site, sender, reports=row.reports)
+        return self._provider(row, site, sender)
 
-    def _provider(self, site: Site, sender: Sender, *, reports: bool) -> Way:
+    def _provider(self, row: WayRow, site: Site, sender: Sender) -> Way:
         return Way(
             site=site,
-            order="",
+            order=row.updated_at.isoformat(),  # changed credentials begin a run of their own at once
             hops=(Hop(sender.host, ()),),
             tls=TlsPolicy.REQUIRED,
             bind_tls=True,
-            transport=Noted(ByProvider(sender, self._client, reports=reports), self),
+            transport=Noted(ByProvider(sender, self._client, reports=row.reports), self),
         )
 
     async def _smart_host(self, account: SmartHost, row: WayRow, site: Site) -> Way:
@@ -153,7 +173,7 @@ class Ways:
         password = account.password.get_secret_value() if account.password else ""
         return Way(
             site=site,
-            order=",".join(ip for hop in hops for ip in hop.ips),
+            order=",".join([row.updated_at.isoformat(), *(ip for hop in hops for ip in hop.ips)]),
             hops=hops,
             tls=TlsPolicy(account.tls),
             bind_tls=True,

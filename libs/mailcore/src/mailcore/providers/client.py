@@ -21,7 +21,7 @@ SECONDS = 60.0
 KEEPALIVE_SECONDS = 4.0
 """Shorter than the 5 s after which common servers close: a request must not meet a connection that is being closed."""
 MAX_ANSWER = 65_536
-MAX_CONNECTIONS = 200
+MAX_IDLE = 200
 USER_AGENT = "Postroom/1"
 
 
@@ -49,8 +49,8 @@ class Client:
         self._seconds = seconds
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or tls_context(),
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=MAX_CONNECTIONS,
+            max_connections=None,  # each way's site has its own limit: none waits for another's
+            max_keepalive_connections=MAX_IDLE,
             keepalive_expiry=KEEPALIVE_SECONDS,
         )
 

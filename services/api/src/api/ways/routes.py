@@ -22,13 +22,15 @@ from mailcore.kit.guard import Guard
 from mailcore.kit.ids import uuid7
 from mailcore.providers.base import Account
 from mailcore.queue.jobs import OUTBOUND
-from mailcore.store import sites, ways
+from mailcore.store import holds, sites, ways
 
 own = APIRouter(prefix="/v1/ways", tags=["ways"])
 installation = APIRouter(prefix="/v1/installation/ways", tags=["ways"])
 
 MAX_WAYS = 100
 """Of one organization."""
+MAX_CONNECTIONS = 20
+"""Of an organization's way; the operator may allow more (PATCH /v1/sites/{id})."""
 SMART_HOST_PORTS = (25, 587, 2525)
 """That an organization may name; the operator may name any."""
 _MADE: dict[str, Any] = {
@@ -53,6 +55,10 @@ async def create(request: Request, scope: Of) -> dict[str, Any]:
     asked = await read(request, NewWay)
     account = kinds.check(asked.kind, asked.settings)
     await _check_host(scope, account)
+    if scope.org_id is not None and asked.max_connections > MAX_CONNECTIONS:
+        raise invalid(
+            f"Invalid `max_connections` field. A way has at most {MAX_CONNECTIONS}; the operator may allow more."
+        )
     shown, secrets = kinds.parted(account)
     way_id = uuid7()
     store = scope.ctx.store
@@ -126,6 +132,11 @@ async def change(way_id: str, request: Request, scope: Of) -> dict[str, Any]:
         )
     async with ctx.store.worker() as db:
         await sites.clear(db, before.site_id)
+        # runs under way hear of a hold within seconds, too
+        if asked.enabled is False:
+            await holds.place(db, before.site_id, None, origin="operator", reason="this way out is switched off")
+        elif asked.enabled is True:
+            await holds.lift(db, before.site_id, None)
     ctx.ringer.ring(OUTBOUND, str(before.site_id))
     return await get(way_id, scope)
 
