@@ -129,3 +129,20 @@ async def test_mails_that_wait_for_their_rate_can_be_taken_back() -> None:
         await run.outlets.end()
         await pool.close()
     assert len(server.caught) == 1
+
+
+async def test_connections_of_a_kind_that_has_gone_are_closed_at_once() -> None:
+    async with SmtpServer() as server:
+        pool = Pool("us.test", idle=60)
+        share = _share(2)
+        share.kinds["another"] += 1
+        run = Run(share, pool, server, 1)
+        await run.send(1)
+        assert list(share.kinds) == ["another"]
+        async with asyncio.timeout(10):
+            while pool.open_at("mx:mx.test"):
+                await asyncio.sleep(0.005)
+        alone = Run(_share(2), pool, server, 1)
+        await alone.send(1)
+        assert pool.open_at("mx:mx.test") == 1, "nobody else wants its place: it stays warm"
+        await pool.close()

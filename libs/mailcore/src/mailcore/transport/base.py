@@ -144,7 +144,8 @@ class Transport(Protocol):
     ) -> None:
         """Send what is in `mails` and what is still put there, until it is closed and empty; one Outcome a mail.
 
-        At most `connections` sessions are open for `destination.pool_key`, over all calls; the latest number counts.
+        At most `connections` sessions are open for `destination.pool_key`, over all calls; the latest number counts. A call without
+        mails only tells the number; 0 closes what is idle, and is for when no other call is under way.
         Cancelled: every mail that was taken off the queue still gets its outcome; the others stay in the queue.
         """
         ...

@@ -131,7 +131,7 @@ class SiteConnections:
         return bool(self._waiting)
 
     def resize(self, limit: int) -> None:
-        self._limit = max(1, limit)
+        self._limit = max(0, limit)
         self._admit()
         while len(self._idle) + self._busy > self._limit and self._idle:
             self._let_go(next(iter(self._idle)))
