@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -387,6 +389,38 @@ async def test_a_smart_host_is_a_way(setup: Setup, outbound: Run, sink: SmtpServ
         (attempt,) = await tenant.attempts(email)
         assert attempt["site"] == f"smarthost:{way}" and len(host.caught) == 1 and sink.caught == []
         assert any(command.startswith("AUTH PLAIN") for command in host.talks[0].commands)
+
+
+async def test_a_smart_host_gets_the_password_over_verified_tls_only(
+    setup: Setup, outbound: Run, sink: SmtpServer, certificates: Path
+) -> None:
+    tenant = setup.tenant
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    async with SmtpServer(extensions=("PIPELINING", "AUTH PLAIN LOGIN"), tls=context) as host:
+        host.script["auth"] = Step("235 2.7.0 Authentication successful")
+        given = {"host": "localhost", "port": host.port, "username": "us", "password": "pw"}
+        way = await setup.way("smarthost", **given)
+        await tenant.admin.execute("UPDATE ways SET org_id = NULL WHERE id = $1", way)
+        await setup.route(way, ways.DEFAULT)
+        async with outbound(sink, **by(ca_file=str(certificates / "ca.pem"))):
+            email = await tenant.send("ada@example.com")
+            await tenant.state(email, "delivered")
+        (caught,) = host.caught
+        assert caught.tls and sink.caught == []
+        commands = host.talks[0].commands
+        starttls = next(n for n, command in enumerate(commands) if command.upper() == "STARTTLS")
+        auth = next(n for n, command in enumerate(commands) if command.startswith("AUTH"))
+        assert starttls < auth
+
+        # nobody vouches for its certificate: it hears no password, and the next way takes the mail
+        before = len(host.talks)
+        async with outbound(sink, **by()):
+            email = await tenant.send("bob@example.com")
+            await tenant.state(email, "delivered")
+        assert (await tenant.attempts(email))[0]["rule"] == "tls-failed"
+        assert [each.rcpt_to for each in sink.caught] == [["bob@example.com"]]
+        assert not any(command.startswith("AUTH") for talk in host.talks[before:] for command in talk.commands)
 
 
 async def test_a_tenants_smart_host_in_a_closed_network_is_passed_over(
