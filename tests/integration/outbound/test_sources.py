@@ -34,9 +34,10 @@ from mailcore.store.sites import Site
 from mailcore.transport import Hop, TlsPolicy
 from outbound import sources as outbound_sources
 from outbound.binding import bind_error
+from outbound.placement import Placed, Source
 from outbound.routes import Way
 from outbound.shares import ServerClock
-from outbound.sources import Placed, Source, Sources
+from outbound.sources import Sources
 
 ROOT = Path(__file__).parents[3]
 DELIVERED = Outcome(Result.DELIVERED, Reply(250, "ok", "2.0.0"), dot_sent=True)

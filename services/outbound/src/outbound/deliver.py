@@ -29,6 +29,7 @@ from mailcore.transport import Destination, Mail, TlsPolicy
 from outbound.memory import Holding
 from outbound.office import Office
 from outbound.outlets import Outlets
+from outbound.placement import Placed, Source
 from outbound.places import Places
 from outbound.prepare import own, prepare
 from outbound.retry import TRANSACTIONAL
@@ -36,7 +37,6 @@ from outbound.routes import Way
 from outbound.security import tls_not_required
 from outbound.signer import Identity
 from outbound.site_shares import SiteShare
-from outbound.sources import Placed, Source
 from outbound.verp import enveloped
 
 log = logger(__name__)

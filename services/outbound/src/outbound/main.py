@@ -42,6 +42,7 @@ from outbound.gate import Gate
 from outbound.guarding import Guards
 from outbound.memory import Memory
 from outbound.office import Office
+from outbound.placement import Source
 from outbound.reporting import Reporting
 from outbound.retry import BROADCAST, TRANSACTIONAL, Retries
 from outbound.routes import ByMX, Finder, OneHost, Ourselves, Routes, receives
@@ -52,7 +53,7 @@ from outbound.settler import Settler
 from outbound.signer import Signer
 from outbound.simulator import TestAddresses
 from outbound.site_shares import SiteShares
-from outbound.sources import Source, Sources
+from outbound.sources import Sources
 from outbound.tls_chores import TlsChores
 from outbound.tls_results import TlsResults
 from outbound.tracking import Tracker

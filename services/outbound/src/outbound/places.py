@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mailcore.smtp.outcome import Outcome
 from mailcore.store.deliveries import Key
+from outbound.placement import Placed, Placement, Source
 from outbound.routes import Way
-from outbound.sources import Placed, Placement, Source, Sources
+from outbound.sources import Sources
 
 
 class Places:

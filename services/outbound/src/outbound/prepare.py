@@ -19,9 +19,9 @@ from mailcore.store.deliveries import Content, Key, Leased
 from outbound.composer import CHUNK, Work, chunks, compose_all, fetch
 from outbound.memory import LIGHT_BYTES, Holding, Share, weight
 from outbound.office import Office
+from outbound.placement import Placed
 from outbound.routes import Way
 from outbound.signer import Identity
-from outbound.sources import Placed
 
 log = logger(__name__)
 

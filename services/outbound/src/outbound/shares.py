@@ -111,7 +111,10 @@ class Shares:
 
     def count(self, id_: UUID, day: date) -> Count:
         """To be added to; told with the next `report`."""
-        return self._counts.setdefault((id_, day), Count())
+        count = self._counts.get((id_, day))
+        if count is None:
+            count = self._counts[id_, day] = Count()
+        return count
 
     async def report(self, *, all_back: bool = False) -> None:
         """Tells the counts, and gives back what lies idle, or everything. Raises Unavailable: then it is told the next time."""

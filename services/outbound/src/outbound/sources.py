@@ -17,8 +17,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import date
 from uuid import UUID
 
 from mailcore.flow import warmup
@@ -33,6 +31,7 @@ from mailcore.store.session import Store
 from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, KnownWarmup
 from mailcore.store.waiting import Wait
 from outbound.binding import Binding
+from outbound.placement import Asking, Order, Placed, Placement, Source, Work
 from outbound.routes import Way
 from outbound.shares import ServerClock, Shares
 from outbound.simulator import Simulator
@@ -52,60 +51,6 @@ BARRED_SECONDS = 1800.0
 _NAMED = re.compile(r"[a-z]+:[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    ip4: str | None = None
-    """Local address to bind towards IPv4 hosts …"""
-    ip6: str | None = None
-    """… and IPv6 ones. Neither: the system chooses."""
-    ehlo: str | None = None
-    """None: the process's own name."""
-    id: UUID | None = None
-    """None: of no pool."""
-
-    @classmethod
-    def of(cls, ip: str | None) -> Source:
-        """That address of either family, or whatever the system chooses."""
-        return cls(ip6=ip) if ip is not None and ":" in ip else cls(ip)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
-    source: Source
-    day: date
-    capped: tuple[UUID, ...] = ()
-    """Warm-ups of whose shares it took one …"""
-    counted: tuple[UUID, ...] = ()
-    """… and those that are told what became of it."""
-
-
-Work = tuple[Content, int, Sequence[Leased]]
-"""An email, its class, and those of its deliveries that are leased."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    placements: dict[Key, Placement]
-    waiting: list[Leased]
-    """Put off: they are not leased any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    row: Leased
-    turn: int
-    pool: KnownPool | None
-    order: tuple[KnownSource, ...]
-    """To be tried one after another."""
-    domain: KnownWarmup | None
-    yields: float = 0.0
-    """Seconds in which room is of no use to it, or is left to others."""
-
-    @property
-    def broadcast(self) -> bool:
-        return self.turn != TRANSACTIONAL_TURN
-
-
 class Sources:
     def __init__(self, store: Store, own: Source, *, clock: Clock | None = None, host: str | None = None) -> None:
         """`own`: of mail that no pool carries."""
@@ -118,6 +63,8 @@ class Sources:
         self._domains: dict[UUID, KnownWarmup] = {}
         self._sent: Counter[UUID] = Counter()
         """Mails given to each source by this process: the next goes to the one that had fewest."""
+        self._sources: dict[UUID, Source] = {}
+        """As they are used from this host, by id."""
         self._barred: dict[tuple[UUID, int], float] = {}
         """Source and site → until when."""
         self._complaints_at = float("-inf")
@@ -180,6 +127,7 @@ class Sources:
             )  # a new one must not have all mail until it has caught up
         self._known, self._pools, self._domains = known, pools, dict(known.domains)
         await self._binding.look(sources)
+        self._sources.clear()
         return known
 
     # ---- 2. place
@@ -208,9 +156,9 @@ class Sources:
             raise
         return Placed(placed, [ask.row for ask in left])
 
-    async def _overflow(self, asking: list[_Asking]) -> list[_Asking]:
+    async def _overflow(self, asking: list[Asking]) -> list[Asking]:
         """What may takes its pool's way out; returns the others, which wait."""
-        by_route: dict[int, list[_Asking]] = {}
+        by_route: dict[int, list[Asking]] = {}
         for ask in asking:
             if ask.pool is not None and ask.pool.overflow is not None and not self._waits_for_domain(ask):
                 by_route.setdefault(ask.pool.overflow, []).append(ask)
@@ -221,7 +169,7 @@ class Sources:
             self.on_room()
         return [ask for ask in asking if ask.row.key not in gone]
 
-    async def _asking(self, way: Way, work: Sequence[Work]) -> list[_Asking]:
+    async def _asking(self, way: Way, work: Sequence[Work]) -> list[Asking]:
         """Those that a pool or a warm-up is concerned with, in the order of their turns."""
         # by a provider or somebody's smart host mail leaves from their addresses, not ours; keys of such sites: api.ways
         own = way.transport is None and _NAMED.fullmatch(way.site.key) is None
@@ -237,12 +185,14 @@ class Sources:
             if class_ == BROADCAST and (content.track_opens or content.track_clicks) and _warms(pool, domain)
             for row in rows
         )
+        orders = {pool.id: self._order(way, pool) for _, _, _, pool, _ in chosen if pool is not None}
         asking = []
         for content, class_, rows, pool, domain in chosen:
+            order = orders[pool.id] if pool else None
             for row in rows:
                 turn = READERS_TURN if class_ == BROADCAST else TRANSACTIONAL_TURN
                 turn = OTHERS_TURN if row.key in silent else turn
-                asking.append(self._ask(way, content, row, turn, pool, domain))
+                asking.append(self._ask(content, row, turn, order, domain))
         return sorted(asking, key=lambda ask: ask.turn)
 
     async def _silent(self, rows: Iterable[Leased]) -> set[Key]:
@@ -255,25 +205,26 @@ class Sources:
     def _pool_of(self, domain_id: UUID, class_: int) -> KnownPool | None:
         return self._pools.get((domain_id, class_)) or self._pools.get((None, class_))
 
-    def _ask(
-        self, way: Way, content: Content, row: Leased, turn: int, pool: KnownPool | None, domain: KnownWarmup | None
-    ) -> _Asking:
-        if pool is None:
-            return _Asking(row, turn, None, (), domain)
+    def _order(self, way: Way, pool: KnownPool) -> Order:
         active = [source for source in pool.sources if not source.paused and source.warmup.state != "paused"]
         usable = [source for source in active if self._usable(source, way)]
         usable.sort(key=lambda source: self._sent[source.id])
-        warming = [source for source in usable if source.warmup.state == "warming"]
-        warm = [source for source in usable if source.warmup.state == "warm"]
-        if active and not usable:  # no room would help: another family of addresses, another host, another site
-            return _Asking(row, turn, pool, (), domain, UNUSABLE_SECONDS)
+        warming = tuple(source for source in usable if source.warmup.state == "warming")
+        warm = tuple(source for source in usable if source.warmup.state == "warm")
+        return Order(pool, warming, warm, bool(active) and not usable)
+
+    def _ask(self, content: Content, row: Leased, turn: int, order: Order | None, domain: KnownWarmup | None) -> Asking:
+        if order is None:
+            return Asking(row, turn, None, (), domain)
+        if order.stuck:
+            return Asking(row, turn, order.pool, (), domain, UNUSABLE_SECONDS)
         if turn != OTHERS_TURN and row.attempt == 1:
-            return _Asking(row, turn, pool, (*warming, *warm), domain)
+            return Asking(row, turn, order.pool, (*order.warming, *order.warm), domain)
         yields = 0.0
-        if turn == OTHERS_TURN and not warm:
+        if turn == OTHERS_TURN and not order.warm:
             since = content.scheduled_at or content.created_at
             yields = YIELD_SECONDS - (self._clock.now() - since).total_seconds()
-        return _Asking(row, turn, pool, (*warm, *warming), domain, max(0.0, yields))
+        return Asking(row, turn, order.pool, (*order.warm, *order.warming), domain, max(0.0, yields))
 
     def _usable(self, source: KnownSource, way: Way) -> bool:
         """For this way, from this host."""
@@ -282,7 +233,7 @@ class Sources:
             return False
         return any((ip6 if ":" in ip else ip4) is not None for hop in way.hops for ip in hop.ips)
 
-    async def _fill(self, asking: list[_Asking], placed: dict[Key, Placement], broadcast: bool) -> list[_Asking]:
+    async def _fill(self, asking: list[Asking], placed: dict[Key, Placement], broadcast: bool) -> list[Asking]:
         """Places what finds room, leasing more where that is short; returns what is left."""
         left = self._place_each(asking, placed)
         while wants := Counter(id_ for ask in left if ask.broadcast is broadcast for id_ in self._lacks(ask)):
@@ -290,7 +241,7 @@ class Sources:
             left = self._place_each(left, placed)
         return left
 
-    def _place_each(self, asking: list[_Asking], placed: dict[Key, Placement]) -> list[_Asking]:
+    def _place_each(self, asking: list[Asking], placed: dict[Key, Placement]) -> list[Asking]:
         left = []
         for ask in asking:
             placement = self._try(ask)
@@ -300,7 +251,7 @@ class Sources:
                 placed[ask.row.key] = placement
         return left
 
-    def _try(self, ask: _Asking) -> Placement | None:
+    def _try(self, ask: Asking) -> Placement | None:
         """None: not yet, or not today; `_lacks` says what would help."""
         domain = ask.domain
         found = next((source for source in ask.order if self._may_have_room(source.warmup, ask)), None)
@@ -315,18 +266,24 @@ class Sources:
             source = self.own
         else:
             self._sent[found.id] += 1
-            source = Source(*self._binding.addresses(found), found.ehlo, found.id)
+            source = self._source_of(found)
         return Placement(source, self._shares.today, capped, tuple(each.id for each in warmups))
+
+    def _source_of(self, known: KnownSource) -> Source:
+        source = self._sources.get(known.id)
+        if source is None:
+            source = self._sources[known.id] = Source(*self._binding.addresses(known), known.ehlo, known.id)
+        return source
 
     def _has_room(self, each: KnownWarmup) -> bool:
         return each.state == "warm" or (each.state == "warming" and self._shares.has(each.id))
 
-    def _may_have_room(self, each: KnownWarmup, ask: _Asking) -> bool:
+    def _may_have_room(self, each: KnownWarmup, ask: Asking) -> bool:
         """It has, or nobody has asked for more lately."""
         dry = each.state != "warm" and self._shares.is_dry(each.id, broadcast=ask.broadcast)
         return self._has_room(each) or (each.state == "warming" and not dry)
 
-    def _lacks(self, ask: _Asking) -> list[UUID]:
+    def _lacks(self, ask: Asking) -> list[UUID]:
         """Caps of which more is to be leased before it can be placed; none: nothing will help."""
         found = next((source.warmup for source in ask.order if self._may_have_room(source.warmup, ask)), None)
         if ask.yields or (ask.domain is not None and not self._may_have_room(ask.domain, ask)):
@@ -339,10 +296,10 @@ class Sources:
         known = [source.warmup for pool in self._pools.values() for source in pool.sources]
         return {each.id: each.cap or 0 for each in (*known, *self._domains.values())}
 
-    def _waits_for_domain(self, ask: _Asking) -> bool:
+    def _waits_for_domain(self, ask: Asking) -> bool:
         return ask.domain is not None and (ask.pool is None or not self._has_room(ask.domain))
 
-    def _wait(self, ask: _Asking) -> Wait:
+    def _wait(self, ask: Asking) -> Wait:
         """For the domain's room where that is what it lacks: no source helps then, nor another way."""
         for_domain = self._waits_for_domain(ask)
         lacking = ask.domain if for_domain else ask.pool
