@@ -9,11 +9,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
+import pytest
 
 from fakes.smtp_server import SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.shaping import Shaping
+from mailcore.kit.errors import Unavailable
 from mailcore.store import sites, workers
 from mailcore.store.session import Store
 from outbound.site_shares import SiteShare, SiteShares
@@ -119,6 +121,25 @@ async def test_a_process_that_was_buried_begins_anew(store: Store, admin: asyncp
     assert party.shares.get(site) is None, "the share went with the worker that it belonged to"
     await party.shares.lease([site])
     assert await _granted(admin) == [4]
+
+
+async def test_the_share_of_a_dead_process_is_counted_until_its_burial(store: Store, admin: asyncpg.Connection) -> None:
+    site = await _site(store, 10)
+    dead, alive = await Party(store).join(site), Party(store)
+    await dead.beat(site)  # ten connections, and then nobody hears of it any more
+    await alive.join(site)
+    for _ in range(3):
+        await alive.beat(site)
+    assert alive.open == 0
+    assert await _granted(admin) == [10, 0]
+    await admin.execute("UPDATE workers SET heartbeat_at = now() - interval '1 minute' WHERE id = $1", dead.lease.id)
+    async with store.worker() as db:
+        assert await workers.bury(db, "outbound", 20) == [dead.lease.id]
+    await alive.beat(site)
+    assert alive.open == 10
+    assert await _granted(admin) == [10]
+    with pytest.raises(Unavailable, match="declared dead"):
+        await dead.shares.beat()
 
 
 async def test_an_operators_limit_arrives_with_the_heartbeat(store: Store, admin: asyncpg.Connection) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 from uuid import UUID
 
+import asyncpg
+
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.shaping import Rule, Shape, Shaping
 from mailcore.kit.errors import Unavailable
@@ -185,6 +187,7 @@ class SiteShares:
         self._soon = asyncio.Event()
         self._beat_at = time.monotonic()
         self._forget_at = 0.0
+        self._drained = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, site_id: int) -> SiteShare | None:
@@ -219,7 +222,7 @@ class SiteShares:
                 log.error("shares of sites are not renewed", exc_info=error)
 
     async def beat(self) -> None:
-        if self._worker is None or not self._lease.alive:
+        if self._worker is None or not self._lease.alive or self._drained:
             return
         async with self._beating:
             now = time.monotonic()
@@ -267,7 +270,12 @@ class SiteShares:
             standings = {each.site_id: each for each in locked if each.site_id not in going}
             shapes = {id_: self._shape(each) for id_, each in standings.items()}
             asks = [self._ask(id_, shapes[id_], fresh, span) for id_ in standings]
-            granted = await site_shares.share(db, worker, self._lease.service, asks) if asks else []
+            try:
+                granted = await site_shares.share(db, worker, self._lease.service, asks) if asks else []
+            except asyncpg.ForeignKeyViolationError as error:
+                raise Unavailable(
+                    "This worker has been declared dead: it has no shares until it is enrolled anew."
+                ) from error
             notes = _notes([*done, *(self._sites[id_] for id_ in standings if id_ in self._sites)])
             if notes:
                 await sites.note(db, notes)
@@ -346,7 +354,8 @@ class SiteShares:
             log.warning("a rule's reaction could not be written", site=share.key, rule=rule.name, error=error.public)
 
     async def drain(self) -> None:
-        """To the end of what is being written."""
+        """To the end of what is being written; the shares go with the worker, which leaves next."""
+        self._drained = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
