@@ -20,7 +20,7 @@ from mailcore.dsn.wishes import Wishes
 from mailcore.flow import delays, settle
 from mailcore.flow.owed import Reports
 from mailcore.smtp.dsn import DsnRequest, Notify, Ret
-from mailcore.store import suppressions
+from mailcore.store import explain, suppressions
 from mailcore.store.session import Store
 from mailcore.store.suppressions import NewSuppression
 
@@ -70,6 +70,11 @@ async def test_a_refusal_is_reported_to_the_sender(tenant: Tenant, admin: asyncp
     )
     assert b"\r\nHello.\r\n" in caught.content  # RET=FULL
     assert await _owed(admin) == [(0, "failed", True, None)]
+    async with tenant.store.tenant(tenant.org_id) as db:
+        [told] = await explain.deliveries(db, UUID(str(email_id)))
+    assert [(each["action"], each["email_id"] is not None, each["given_up"]) for each in told["reports"]] == [
+        ("failed", True, None)
+    ]
     [attempt] = await tenant.attempts(email_id)
     assert (attempt["category"], attempt["category_rule"]) == ("hard", "no-mailbox")
     assert await admin.fetchval("SELECT origin FROM suppressions WHERE email = 'you@example.com'") == "bounce"

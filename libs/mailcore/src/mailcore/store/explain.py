@@ -33,6 +33,7 @@ ORDER BY q.n, h.id
 async def deliveries(db: Connection, email_id: UUID, held: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
     """One a recipient, in the order of To, Cc, Bcc; empty when the organization has no such email. Role app."""
     held = held or {}
+    reports = await _reports(db, email_id)
     attempts: dict[int, list[dict[str, Any]]] = {}
     sites: dict[int, str | None] = {}
     for row in await db.fetch(_ATTEMPTS, email_id):
@@ -70,9 +71,30 @@ async def deliveries(db: Connection, email_id: UUID, held: Mapping[int, str] | N
             "next_attempt_at": _iso(row["due_at"]),
             "next_attempt": _next(row, attempts.get(row["n"], []), held.get(row["n"])),
             "attempts": attempts.get(row["n"], []),
+            "reports": reports.get(row["n"], []),
         }
         for row in await db.fetch(_DELIVERIES, email_id)
     ]
+
+
+async def _reports(db: Connection, email_id: UUID) -> dict[int, list[dict[str, Any]]]:
+    """By recipient the delivery reports that are owed to who handed the mail in by SMTP, or were written."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in await db.fetch(_REPORTS, email_id):
+        found.setdefault(row["n"], []).append(
+            {
+                "action": row["action"],
+                "at": _iso(row["created_at"]),
+                "email_id": None if row["report_id"] is None else str(row["report_id"]),
+                "given_up": row["given_up"],
+            }
+        )
+    return found
+
+
+_REPORTS = """
+SELECT n, action, created_at, report_id, given_up FROM reports_owed WHERE email_id = $1 ORDER BY n, created_at, action
+"""
 
 
 def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None) -> dict[str, Any] | None:

@@ -49,10 +49,10 @@ WITH moved AS (
   WHERE email_id = $1 AND n = $2 AND state IN ('delivered', 'relayed')
   RETURNING org_id
 ), noted AS (
-  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, mx_host, code, enhanced_code, reply, rule, category,
+  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, code, enhanced_code, reply, rule, category,
                         category_rule)
   SELECT $1, $2, (SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE email_id = $1 AND n = $2), org_id, now(), 'bounced',
-         $3, $4, $5, $6, 'report', $7, $8
+         (SELECT site FROM attempts WHERE email_id = $1 AND n = $2 ORDER BY attempt DESC LIMIT 1), $3, $4, $5, $6, 'report', $7, $8
   FROM moved
 )
 SELECT org_id FROM moved

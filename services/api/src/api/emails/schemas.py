@@ -153,6 +153,13 @@ class NextAttempt(BaseModel):
     why: str
 
 
+class Report(BaseModel):
+    action: str = Field(description="failed, delayed, relayed.")
+    at: str = Field(description="Since when it is owed.")
+    email_id: str | None = Field(description="The report itself, an email like any other. Null: not written yet.")
+    given_up: str | None = Field(description="Why there will be none.")
+
+
 class Delivery(BaseModel):
     recipient: str
     state: str
@@ -161,6 +168,7 @@ class Delivery(BaseModel):
     next_attempt_at: str | None
     next_attempt: NextAttempt | None
     attempts: list[Attempt]
+    reports: list[Report] = Field(description="To who handed the mail in by SMTP, where he asked to be told.")
 
 
 class DeliveryList(BaseModel):
