@@ -174,6 +174,24 @@ async def test_what_the_operator_has_paused_only_he_takes_back(
         await reputation.pause(store, ringer, uuid7(), "nobody's")
 
 
+async def test_who_deletes_a_paused_domain_and_adds_it_again_is_paused_still(
+    store: Store, submits: Submits, org: UUID, domain: UUID, make_domain: MakeDomain, admin: asyncpg.Connection
+) -> None:
+    await happened(store, submits, org, bounced=10)
+    await guard(store, LIMITS)
+    await admin.execute("DELETE FROM domains")
+    await make_domain(org, "postroom.test")
+    with pytest.raises(Refused, match="paused"):
+        async with store.tenant(org) as db:
+            await domains.sending_id(db, "postroom.test")
+    done = await guard(store, LIMITS)
+    assert done is not None and (done.raised, done.ended) == (0, 0)
+    await admin.execute("UPDATE event_counts SET at = at - interval '25 hours'")
+    assert (await guard(store, LIMITS)).ended == 1  # type: ignore[union-attr]
+    async with store.tenant(org) as db:
+        assert await domains.sending_id(db, "postroom.test")
+
+
 async def test_alarms_are_events_for_who_asks_for_every_type(
     store: Store, ringer: Ringer, submits: Submits, org: UUID, domain: UUID, admin: asyncpg.Connection
 ) -> None:

@@ -6,7 +6,8 @@
 CREATE TABLE alarms (
   id         uuid PRIMARY KEY,                             -- UUIDv7: since when
   org_id     uuid NOT NULL REFERENCES organizations ON DELETE CASCADE,
-  domain_id  uuid REFERENCES domains ON DELETE CASCADE,
+  domain_id  uuid,                                         -- it may be gone: by its name a pause outlives it,
+  domain     text,                                         -- or whoever is paused would delete the domain and add it again
   key_id     uuid,                                         -- of an API key; it may be gone
   kind       text NOT NULL CHECK (kind IN ('complaints', 'bounces', 'volume', 'manual')),
   action     text NOT NULL CHECK (action IN ('warned', 'paused', 'suspended')),
@@ -15,13 +16,15 @@ CREATE TABLE alarms (
   ended_at   timestamptz,
   ended_by   text CHECK (ended_by IN ('rate', 'person', 'pause')),
   CHECK (num_nonnulls(domain_id, key_id) = 1),
+  CHECK ((domain_id IS NULL) = (domain IS NULL)),
   CHECK ((ended_at IS NULL) = (ended_by IS NULL))
 );
 CREATE INDEX alarms_org ON alarms (org_id, id);
 CREATE UNIQUE INDEX alarms_open ON alarms (coalesce(domain_id, key_id), kind, action) WHERE ended_at IS NULL;
 -- the guard looks at the domains that bounced or were complained about, not at all that send
 CREATE INDEX event_counts_bad ON event_counts (at) WHERE kind IN ('bounced_permanent', 'complained');
-CREATE INDEX alarms_domain ON alarms (domain_id, id) WHERE domain_id IS NOT NULL;
+CREATE INDEX alarms_domain ON alarms (org_id, domain, id) WHERE domain IS NOT NULL;
+CREATE INDEX alarms_paused ON alarms (org_id, domain) WHERE action = 'paused' AND ended_at IS NULL;
 
 -- ---- what keys send --------------------------------------------------------------------------------------------------
 -- Recipients by the quarter of an hour, and a few of the emails, by which the share that bounced is known.
@@ -85,6 +88,7 @@ CREATE OR REPLACE FUNCTION lookup_sandbox_domain(name text)
   AS $$ SELECT d.id FROM domains d
         WHERE d.name = lookup_sandbox_domain.name AND d.sending
           AND (d.status = 'verified' OR d.status IN ('partially_verified', 'partially_failed') AND d.lacking = 'receiving')
-          AND NOT EXISTS (SELECT FROM alarms a WHERE a.domain_id = d.id AND a.action = 'paused' AND a.ended_at IS NULL) $$;
+          AND NOT EXISTS (SELECT FROM alarms a WHERE a.org_id = d.org_id AND a.domain = d.name AND a.action = 'paused'
+                          AND a.ended_at IS NULL) $$;
 CREATE POLICY lookup ON alarms FOR SELECT TO postroom_lookup USING (true);
 GRANT SELECT ON alarms TO postroom_lookup;

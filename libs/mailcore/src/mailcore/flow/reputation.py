@@ -121,7 +121,7 @@ async def guard(store: Store, limits: Reputation) -> Guarded | None:
         for rates in await reputation.suspicious(db, WINDOW_HOURS):
             before = open_.get(rates.domain_id, [])
             wanted = judge(rates, limits, before)
-            raised += _new(wanted, before, rates.org_id, _facts(rates), domain_id=rates.domain_id)
+            raised += _new(wanted, before, rates.org_id, _facts(rates), domain=(rates.domain_id, rates.name))
             ended += _over(before, wanted)
         for use in await reputation.keys_in_use(db, limits.key_factor * limits.key_min_recipients, limits.min_bounces):
             before = open_.get(use.key_id, [])
@@ -146,12 +146,12 @@ def _new(
     org_id: UUID,
     facts: dict[str, Any],
     *,
-    domain_id: UUID | None = None,
+    domain: tuple[UUID, str] | tuple[None, None] = (None, None),
     key_id: UUID | None = None,
 ) -> list[NewAlarm]:
     there = {(each.kind, each.action) for each in before}
     return [
-        NewAlarm(uuid7(), org_id, domain_id, key_id, each.kind, each.action, each.text, facts)
+        NewAlarm(uuid7(), org_id, domain[0], domain[1], key_id, each.kind, each.action, each.text, facts)
         for each in wanted
         if (each.kind, each.action) not in there
     ]
@@ -202,6 +202,7 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "kind": row["kind"],
         "action": row["action"],
         "domain_id": None if row["domain_id"] is None else str(row["domain_id"]),
+        "domain": row["domain"],
         "api_key_id": None if row["key_id"] is None else str(row["key_id"]),
         "text": row["text"],
         "facts": row["facts"],
@@ -214,7 +215,7 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def _raised_event(alarm: NewAlarm) -> NewEvent:
     row = {
         name: getattr(alarm, name)
-        for name in ("id", "org_id", "kind", "action", "domain_id", "key_id", "text", "facts")
+        for name in ("id", "org_id", "kind", "action", "domain_id", "domain", "key_id", "text", "facts")
     }
     detail = shown({**row, "ended_at": None, "ended_by": None})
     return NewEvent(uuid7(), alarm.org_id, "alarm.raised", alarm.id, datetime.now(UTC), None, detail)
@@ -250,7 +251,7 @@ async def pause(store: Store, ringer: Ringer, domain_id: UUID, reason: str) -> M
         row = await domains.find(db, domain_id)
         if row is None:
             raise NotFound("Domain not found")
-        alarm = NewAlarm(uuid7(), row["org_id"], domain_id, None, "manual", "paused", reason, {})
+        alarm = NewAlarm(uuid7(), row["org_id"], domain_id, row["name"], None, "manual", "paused", reason, {})
         queued = await events.insert(db, [_raised_event(alarm)]) if await reputation.raise_(db, alarm) else 0
         found = await reputation.paused(db, domain_id)
     if queued:

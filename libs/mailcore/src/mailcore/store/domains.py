@@ -117,8 +117,8 @@ async def sending_id(db: Connection, name: str) -> UUID | None:
     Raises Refused while it is paused (flow.reputation), with the reason.
     """
     row = await db.fetchrow(
-        "SELECT id, (SELECT a.text FROM alarms a WHERE a.domain_id = d.id AND a.action = 'paused' AND a.ended_at IS NULL LIMIT 1) "
-        "FROM domains d WHERE name = $1 AND sending "
+        "SELECT id, (SELECT a.text FROM alarms a WHERE a.org_id = d.org_id AND a.domain = d.name AND a.action = 'paused' "
+        "AND a.ended_at IS NULL LIMIT 1) FROM domains d WHERE name = $1 AND sending "
         "AND (status = 'verified' OR status IN ('partially_verified', 'partially_failed') AND lacking = 'receiving')",
         name,
     )

@@ -77,6 +77,8 @@ class NewAlarm:
     id: UUID
     org_id: UUID
     domain_id: UUID | None
+    domain: str | None
+    """Its name."""
     key_id: UUID | None
     kind: str
     action: str
@@ -116,9 +118,9 @@ async def rates(db: Connection, domain_id: UUID, hours: int) -> Rates | None:
 
 _COUNTED = """
 WITH window_ AS (SELECT now() - make_interval(hours => $1) AS at), asked AS ({asked}), since AS (
-  SELECT d.org_id, d.id, d.name, greatest(window_.at,
-         (SELECT max(a.ended_at) FROM alarms a WHERE a.domain_id = d.id AND a.ended_by = 'person')) AS at
-  FROM asked JOIN domains d ON d.id = asked.domain_id, window_
+  SELECT w.org_id, w.id, w.name, greatest(window_.at, (
+           SELECT max(a.ended_at) FROM alarms a WHERE a.org_id = w.org_id AND a.domain = w.name AND a.ended_by = 'person')) AS at
+  FROM asked w, window_
 )
 SELECT s.org_id, s.id, s.name, s.at,
        {real}
@@ -129,11 +131,12 @@ GROUP BY s.org_id, s.id, s.name, s.at
 _SUSPICIOUS = _COUNTED.format(
     real=_REAL,
     kinds=_KINDS,
-    asked="SELECT c.domain_id FROM event_counts c, window_ "
-    "WHERE c.kind IN ('bounced_permanent', 'complained') AND c.at >= window_.at "
-    "UNION SELECT domain_id FROM alarms WHERE ended_at IS NULL AND domain_id IS NOT NULL",
+    asked="SELECT d.org_id, d.id, d.name FROM window_ JOIN event_counts c ON c.at >= window_.at "
+    "AND c.kind IN ('bounced_permanent', 'complained') JOIN domains d ON d.id = c.domain_id "
+    # its domain may be gone: what it sent counts all the same
+    "UNION SELECT org_id, domain_id, domain FROM alarms WHERE ended_at IS NULL AND domain_id IS NOT NULL",
 )
-_RATES = _COUNTED.format(real=_REAL, kinds=_KINDS, asked="SELECT $2::uuid AS domain_id")
+_RATES = _COUNTED.format(real=_REAL, kinds=_KINDS, asked="SELECT org_id, id, name FROM domains WHERE id = $2")
 
 
 async def days(db: Connection, domain_id: UUID, days: int) -> list[asyncpg.Record]:
@@ -165,9 +168,9 @@ async def open_alarms(db: Connection) -> list[Open]:
 async def raise_(db: Connection, new: NewAlarm) -> bool:
     """False: it is open already."""
     done = await db.fetchval(
-        "INSERT INTO alarms (id, org_id, domain_id, key_id, kind, action, text, facts) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING true",
-        *(new.id, new.org_id, new.domain_id, new.key_id, new.kind, new.action, new.text[:1000], new.facts),
+        "INSERT INTO alarms (id, org_id, domain_id, domain, key_id, kind, action, text, facts) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING RETURNING true",
+        *(new.id, new.org_id, new.domain_id, new.domain, new.key_id, new.kind, new.action, new.text[:1000], new.facts),
     )
     return bool(done)
 
@@ -198,7 +201,7 @@ async def page(db: Connection, page: Page, *, open_only: bool = False) -> Slice:
 async def of_domain(db: Connection, domain_id: UUID) -> list[asyncpg.Record]:
     """The open ones, oldest first; role app."""
     rows: list[asyncpg.Record] = await db.fetch(
-        f"SELECT {_COLUMNS} FROM alarms WHERE domain_id = $1 AND ended_at IS NULL ORDER BY id", domain_id
+        f"SELECT {_COLUMNS} FROM alarms WHERE {_OF} AND ended_at IS NULL ORDER BY id", domain_id
     )
     return rows
 
@@ -206,7 +209,7 @@ async def of_domain(db: Connection, domain_id: UUID) -> list[asyncpg.Record]:
 async def paused(db: Connection, domain_id: UUID) -> list[asyncpg.Record]:
     """What keeps it from sending, oldest first; role app or worker."""
     rows: list[asyncpg.Record] = await db.fetch(
-        f"SELECT {_COLUMNS} FROM alarms WHERE domain_id = $1 AND action = 'paused' AND ended_at IS NULL ORDER BY id",
+        f"SELECT {_COLUMNS} FROM alarms WHERE {_OF} AND action = 'paused' AND ended_at IS NULL ORDER BY id",
         domain_id,
     )
     return rows
@@ -220,7 +223,9 @@ async def set_key_status(db: Connection, key_id: UUID, status: str, *, was: str)
     return name
 
 
-_COLUMNS = "id, org_id, domain_id, key_id, kind, action, text, facts, ended_at, ended_by"
+# by its name: a domain that was deleted and added again is paused still
+_OF = "(org_id, domain) = (SELECT d.org_id, d.name FROM domains d WHERE d.id = $1)"
+_COLUMNS = "id, org_id, domain_id, domain, key_id, kind, action, text, facts, ended_at, ended_by"
 
 
 # ---- what keys send --------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Send
 
 _SENDERS = """
 SELECT d.id, d.name, d.custom_return_path, d.tls, k.selector, k.algorithm, k.private_sealed,
-       EXISTS (SELECT FROM alarms a WHERE a.domain_id = d.id AND a.action = 'paused' AND a.ended_at IS NULL) AS paused
+       EXISTS (SELECT FROM alarms a WHERE a.org_id = d.org_id AND a.domain = d.name AND a.action = 'paused'
+               AND a.ended_at IS NULL) AS paused
 FROM domains d LEFT JOIN dkim_keys k ON k.domain_id = d.id AND k.active
 WHERE d.id = ANY ($1::uuid[])
 ORDER BY d.id, k.algorithm DESC, k.id

@@ -19,6 +19,7 @@ class Alarm(BaseModel):
     kind: str = Field(description="complaints, bounces, volume, manual.")
     action: str = Field(description="warned; paused: a domain sends nothing; suspended: an API key opens nothing.")
     domain_id: str | None
+    domain: str | None = Field(description="Its name: a domain that is deleted and added again is paused still.")
     api_key_id: str | None
     text: str = Field(description="What happened and what to do.")
     facts: dict[str, Any] = Field(description="The numbers it was decided by.")
