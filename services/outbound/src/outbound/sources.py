@@ -185,10 +185,12 @@ class Sources:
             if class_ == BROADCAST and (content.track_opens or content.track_clicks) and _warms(pool, domain)
             for row in rows
         )
-        orders = {pool.id: self._order(way, pool) for _, _, _, pool, _ in chosen if pool is not None}
+        orders: dict[UUID, Order] = {}
         asking = []
         for content, class_, rows, pool, domain in chosen:
-            order = orders[pool.id] if pool else None
+            order = orders.get(pool.id) if pool else None
+            if pool and order is None:
+                order = orders[pool.id] = self._order(way, pool)
             for row in rows:
                 turn = READERS_TURN if class_ == BROADCAST else TRANSACTIONAL_TURN
                 turn = OTHERS_TURN if row.key in silent else turn
