@@ -467,6 +467,18 @@ async def test_routes_by_tag_domain_and_organization(
         assert [len(api.accepted) for api in (resend, ses, mailgun)] == [1, 1, 0] and len(sink.caught) == 1
 
 
+async def test_mail_to_test_addresses_leaves_by_no_way(setup: Setup, outbound: Run, sink: SmtpServer) -> None:
+    tenant = setup.tenant
+    async with ProviderApi("resend") as api:
+        await setup.route(await setup.way("resend"))
+        async with outbound(sink, **by(api)):
+            email = await tenant.send("delivered@resend.dev", "bounced@resend.dev", "ada@example.com")
+            await tenant.state(email, "delivered", 0)
+            await tenant.state(email, "bounced", 1)
+            await tenant.state(email, "relayed", 2)
+    assert [taken.recipients for taken in api.accepted] == [["ada@example.com"]] and sink.caught == []
+
+
 async def test_one_provider_may_take_everything(setup: Setup, outbound: Run) -> None:
     tenant = setup.tenant
     async with ProviderApi("mailgun") as api:

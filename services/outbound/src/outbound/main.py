@@ -117,6 +117,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         allow=settings.network.allow.smarthosts,
         base_urls={name: getattr(settings.providers, name).base_url for name in VENDORS},
         caught_by=catcher(own.catch_host, resolver) if own.route == "catch" else None,
+        test_domains=own.test_domains,
     )
     sources = Sources(store, Source.of(own.source_ip))
     held: set[Key] = set()

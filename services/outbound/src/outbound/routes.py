@@ -289,9 +289,9 @@ class ByRoute(Protocol):
 
     def seen(self, lane: DueLane) -> None: ...
 
-    def known(self, way_id: UUID) -> Way | None: ...
+    def known(self, way_id: UUID, domain: str) -> Way | None: ...
 
-    async def find(self, way_id: UUID) -> Way: ...
+    async def find(self, way_id: UUID, domain: str) -> Way: ...
 
     async def rest(self, site_id: int, reply: str, *, first: float, longest: float) -> float: ...
 
@@ -324,7 +324,7 @@ class Routes:
         if self.ways is not None:
             self.ways.seen(lane)
             if (way_id := _way_id(lane)) is not None:
-                by_route = self.ways.known(way_id)
+                by_route = self.ways.known(way_id, lane.domain)
                 return by_route if by_route is not None and by_route.site.id == lane.site_id else None
         found = self._known.get(lane.domain)
         if found is None or found[0] <= time.monotonic():
@@ -336,7 +336,7 @@ class Routes:
     async def of(self, lane: DueLane) -> Way | NoWay:
         """Where its mail goes. Raises Unavailable when that cannot be found out just now."""
         if self.ways is not None and (way_id := _way_id(lane)) is not None:
-            return await self.ways.find(way_id)
+            return await self.ways.find(way_id, lane.domain)
         return await self.find(lane.domain, lane.site_id)
 
     async def find(self, domain: str, site_id: int | None) -> Way | NoWay:
