@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -61,14 +62,14 @@ GOOD: Zones = {
 }
 
 
-def certificate(folder: Path, name: str, *, days: int = 90) -> ssl.SSLContext:
+def certificate(folder: Path, name: str, *, days: int = 90, issuer: str | None = None) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer or name)]))
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(now - timedelta(days=100))
@@ -212,21 +213,25 @@ async def test_certificates(mx: SmtpServer, tmp_path: Path) -> None:
 
 
 async def test_the_certificate_of_the_api(mx: SmtpServer, tmp_path: Path) -> None:
-    import asyncio
-
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    server = await asyncio.start_server(hang_up, IP, 0, ssl=certificate(tmp_path, "api.test", days=3))
-    port = server.sockets[0].getsockname()[1]
-    try:
-        what = scene(mx, public_url=f"https://api.test:{port}")
-        async with DnsServer({**GOOD, "api.test": {"A": [IP]}}) as dns:
-            found = await examine(what, DnsResolver([dns.address], timeout=2, cache_size=0))
-    finally:
-        server.close()
-    of_api = next(each for each in found if each.check == "certificate" and each.subject == "api.test")
-    assert of_api.status == "wrong" and "expires in" in of_api.text
+    for context, status, words in (
+        (certificate(tmp_path, "api.test", days=60), "wrong", "signed by itself"),
+        (certificate(tmp_path, "api.test", days=60, issuer="An Authority"), "ok", "CN=An Authority"),
+        (certificate(tmp_path, "api.test", days=3, issuer="An Authority"), "wrong", "expires in"),
+    ):
+        server = await asyncio.start_server(hang_up, IP, 0, ssl=context)
+        try:
+            what = scene(mx, public_url=f"https://api.test:{server.sockets[0].getsockname()[1]}")
+            async with DnsServer({**GOOD, "api.test": {"A": [IP]}}) as dns:
+                found = await examine(what, DnsResolver([dns.address], timeout=2, cache_size=0))
+        finally:
+            server.close()
+        of_api = next(each for each in found if each.check == "certificate" and each.subject == "api.test")
+        assert (of_api.status, words in of_api.text) == (status, True), of_api
+    gone = await examined(scene(mx, public_url=f"https://{IP}:{free_port()}"))
+    assert gone["certificate"].status == "wrong" and "proxy" in gone["certificate"].advice
 
 
 async def test_a_dns_that_does_not_answer_is_no_verdict(mx: SmtpServer) -> None:

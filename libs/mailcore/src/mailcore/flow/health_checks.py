@@ -206,7 +206,10 @@ async def port_in(what: Scene, resolver: Resolver) -> tuple[str, str, str]:
     host = what.published.mx_host
     found = await _probe(host, what.mx_port, what, resolver, tls=False)
     if found.error:
-        advice = f"See that inbound-smtp runs, that port {what.mx_port} leads to it, and that {host} leads here."
+        advice = (
+            f"See that inbound-smtp runs, that port {what.mx_port} leads to it, and that {host} leads here. (A router that does "
+            "not lead back inside makes this fail too: then try from elsewhere.)"
+        )
         return WRONG, f"{host}: {found.error}. Bounces and mail to your domains do not arrive.", advice
     return OK, f"{host} answers on port {what.mx_port}: {found.greeting}", ""
 
@@ -225,7 +228,7 @@ async def mx_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, str
 async def url_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, str]:
     parts = urlsplit(what.public_url)
     host, port = parts.hostname or "", parts.port or 443
-    ips = (await addresses_of(host, resolver)).values
+    ips = await _ips(host, resolver)
     if not ips:
         return WRONG, f"{host} has no address.", "Correct POSTROOM_HTTP__PUBLIC_URL, or publish the name."
     found = await probe_tls(ips[0], port, host, seconds=SECONDS / 2)
@@ -235,6 +238,9 @@ async def url_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, st
             f"{host}: {found.error}.",
             f"See that the proxy in front of api runs and that port {port} leads to it.",
         )
+    if found.certificate is not None and found.certificate.self_signed:
+        text = f"The certificate of {host} is signed by itself: browsers, and who unsubscribes by one click, refuse it."
+        return WRONG, text, "Get one from an authority (Let's Encrypt), and give it to the proxy in front of api."
     return _judged(found.certificate, host, "the proxy in front of api")
 
 
@@ -260,13 +266,18 @@ def _judged(certificate: Certificate | None, host: str, where: str) -> tuple[str
 
 async def _probe(host: str, port: int, what: Scene, resolver: Resolver, *, tls: bool) -> Probe:
     try:
-        ips: Sequence[str] = (str(ipaddress.ip_address(host)),)
-    except ValueError:
-        try:
-            ips = (await addresses_of(host, resolver)).values
-        except Refused as error:
-            return Probe(error.public.rstrip("."))
+        ips = await _ips(host, resolver)
+    except Refused as error:
+        return Probe(error.public.rstrip("."))
     if not ips:
         return Probe(f"{host} has no address")
     helo = what.sources[0].ehlo or "localhost"
     return await probe(ips[0], port, host, helo=helo, seconds=SECONDS / 2, tls=tls)
+
+
+async def _ips(host: str, resolver: Resolver) -> Sequence[str]:
+    """Of an address itself, or of a name. Raises Refused and TemporaryDNSError."""
+    try:
+        return (str(ipaddress.ip_address(host)),)
+    except ValueError:
+        return (await addresses_of(host, resolver)).values
