@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from conformance.world import told_about_tls
 from stack import Stack, wait_for
 
 Document: TypeAlias = dict[str, Any]
@@ -157,7 +158,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "caught": newest("/v1/caught"),
         "domains": domain,
         "dkim_key": newest(f"/v1/domains/{domain}/dkim-keys"),
-        "tls/reports": _told_about_tls(api, domain),
+        "tls/reports": told_about_tls(api, domain, "openapi-2.example"),
         "claim": api.post("/domains/claim", json={"name": CLAIMED}).json()["domain_id"],
         "logs": newest("/logs"),
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],
@@ -182,20 +183,6 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "oauth/grants": str(uuid4()),
         "lab/dns": "openapi.test",
     }
-
-
-def _told_about_tls(api: httpx.Client, domain: str) -> str:
-    """A report about TLS that came in."""
-    record = api.get(f"/v1/domains/{domain}/tls").json()["records"][0]["value"]
-    report = {
-        "report-id": "1",
-        "date-range": {"start-datetime": "2026-03-01T00:00:00Z", "end-datetime": "2026-03-01T23:59:59Z"},
-        "policies": [{"policy": {"policy-type": "sts", "policy-domain": "openapi-2.example"}}],
-    }
-    path = "/v1/tls/intake/" + record.rpartition("/")[2]
-    kind = {"content-type": "application/tlsrpt+json"}
-    assert api.post(path, content=json.dumps(report), headers=kind).status_code == 201
-    return api.get("/v1/tls/reports").json()["data"][0]["id"]  # type: ignore[no-any-return]
 
 
 def _alarm(api: httpx.Client) -> str:

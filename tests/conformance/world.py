@@ -134,6 +134,7 @@ def _fill(there: World) -> None:
     ids["domain"] = there.made("/domains", {"name": "world.example"})["id"]
     ids["dkim_key"] = first(f"/v1/domains/{ids['domain']}/dkim-keys")
     ids["alarm"] = there.made(f"/v1/domains/{ids['domain']}/pause", {"reason": "one of everything"})["id"]
+    ids["tls_report"] = told_about_tls(api, ids["domain"], "world.example")
     ids["way"] = there.made("/v1/ways", {"name": "w", "kind": "resend", "settings": {"api_key": "re_x"}})["id"]
     ids["route"] = there.made("/v1/routes-out", {"ways": ["default"], "tag": {"name": "never"}})["id"]
     ids["api_key"] = there.made("/api-keys", {"name": "one of everything"})["id"]
@@ -144,6 +145,20 @@ def _fill(there: World) -> None:
     ids["message"] = first("/v1/messages")
     ids["caught"] = first("/v1/caught")
     wait_for(lambda: api.get(f"/webhooks/{ids['webhook']}/events/{ids['event']}/attempts").json()["data"], "an attempt")
+
+
+def told_about_tls(api: httpx.Client, domain: str, name: str) -> str:
+    """Somebody reports about TLS with that domain's mail host; the report's id."""
+    record = api.get(f"/v1/domains/{domain}/tls").json()["records"][0]["value"]
+    report = {
+        "report-id": "1",
+        "date-range": {"start-datetime": "2026-03-01T00:00:00Z", "end-datetime": "2026-03-01T23:59:59Z"},
+        "policies": [{"policy": {"policy-type": "sts", "policy-domain": name}}],
+    }
+    path = "/v1/tls/intake/" + record.rpartition("/")[2]
+    answer = api.post(path, content=json.dumps(report), headers={"content-type": "application/tlsrpt+json"})
+    assert answer.status_code == 201, answer.text
+    return str(api.get("/v1/tls/reports").json()["data"][0]["id"])
 
 
 def _receive(there: World) -> tuple[str, str]:
