@@ -111,7 +111,7 @@ class Sources:
             log.warning("the last counts of warm-ups are lost: the database is away", error=error.public)
 
     async def _read(self) -> Known:
-        if isinstance(self._clock, ServerClock):
+        if isinstance(self._clock, ServerClock) and not self.idle:
             await self._clock.set()
         async with self._store.worker() as db:
             known = await store_sources.read(db, self._shares.today)
@@ -122,9 +122,8 @@ class Sources:
                 pools.update(dict.fromkeys(pool.serves, pool))
         sources = [source for pool in known.pools for source in pool.sources]
         if not self._sent.keys() >= {source.id for source in sources}:
-            self._sent = Counter(
-                {source.id: 0 for source in sources}
-            )  # a new one must not have all mail until it has caught up
+            # a new one must not have all mail until it has caught up
+            self._sent = Counter({source.id: 0 for source in sources})
         self._known, self._pools, self._domains = known, pools, dict(known.domains)
         await self._binding.look(sources)
         self._sources.clear()
@@ -177,7 +176,7 @@ class Sources:
         for content, class_, rows in work:
             pool = self._pool_of(content.domain_id, class_) if own else None
             domain = self._domains.get(content.domain_id)
-            if pool is not None or (domain is not None and domain.state != "warm"):
+            if pool is not None or domain is not None:
                 chosen.append((content, class_, rows, pool, domain))
         silent = await self._silent(
             row
