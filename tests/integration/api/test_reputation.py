@@ -275,6 +275,10 @@ async def test_a_site_that_rests_and_a_lane_that_waits(tracing: httpx.AsyncClien
     verdict, steps = await traced(tracing, "you@good.test")
     assert verdict == "wait" and "421 too many" in steps["site"]["text"] and steps["site"]["facts"]["failures"] == 4
     assert steps["lane"]["facts"]["waiting"] == 3
+    await admin.execute('UPDATE sites SET suspended_until = NULL, limits = \'{"connections": 3, "per_minute": 60}\'')
+    verdict, steps = await traced(tracing, "you@good.test")
+    assert verdict == "ok" and "over 3 connections" in steps["site"]["text"]
+    assert {"mails": 60, "seconds": 60.0} in steps["site"]["facts"]["limits"]["rates"]
 
 
 async def test_mail_that_is_held_waits_and_its_delivery_says_so(

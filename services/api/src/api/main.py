@@ -150,6 +150,8 @@ def _tracer(settings: Settings, store: Store) -> Tracer:
         own.source_ip,
         own.ehlo_name,
         tuple(settings.network.allow.mx),
+        own.mails_per_connection,
     )
     resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=1_000)
-    return Tracer(store, resolver, Quotas(store, **dict(settings.quota)), leaving)
+    shaping = Shaping.load(own.shaping_file)
+    return Tracer(store, resolver, Quotas(store, **dict(settings.quota)), leaving, shaping)

@@ -26,6 +26,7 @@ from uuid import UUID
 from mailcore.dns.resolver import Resolver
 from mailcore.dns.verdict import OWNED
 from mailcore.flow.quota import Quotas
+from mailcore.flow.shaping import Shaping
 from mailcore.flow.trace_hosts import OK, STOP, UNKNOWN, WAIT, Found, Hosts, Leaving, Step
 from mailcore.flow.ways import RoutesOut
 from mailcore.kit.errors import Invalid, MailError
@@ -47,8 +48,9 @@ class Question:
 
 
 class Tracer:
-    def __init__(self, store: Store, resolver: Resolver, quotas: Quotas, leaving: Leaving) -> None:
+    def __init__(self, store: Store, resolver: Resolver, quotas: Quotas, leaving: Leaving, shaping: Shaping) -> None:
         self._store = store
+        self._shaping = shaping
         self._quotas = quotas
         self._leaving = leaving
         self._hosts = Hosts(store, resolver, leaving)
@@ -189,14 +191,25 @@ class Tracer:
             return Step(
                 "site", OK, f"Nothing has been sent to {found.domain} yet: its site becomes known with the first mail."
             )
+        shape = self._shaping.shape(
+            row["key"],
+            connections=row["max_connections"],
+            mails_per_connection=self._leaving.mails_per_connection,
+            limits=row["limits"],
+        )
+        most = shape.connections
+        facts["limits"] = {
+            "provider": shape.provider,
+            "connections": most,
+            "mails_per_connection": shape.mails_per_connection,
+            "rates": [{"mails": mails, "seconds": span} for mails, span in shape.rates],
+        }
         until = row["suspended_until"]
         if until is not None:
             words = f" Its last words: {row['last_reply']}" if row["last_reply"] else ""
             text = f"The site {row['key']} rests until {until}, after {row['failures']} failures in a row.{words}"
             return Step("site", WAIT, text, facts)
-        return Step(
-            "site", OK, f"The site {row['key']} takes mail, over {row['max_connections']} connections at most.", facts
-        )
+        return Step("site", OK, f"The site {row['key']} takes mail, over {most} connections at most.", facts)
 
     async def _source(self, asked: Question, found: Found) -> Step:
         own = self._leaving

@@ -47,6 +47,7 @@ class Leaving:
     source_ip: str | None
     ehlo: str
     allow: tuple[Network, ...]
+    mails_per_connection: int = 100
 
 
 @dataclass(slots=True)

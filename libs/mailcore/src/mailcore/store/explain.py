@@ -190,8 +190,9 @@ async def site(db: Connection, domain: str, site_id: int | None = None) -> dict[
 
 
 _SITE = """
-SELECT s.id, s.key, s.max_connections, s.failures, s.last_reply, CASE WHEN s.suspended_until > now() THEN s.suspended_until END
-         AS suspended_until, CASE WHEN s.slow_until > now() THEN s.slow_until END AS slow_until
+SELECT s.id, s.key, s.max_connections, s.limits, s.failures, s.last_reply,
+       CASE WHEN s.suspended_until > now() THEN s.suspended_until END AS suspended_until,
+       CASE WHEN s.slow_until > now() THEN s.slow_until END AS slow_until
 FROM sites s WHERE s.id = coalesce($2, (SELECT r.site_id FROM recipient_domains r WHERE r.domain = $1))
 """
 
