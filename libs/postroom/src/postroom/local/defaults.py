@@ -75,6 +75,7 @@ def of_mode(mode: Mode, folder: Folder, ports: Ports, secrets: Secrets) -> dict[
             "NETWORK__ALLOW__IMAP": _LOOPBACK,
             "NETWORK__ALLOW__LOCAL_MAIL": _LOOPBACK,
             "NETWORK__ALLOW__MX": _LOOPBACK,
+            "REPUTATION__PAUSE": "false",  # mail that bounces is tried out here, and nobody's reputation is at stake
         }
     else:
         defaults |= {"OUTBOUND__ROUTE": "mx"}
