@@ -93,6 +93,38 @@ async def test_a_head_that_does_not_come_ends_the_connection(port: int) -> None:
     assert await _ask(port, b"POST /length HTTP/1.1\r\nhost") == b""
 
 
+# ---- offers of another protocol
+
+_OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+_NEXT = b"POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"
+_HIDDEN = b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_what_offers_another_protocol_is_a_request_like_others(port: int, chunked: bool, pause: bool) -> None:
+    """RFC 9110 §7.8. Java's client offers HTTP/2 with its first request; the body is its body, and no request of its own."""
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(_HIDDEN), _HIDDEN) if chunked else _HIDDEN
+    framing = b"transfer-encoding: chunked\r\n" if chunked else b"content-length: %d\r\n" % len(body)
+    head = b"POST /length HTTP/1.1\r\nhost: x\r\n" + _OFFER + framing + b"\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for piece in (head, body + head + body, _NEXT) if pause else (head + body + head + body + _NEXT,):
+        writer.write(piece)
+        await asyncio.sleep(0.05)
+    answers = (await reader.read()).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    writer.close()
+    await writer.wait_closed()
+    told = [b"%d" % len(_HIDDEN)] * 2 + [b"2"]
+    assert [each.partition(b"\r\n\r\n")[2] for each in answers] == told
+
+
+async def test_a_thousand_offers_are_declined_and_a_tunnel_is_refused(port: int) -> None:
+    offer = b"POST /length HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 2\r\n\r\nok"
+    assert (await _ask(port, offer * 1000 + _NEXT)).count(b"HTTP/1.1 200 OK") == 1001
+    for target in (b"a:1", b"/length"):
+        assert _error(await _ask(port, b"CONNECT " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n"))[0] == 400
+
+
 # ---- the short way
 
 

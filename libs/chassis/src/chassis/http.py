@@ -2,6 +2,9 @@
 
 httptools gathers a header until it is complete, whatever its size; anybody who can connect could fill the memory.
 
+A request that offers another protocol (RFC 9110 §7.8) is one like others: httptools would leave its body to that protocol, and
+then take it for the next request. Java's client offers HTTP/2 with all that it asks of a server without TLS.
+
 The short way (`Whole`) is for routes that run thousands of times a second: where a request's body came together with its head it
 is taken without waiting, and an answer that is there as a whole goes out in one write. By ASGI's messages both take longer than
 the rest of such a request (bench/README.md).
@@ -13,6 +16,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -27,6 +31,10 @@ _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 class _HeadTooLargeError(Exception):
     pass
+
+
+class _TunnelError(Exception):
+    """CONNECT, which is asked of proxies."""
 
 
 class Whole:
@@ -76,6 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._began = False
         self._head_bytes = 0
         self._fields_bytes = 0
+        self._without_offer = b""
         self._late: asyncio.TimerHandle | None = self.loop.call_later(self.head_seconds, self._too_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -84,7 +93,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._began = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if not self._in_head or self.transport.is_closing():
             return
         if not self._began:  # the read in which a head begins may hold the end of the body before it
@@ -94,6 +104,21 @@ class HttpProtocol(HttpToolsProtocol):
                 return
         if self._late is None:
             self._late = self.loop.call_later(self.head_seconds, self._too_late)
+
+    def _parse(self, data: bytes) -> None:
+        octets = memoryview(data)
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(octets)
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    octets = octets[offer.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                    self.parser.feed_data(self._without_offer)
+        except httptools.HttpParserError:
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self._in_head = self._began = True
@@ -109,9 +134,21 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            method = self.parser.get_method()
+            if method == b"CONNECT":
+                raise _TunnelError
+            first = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
+            fields = [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+            self._without_offer = b"".join([first, *fields, b"\r\n"])
+            return
         self._in_head = False
         self._in_time()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         cycle.scope["extensions"] = {WHOLE: Whole(cycle)}  # type: ignore[dict-item]
