@@ -183,7 +183,18 @@ async def test_a_port_that_nobody_answers_on(mx: SmtpServer) -> None:
     assert "smart host" in found["port-out"].advice and "inbound-smtp" in found["port-in"].advice
 
 
-@pytest.mark.parametrize("script", [{"greeting": Step("554 go away")}, {"greeting": CUT}, {"greeting": Step("")}])
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"greeting": Step("554 go away")},
+        {"greeting": CUT},
+        {"greeting": Step("")},
+        {"greeting": Step("220" + "x" * 10_000)},
+        {"greeting": Step("220-more\r\n" * 500)},
+        {"greeting": Step("\xff\xfe nonsense")},
+    ],
+    ids=["refuses", "cuts", "silent", "long", "endless", "nonsense"],
+)
 async def test_a_server_that_does_not_greet(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_checks, "SECONDS", 2.0)
     async with SmtpServer(script) as server:
