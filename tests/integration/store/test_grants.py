@@ -6,7 +6,7 @@ import asyncpg
 
 DOOR = {
     "INSERT": "arrival_keys arrival_queue arrivals deliveries emails events idempotency_keys lanes logs queue "
-    "recipient_domains sites usage_deltas webhook_deliveries webhook_queue",
+    "recipient_domains reports_owed sites usage_deltas webhook_deliveries webhook_queue",
     "SELECT": "arrival_keys idempotency_keys installation lanes recipient_domains sites suppressions unsubscribes",
     "UPDATE": "arrival_keys idempotency_keys",
 }
