@@ -119,9 +119,8 @@ async def test_an_order_is_carried_out_by_the_service(
         )
         for email_id in ids:
             await tenant.state(email_id, "bounced")
-        order = await admin.fetchrow("SELECT * FROM queue_orders")
-        assert order is not None
-        assert (order["state"], order["touched"]) == ("done", 5)
+        await until(lambda: admin.fetchval("SELECT state = 'done' FROM queue_orders WHERE verb = 'bounce'"), "done")
+        assert await admin.fetchval("SELECT touched FROM queue_orders") == 5
         await operate.resume(store, ringer, None, None, ordered_by="tests", dry_run=False)
         await tenant.state(kept, "delivered")
     assert sink.recipients == ["you@example.com"]
@@ -157,8 +156,8 @@ async def test_a_storm_of_421_shrinks_to_two_probes_and_leaves_other_sites_alone
     tenant: Tenant, outbound: Any, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty connections before it; in it one probe at a time, at most two; and afterwards all is delivered, nothing bounced."""
-    monkeypatch.setattr("outbound.deliver.BUSY_FIRST", 0.1)
-    monkeypatch.setattr("outbound.deliver.BUSY_LONGEST", 0.4)
+    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 0.1)
+    monkeypatch.setattr("outbound.rest.BUSY_LONGEST", 0.4)
     storm = False
     refused = 0
 
@@ -204,6 +203,17 @@ async def test_a_storm_of_421_shrinks_to_two_probes_and_leaves_other_sites_alone
         await until(lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "all delivered", seconds=60)
     assert await admin.fetchval("SELECT count(*) FROM deliveries WHERE state <> 'delivered'") == 0
     assert len(big.caught) == 1_500
+
+
+async def test_a_site_rests_whatever_octets_it_says_so_with(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    async with SmtpServer({"greeting": Step("554 no\x00 mail \udcff here")}) as sink, outbound(sink):
+        await tenant.send("a@example.com", "b@example.com")
+        await until(
+            lambda: admin.fetchval("SELECT suspended_until > now() FROM sites WHERE key LIKE 'catch:%'"), "at rest"
+        )
+    assert await admin.fetchval("SELECT count(*) FROM attempts") == 1
 
 
 async def test_the_operators_rate_is_kept_at_the_mx(

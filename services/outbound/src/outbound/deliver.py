@@ -19,11 +19,10 @@ from collections.abc import Iterable, Sequence
 
 from mailcore.flow import settle as door
 from mailcore.kit import failpoint
-from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERY_SECONDS
 from mailcore.smtp.outcome import Outcome, Result
-from mailcore.store import deliveries, sites
+from mailcore.store import deliveries
 from mailcore.store.deliveries import Content, DueLane, Key, Leased
 from mailcore.transport import Destination, Mail, TlsPolicy
 from outbound.memory import Holding
@@ -32,6 +31,7 @@ from outbound.outlets import Outlets
 from outbound.placement import Placed, Source
 from outbound.places import Places
 from outbound.prepare import own, prepare
+from outbound.rest import is_down, rest, rested
 from outbound.retry import TRANSACTIONAL
 from outbound.routes import Way
 from outbound.security import tls_not_required
@@ -49,10 +49,6 @@ RUN_SECONDS = 300.0
 """After that the run ends and another begins, with what is known of hops by then."""
 PACED_SECONDS = 10.0
 """Where rates hold a site back: rows leased ahead at most."""
-REST_FIRST, REST_LONGEST = 30.0, 900.0
-"""Seconds a site rests after its first failure, doubling to the longest."""
-BUSY_FIRST, BUSY_LONGEST = 2.0, 60.0
-"""The same for one that is there and says 421 (RFC 5321 §3.8): it is asked again soon, by one mail."""
 
 
 class SiteRun:
@@ -302,7 +298,7 @@ class SiteRun:
         self._office.tls_results.note(row.recipient, outcome)
         if outcome.rule == "lease-lost":
             self._put_back([row])
-        elif self._is_down(outcome):
+        elif is_down(outcome, self._way.tls):
             refused = self._places.refused(row.key, outcome)
             if refused:  # of its source alone: once more, at once, from another
                 self._settle(row, dataclasses.replace(outcome, retry_after=0.0))
@@ -319,7 +315,7 @@ class SiteRun:
         else:
             if self._failures and (outcome.rule is None or outcome.result is Result.DELIVERED):
                 self._failures = 0
-                self._spawn_clear()
+                self._clearing = asyncio.get_running_loop().create_task(rested(self._office.store, self._way.site))
             self._settle(row, outcome)
             self._react(row, outcome)
         if self._unattempted or self._down is not None or len(self._under_way) <= self._target // 2:
@@ -329,29 +325,6 @@ class SiteRun:
         rule = self._share.heard(outcome, row.org_id)
         if rule is not None:
             self._office.shares.react(self._share, rule, outcome, row.org_id)
-
-    def _is_down(self, outcome: Outcome) -> bool:
-        """No session came as far as this mail's MAIL: it is about the site, not about the mail."""
-        own_demand = outcome.rule in ("tls-failed", "tls-not-offered") and self._way.tls is not TlsPolicy.REQUIRED
-        # what the recipient's side asks for is not the site's: other domains have their mail there
-        own_demand = own_demand or outcome.rule in ("dane-failed", "mta-sts-failed")
-        return (
-            outcome.result is Result.DEFERRED
-            and outcome.rule is not None
-            and not own_demand
-            and not outcome.dot_sent
-            and not any(line.said and line.said.startswith("MAIL ") for line in outcome.conversation)
-        )
-
-    def _spawn_clear(self) -> None:
-        self._clearing = asyncio.get_running_loop().create_task(self._clear())
-
-    async def _clear(self) -> None:
-        try:
-            async with self._office.store.worker() as db:
-                await sites.clear(db, self._way.site.id)
-        except Unavailable as error:
-            log.warning("the site's failures could not be cleared", site=self._way.site.key, error=error.public)
 
     def settle_all(self, rows: Iterable[Leased], outcome: Outcome) -> None:
         for row in rows:
@@ -421,23 +394,11 @@ class SiteRun:
         self._office.held.difference_update([row.key for row in rows])
 
     async def _rest(self) -> None:
-        down = self._down
-        if not self.falling or down is None:
-            return
-        reply = str(down.reply)
-        busy = down.reply is not None and down.reply.code == 421
-        first, longest = (BUSY_FIRST, BUSY_LONGEST) if busy else (REST_FIRST, REST_LONGEST)
-        try:
-            async with self._office.store.worker() as db:
-                seconds = await sites.suspend(db, self._way.site.id, reply[:500], first=first, longest=longest)
-        except Unavailable as error:
-            log.warning("the site's failure could not be written", site=self._way.site.key, error=error.public)
-        else:
-            log.warning(
-                "a site takes no mail now", site=self._way.site.key, reply=reply[:200], rests_seconds=round(seconds)
-            )
-        finally:
-            self._rested = True
+        if self.falling and self._down is not None:
+            try:
+                await rest(self._office.store, self._way.site, self._down)
+            finally:
+                self._rested = True
 
 
 def _full(rows: Sequence[Leased], quantum: int) -> set[int]:

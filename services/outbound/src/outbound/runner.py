@@ -22,8 +22,9 @@ from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
 from mailcore.smtp.outcome import Outcome
 from mailcore.store import deliveries, leases
 from mailcore.store.deliveries import DueLane, Leased
-from outbound.deliver import MOST, REST_FIRST, REST_LONGEST, SiteRun
+from outbound.deliver import MOST, SiteRun
 from outbound.office import Office
+from outbound.rest import REST_FIRST, REST_LONGEST
 from outbound.routes import NoWay, Routes, Way
 from outbound.site_shares import SiteShare
 

@@ -52,7 +52,7 @@ async def point(db: Connection, domains: Sequence[str], site_id: int) -> None:
 
 async def suspend(db: Connection, site_id: int, last_reply: str, *, first: float, longest: float) -> float:
     """One more failure in a row: no attempts for `first` seconds, doubling with each, at most `longest`. Returns the seconds."""
-    seconds: float = await db.fetchval(_SUSPEND, site_id, last_reply, first, longest)
+    seconds: float = await db.fetchval(_SUSPEND, site_id, storable(last_reply[:MAX_FAILURE]), first, longest)
     return seconds
 
 
@@ -76,6 +76,7 @@ async def clear(db: Connection, site_id: int) -> None:
 # ---- what it said ----------------------------------------------------------------------------------------------------
 
 KEPT_REPLIES = 10
+MAX_FAILURE = 500
 MAX_TEXT = 300
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
