@@ -180,8 +180,13 @@ async def test_a_mail_that_waits_says_so(api: httpx.AsyncClient, admin: asyncpg.
     (delivery,) = (await api.get(f"/v1/emails/{sent.json()['id']}/deliveries")).json()["data"]
     assert delivery["state"] == "queued" and "It waits for room" in delivery["next_attempt"]["why"]
     assert (await api.get(f"/v1/pools/{pool['id']}")).json()["waiting"] == 1
-    assert (await api.delete(f"/v1/pools/{pool['id']}")).status_code == 200
-    assert await admin.fetchval("SELECT due_at <= now() AND waits_for IS NULL FROM queue")
+    first, second = [(await _source(api, pool["id"], f"203.0.113.{n}")).json()["id"] for n in (7, 8)]
+    assert (await api.delete(f"/v1/sources/{first}")).status_code == 200
+    assert await admin.fetchval("SELECT due_at > now() AND waits_for IS NOT NULL FROM queue")
+    assert (await api.delete(f"/v1/sources/{second}")).status_code == 200
+    assert await admin.fetchval("SELECT due_at <= now() AND waits_for IS NULL FROM queue"), (
+        "no pool carries it any more"
+    )
 
 
 async def test_only_the_operator(

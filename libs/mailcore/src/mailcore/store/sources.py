@@ -298,9 +298,12 @@ async def change(db: Connection, id_: UUID, values: dict[str, Any]) -> None:
 
 
 async def remove(db: Connection, id_: UUID) -> None:
-    """With its warm-up and its history. Raises NotFound."""
-    if await db.fetchval("DELETE FROM sources WHERE id = $1 RETURNING id", id_) is None:
+    """With its warm-up and its history; of the last one of a pool, mail that waits there is due at once. Raises NotFound."""
+    pool_id = await db.fetchval("DELETE FROM sources WHERE id = $1 RETURNING pool_id", id_)
+    if pool_id is None:
         raise NotFound("Source not found")
+    if not await db.fetchval("SELECT count(*) FROM sources WHERE pool_id = $1", pool_id):
+        await let_go(db, pool_id)
 
 
 async def sources(db: Connection, page: Page, pool_id: UUID | None = None) -> Slice:
