@@ -61,6 +61,27 @@ async def test_without_redis_ringing_neither_fails_nor_waits() -> None:
     await ringer.close()
 
 
+async def test_a_redis_that_stops_for_a_while_is_rung_again(redis_url: str, ringer: Ringer) -> None:
+    """What was rung meanwhile is the sweep's; nothing stays stuck, and nobody waits."""
+    hasty = Ringer(redis_url, timeout_seconds=0.05)
+    hasty.ring(OUTBOUND, "before")
+    await hasty.drain()
+    await ringer.redis.execute_command("CLIENT", "PAUSE", "300", "WRITE")
+    hasty.ring(OUTBOUND, "lost")
+    for n in range(50):
+        hasty.ring(OUTBOUND, n)
+    await hasty.drain()
+    assert hasty.broken
+    hasty.ring(OUTBOUND, "not heard")
+    await _until(lambda: not hasty.broken)
+    hasty.ring(OUTBOUND, "after")
+    await hasty.drain()
+    assert not hasty.broken
+    assert await ringer.redis.exists(bell_key(OUTBOUND, "after")) == 1
+    assert await ringer.redis.exists(bell_key(OUTBOUND, "not heard")) == 0
+    await hasty.close()
+
+
 async def test_a_flush_costs_nothing_but_the_ring(redis_url: str, ringer: Ringer) -> None:
     woken: list[str] = []
     task = asyncio.create_task(Bells(redis_url, "outbound", bells={OUTBOUND: woken.append}).run())

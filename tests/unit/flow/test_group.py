@@ -93,3 +93,24 @@ async def test_who_joins_while_the_last_group_ends_is_not_forgotten(company: int
     for _ in range(10):
         await asyncio.sleep(0)
     assert committed == ["first", "late"]
+
+
+@pytest.mark.parametrize("fault", ["cancelled", "miscounted"])
+async def test_a_commit_that_ends_out_of_turn_leaves_nobody_waiting(fault: str) -> None:
+    seen: list[list[int]] = []
+
+    async def commit(members: Sequence[int]) -> list[int]:
+        seen.append(list(members))
+        await asyncio.sleep(0)
+        if fault == "cancelled":
+            raise asyncio.CancelledError
+        return list(members)[:-1]
+
+    door: GroupCommit[int, int] = GroupCommit(commit, in_flight=1, members=2)
+    async with asyncio.timeout(10):
+        done = await asyncio.gather(*(door.join(n) for n in (1, 2, 3)), return_exceptions=True)
+        await door.drain()
+    assert [each for each in done if not isinstance(each, Unavailable)] == ([] if fault == "cancelled" else [1])
+    assert seen == [[1, 2]], "what may be stored is not stored again"
+    await asyncio.gather(door.join(4), return_exceptions=True)
+    assert seen == [[1, 2], [4]], "who was told that it is not stored is not stored later"

@@ -105,6 +105,43 @@ async def test_forgetting_also_holds_for_an_answer_under_way() -> None:
     assert await remembered.get("k") is None
 
 
+async def test_who_asks_after_forgetting_gets_no_answer_from_before() -> None:
+    source = Source()
+    remembered = source.remembered()
+    await remembered.get("k")
+    source.now += 2.1
+    source.gate.clear()
+    assert remembered.held("k") == "a"  # from here on a question is under way
+    await settle()
+    source.value = "b"
+    remembered.forget(lambda value: value == "a")
+    assert remembered.held("k") is None
+    fresh = asyncio.create_task(remembered.get("k"))
+    await settle()
+    source.gate.set()
+    assert await fresh == "b"
+    await settle()
+    assert remembered.held("k") == "b"
+    assert remembered._asking == {}
+
+
+async def test_held_is_never_older_than_promised_and_asks_once() -> None:
+    source = Source()
+    remembered = source.remembered()
+    assert remembered.held("k") is None
+    await remembered.get("k")
+    source.now += 2.1
+    source.gate.clear()
+    assert [remembered.held("k") for _ in range(3)] == ["a"] * 3
+    source.now += 1.9
+    assert remembered.held("k") is None  # though the question ahead of time has not been answered
+    waiting = asyncio.create_task(remembered.get("k"))
+    await settle()
+    source.gate.set()
+    assert await waiting == "a"
+    assert source.asked == 2
+
+
 async def test_its_size_is_bounded() -> None:
     source = Source()
     remembered = source.remembered(maximum=3)

@@ -69,10 +69,15 @@ class GroupCommit(Generic[M, R]):
                     results = await self._commit([member for member, _ in group])
                 except Exception as error:
                     await self._failed(group, error)
-                    continue
-                _settle(group, results)
+                else:
+                    _settle(group, results)
+                finally:
+                    _give_up(group)
         finally:
             self._leaving -= 1
+            if not self._leaving:
+                left, self._waiting = self._waiting, []
+                _give_up(left)
 
     def _take(self) -> list[tuple[M, asyncio.Future[R]]]:
         total, count = 0, 0
@@ -88,7 +93,7 @@ class GroupCommit(Generic[M, R]):
         if isinstance(error, Unavailable) or len(group) == 1:
             if not isinstance(error, MailError):
                 log.error("commit failed", error=repr(error), exc_info=error)
-                error = Unavailable("This could not be stored just now. Try again in a moment.")
+                error = _unavailable()
             for _, future in group:
                 _raise(future, error)
             return
@@ -106,6 +111,17 @@ def _settle(group: list[tuple[M, asyncio.Future[R]]], results: Sequence[R | Mail
             _raise(future, result)
         elif not future.done():
             future.set_result(result)
+
+
+def _give_up(group: list[tuple[M, asyncio.Future[R]]]) -> None:
+    """Of a task that was cancelled, or broke: nobody may wait for it. All others have their answers."""
+    for _, future in group:
+        if not future.done():
+            _raise(future, _unavailable())
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("This could not be stored just now. Try again in a moment.")
 
 
 def _raise(future: asyncio.Future[R], error: Exception) -> None:

@@ -56,6 +56,7 @@ class Remembered(Generic[K, V]):
     def forget(self, matches: Callable[[V], bool]) -> None:
         self._known = {key: known for key, known in self._known.items() if not matches(known[1])}
         self._forgotten += 1
+        self._asking = {}  # who asks from here on waits for no question from before
 
     def _begin(self, key: K) -> asyncio.Task[V | None]:
         task = self._asking[key] = asyncio.get_running_loop().create_task(self._answer(key))
@@ -65,15 +66,18 @@ class Remembered(Generic[K, V]):
     async def _answer(self, key: K) -> V | None:
         asked, forgotten = self._clock(), self._forgotten  # before the question: a slow answer is not a younger one
         value = await self._ask(key)
+        if forgotten != self._forgotten:
+            return value  # it may be from before
         if value is None:
             self._known.pop(key, None)
-        elif forgotten == self._forgotten:  # else the answer may be from before
+        else:
             if len(self._known) >= self._maximum:
                 self._known.clear()
             self._known[key] = (asked, value)
         return value
 
     def _done(self, key: K, done: asyncio.Task[V | None]) -> None:
-        self._asking.pop(key, None)
+        if self._asking.get(key) is done:
+            del self._asking[key]
         if not done.cancelled():
             done.exception()  # read here: of an answer asked for ahead of time nobody else does
