@@ -139,6 +139,7 @@ async def test_a_run_under_way_stops_when_everything_is_held(
         await until(lambda: admin.fetchval("SELECT count(*) > 0 FROM queue WHERE dot_sent"), "under way")
         async with store.worker() as db:
             await holds.place(db, None, None, origin="operator", reason="stop")
+        await until(lambda: admin.fetchval("SELECT bool_and(bears = 0) FROM site_shares"), "the run knows")
         await until(
             lambda: admin.fetchval("SELECT count(*) < 10 FROM queue WHERE worker IS NOT NULL"), "the rest given back"
         )

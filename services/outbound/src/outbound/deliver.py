@@ -358,6 +358,7 @@ class SiteRun:
         try:
             await self._end()
         finally:
+            self._outlets.close()  # a run that broke takes no part of the connections with it
             self._share.listeners.discard(self)
             self.holding.done_all()
 
