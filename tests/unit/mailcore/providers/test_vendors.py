@@ -91,6 +91,21 @@ def test_no_answer_can_make_the_reading_fail(vendor: str, body: bytes, status: i
         assert reading.verdict is Verdict.LATER
 
 
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_success_that_is_not_the_vendors_is_none(vendor: str) -> None:
+    """A portal's page, a proxy's greeting: a mail that nobody has must not count as sent."""
+    for body in (b"<h1>Welcome</h1>", b"{}", b""):
+        reading = account(vendor).sender().read(Answer(200, {}, body), letter())
+        assert reading.verdict is Verdict.LATER, vendor
+
+
+@pytest.mark.parametrize("vendor", [vendor for vendor in VENDORS if vendor != "mailgun"])
+def test_a_wrong_base_url_fails_no_mail(vendor: str) -> None:
+    for status in (404, 405):
+        reading = account(vendor).sender().read(Answer(status, {"content-type": "text/html"}, b"<h1>?</h1>"), letter())
+        assert reading.verdict is Verdict.ACCOUNT, "the way rests, and the mail waits or goes by the next"
+
+
 # ---- requests --------------------------------------------------------------------------------------------------------
 
 

@@ -217,7 +217,8 @@ def verdict_of(status: int) -> Verdict:
     """As HTTP means it (RFC 9110 §15); a vendor's own codes go before."""
     if 200 <= status < 300:
         return Verdict.ACCEPTED
-    if status in (401, 402, 403):
+    if status in (401, 402, 403, 404, 405, 410, 415, 426):
+        # the last ones: this is not the API that we take it for, whatever the mail
         return Verdict.ACCOUNT
     if status == 429:
         return Verdict.LIMITED
@@ -248,6 +249,14 @@ def failed(answer: Answer, words: object, verdict: Verdict | None = None) -> Rea
         retry_after=retry_after(answer),
         unsure=unsure_of(answer.status),
     )
+
+
+def accepted(answer: Answer, words: str, id_: str | None) -> Reading:
+    """A success with the message's id. Without one it is an answer of somebody else's, behind a wrong base URL or a portal: then
+    nobody knows."""
+    if id_:
+        return Reading(Verdict.ACCEPTED, words, id_)
+    return Reading(Verdict.LATER, f"HTTP {answer.status}, and no id of a message", unsure=True)
 
 
 def json_request(url: str, headers: Mapping[str, str], body: object) -> Request:

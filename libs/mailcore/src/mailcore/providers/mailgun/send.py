@@ -16,6 +16,7 @@ from mailcore.providers.base import (
     Reading,
     Request,
     Verdict,
+    accepted,
     basic,
     failed,
     object_of,
@@ -49,7 +50,7 @@ class MailgunSender:
         said = object_of(answer.json())
         words = text_of(said.get("message")) or answer.body[:200].decode("utf-8", "replace")
         if 200 <= answer.status < 300:
-            return Reading(Verdict.ACCEPTED, words, text_of(said.get("id")) or None)
+            return accepted(answer, words, text_of(said.get("id")))
         verdict: Verdict | None = None
         if answer.status == 404:
             # no such domain in the account: of its own setting that concerns all mail, of From this one

@@ -85,7 +85,7 @@ class PostmarkSender:
         elif code == _MAINTENANCE:
             verdict = Verdict.DOWN
         elif 200 <= answer.status < 300:
-            verdict = Verdict.REFUSED
+            verdict = Verdict.REFUSED if isinstance(code, int) else Verdict.LATER  # of somebody else's
         return failed(answer, f"{code} {words}" if isinstance(code, int) else words, verdict)
 
 

@@ -13,6 +13,7 @@ from mailcore.providers.base import (
     Reading,
     Request,
     Verdict,
+    accepted,
     failed,
     json_request,
     object_of,
@@ -68,7 +69,7 @@ class ResendSender:
     def read(self, answer: Answer, letter: Letter) -> Reading:
         said = object_of(answer.json())
         if 200 <= answer.status < 300:
-            return Reading(Verdict.ACCEPTED, "accepted by Resend", text_of(said.get("id")) or None)
+            return accepted(answer, "accepted by Resend", text_of(said.get("id")))
         name, words = text_of(said.get("name")), text_of(said.get("message"))
         verdict: Verdict | None = None
         if name in _OF_THE_ACCOUNT or words == "API key is invalid":

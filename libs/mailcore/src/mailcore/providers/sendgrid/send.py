@@ -14,6 +14,7 @@ from mailcore.providers.base import (
     Reading,
     Request,
     Verdict,
+    accepted,
     failed,
     json_request,
     object_of,
@@ -79,7 +80,7 @@ class SendGridSender:
 
     def read(self, answer: Answer, letter: Letter) -> Reading:
         if 200 <= answer.status < 300:
-            return Reading(Verdict.ACCEPTED, "accepted by SendGrid", answer.headers.get("x-message-id"))
+            return accepted(answer, "accepted by SendGrid", answer.headers.get("x-message-id"))
         said = object_of(answer.json()).get("errors")
         errors = [object_of(error) for error in said] if isinstance(said, list) else []
         words = "; ".join(text for error in errors[:5] if (text := text_of(error.get("message"))))

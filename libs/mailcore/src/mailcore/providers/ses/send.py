@@ -9,7 +9,18 @@ from typing import Any
 
 import orjson
 
-from mailcore.providers.base import REFERENCE, Answer, Letter, Reading, Request, Verdict, failed, object_of, text_of
+from mailcore.providers.base import (
+    REFERENCE,
+    Answer,
+    Letter,
+    Reading,
+    Request,
+    Verdict,
+    accepted,
+    failed,
+    object_of,
+    text_of,
+)
 from mailcore.providers.ses.sigv4 import signed
 
 _VERDICTS = {
@@ -68,7 +79,7 @@ class SesSender:
     def read(self, answer: Answer, letter: Letter) -> Reading:
         said = object_of(answer.json())
         if 200 <= answer.status < 300:
-            return Reading(Verdict.ACCEPTED, "accepted by Amazon SES", text_of(said.get("MessageId")) or None)
+            return accepted(answer, "accepted by Amazon SES", text_of(said.get("MessageId")))
         # `MessageRejected:http://internal.amazon.com/…` or, in the body, `com.amazonaws…#MessageRejected`
         kind = (
             answer.headers.get("x-amzn-errortype", "").partition(":")[0]
