@@ -112,6 +112,15 @@ async def test_far_from_the_limit_nobody_waits_for_anybody(
     assert await used(admin) == 3
 
 
+async def test_as_many_may_be_under_way_in_the_other_groups(store: Store, org: UUID) -> None:
+    """Three groups of 20,000 at a time, each far from 60,000 by itself, would exceed it together with the next one."""
+    quotas = Quotas(store, daily=60_000)
+    await quotas.check(org, 1)
+    assert quotas.near([(org, 10_000)]) == []
+    assert quotas.near([(org, 20_000)]) == [org]
+    assert quotas.near([(org, 10_000)] * 2) == [org]
+
+
 async def test_sums_are_made_and_nothing_is_counted_twice(
     make_submits, store: Store, admin: asyncpg.Connection, org: UUID, domain: UUID
 ) -> None:

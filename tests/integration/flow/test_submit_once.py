@@ -254,3 +254,15 @@ async def test_a_lost_database_tells_all_and_burns_nothing(
     again = await together(*(door.submit(org, [letter()], door="test", once=once(f"k{n}")) for n in range(5)))
     assert {word(each) for each in again} == {"stored"}
     assert (await counts(admin))[0] == 6
+
+
+async def test_a_group_is_bounded_by_its_recipients_too(
+    doors: list[Submits], admin: asyncpg.Connection, org: UUID, domain: UUID
+) -> None:
+    """Nobody waits for a statement of tens of thousands of rows."""
+    many = [f"u{n}@example.com" for n in range(150)]
+    await doors[0].submit(org, [letter()], door="test")
+    await together(*(doors[0].submit(org, [letter(*many)], door="test") for _ in range(80)))
+    copies = await admin.fetch("SELECT count(*) AS n FROM deliveries GROUP BY xmin::text")
+    assert sum(row["n"] for row in copies) == 80 * 150 + 1
+    assert max(row["n"] for row in copies) <= 10_000

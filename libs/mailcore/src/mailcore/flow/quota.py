@@ -31,7 +31,9 @@ from mailcore.store.usage import Used
 SECONDS = 3.0
 """How old what is known may be."""
 MARGIN = 20_000
-"""Recipients. As many as one process has in its groups under way at most (flow.submit), and others in SECONDS."""
+"""Recipients that other processes may take in SECONDS."""
+GROUPS = 3
+"""That one process has under way at a time (flow.submit): each counts the others as large as itself."""
 MAX_REMEMBERED = 100_000
 """Organizations."""
 
@@ -137,7 +139,7 @@ class Quotas:
         known = self._known.get(org_id)
         if known is None or asyncio.get_running_loop().time() - known.at > SECONDS:
             return True
-        return known.standing.refusal(self._taken[org_id] - known.taken + more + MARGIN) is not None
+        return known.standing.refusal(self._taken[org_id] - known.taken + GROUPS * more + MARGIN) is not None
 
     def _now(self, known: _Known, org_id: UUID) -> Standing:
         return _more(known.standing, self._taken[org_id] - known.taken)

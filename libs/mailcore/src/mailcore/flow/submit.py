@@ -25,7 +25,7 @@ from uuid import UUID
 from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.events import suppressed
 from mailcore.flow.group import GroupCommit
-from mailcore.flow.quota import Quotas
+from mailcore.flow.quota import GROUPS, Quotas
 from mailcore.flow.row import distinct, is_long, row_of, unsent
 from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.ways import RoutesOut
@@ -49,6 +49,8 @@ DOMAIN_SECONDS = 3.0
 COMPANY = 20
 """Requests that wait before another group leaves beside those under way. A statement costs this process more than a mail: few large
 groups are cheaper than many small ones."""
+COPIES = 50
+"""Recipients that weigh as much in a group as an email."""
 MAX_REMEMBERED = 100_000
 
 
@@ -151,7 +153,7 @@ class Submits:
         *,
         quotas: Quotas | None = None,
         sandbox: Sandbox | None = None,
-        in_flight: int = 3,
+        in_flight: int = GROUPS,
         members: int = 200,
     ) -> None:
         """Without `quotas` only organizations with limits of their own have any."""
@@ -319,7 +321,8 @@ class Submits:
             response = once.response([each.id for each in ready])
             wanted = Wanted(key, once.fingerprint, response)
         copies = sum([len(each.recipients) for each in ready])
-        return _Member(ready, once, wanted, response, len(ready) + size // INLINE_BYTES, copies)
+        weight = len(ready) + size // INLINE_BYTES + copies // COPIES
+        return _Member(ready, once, wanted, response, weight, copies)
 
     async def _commit(self, members: Sequence[_Member]) -> list[Submitted | MailError]:
         near = self.quotas.near([(member.ready[0].org_id, member.copies) for member in members if member.ready])
