@@ -131,6 +131,16 @@ async def test_who_asks_for_a_pause_gets_it(setup: Setup) -> None:
     assert loop.time() - began >= 0.9 and outcomes[1][1].result is Result.DELIVERED
 
 
+async def test_a_pause_ends_with_what_it_kept_waiting(setup: Setup) -> None:
+    setup.transport._not_before = asyncio.get_running_loop().time() + 25
+    setup.put("ada@example.com")
+    running = asyncio.ensure_future(setup.run())
+    await asyncio.sleep(0.05)
+    assert [mail.rcpt_to for mail in setup.mails.take_all()] == ["ada@example.com"]
+    async with asyncio.timeout(10):
+        assert await running == [] and setup.api.heard == []
+
+
 async def test_an_empty_closed_queue_only_tells_the_number_of_connections(setup: Setup) -> None:
     await setup.transport.deliver(
         setup.destination,

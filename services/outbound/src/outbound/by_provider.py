@@ -40,6 +40,8 @@ OFF_LOOP_BYTES = 32_768
 """Composing a request out of more than this would hold up everybody else."""
 MOST_PAUSE = 30.0
 """Seconds that a 429 may hold up this site here; whoever asks for more is tried again when it has passed."""
+LOOK_SECONDS = 1.0
+"""How often a pause looks whether there is still something to wait for."""
 MAX_HEARD = 500
 
 DOWN_RULES = frozenset(("way-down", "way-failing", "way-refuses-account", "connect-failed"))
@@ -85,7 +87,7 @@ class ByProvider:
                         if mails.closed and not len(mails):
                             return
                         continue
-                    await self._turn(key)
+                    await self._turn(key, mails)
                     # between the wait and here they may have been taken back
                     if group := self._pull(mails):
                         self._busy[key] += 1
@@ -100,11 +102,11 @@ class ByProvider:
     async def close(self) -> None:
         """See `Transport.close`: the client is the process's."""
 
-    async def _turn(self, key: object) -> None:
-        """Until a connection is free, and the provider's pause is over."""
-        while True:
+    async def _turn(self, key: object, mails: MailQueue) -> None:
+        """Until a connection is free and the provider's pause is over, or nothing is left to send."""
+        while len(mails) or not mails.closed:
             if (pause := self._not_before - asyncio.get_running_loop().time()) > 0:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(pause, LOOK_SECONDS))
             elif self._busy[key] >= self._most[key]:
                 self._freed.clear()
                 await self._freed.wait()
