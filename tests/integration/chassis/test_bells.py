@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import uvloop
+from redis.asyncio.connection import Connection as RedisConnection
 
 from chassis.bells import Bells
 from mailcore.queue.bell import Ringer
@@ -80,6 +84,49 @@ async def test_a_redis_that_stops_for_a_while_is_rung_again(redis_url: str, ring
     assert await ringer.redis.exists(bell_key(OUTBOUND, "after")) == 1
     assert await ringer.redis.exists(bell_key(OUTBOUND, "not heard")) == 0
     await hasty.close()
+
+
+class Dying(RedisConnection):
+    """Its server goes away between two commands."""
+
+    dying = False
+
+    async def _send_packed_command(self, command: Any) -> None:
+        if self.dying:
+            assert self._writer is not None
+            self._writer.transport.abort()
+            await asyncio.sleep(0.01)
+        await super()._send_packed_command(command)
+
+
+def test_a_connection_that_dies_loses_no_more_than_its_rings(redis_server: str) -> None:
+    """With uvloop, as the services run: it says RuntimeError of a transport that is gone, which is none of Redis's errors."""
+
+    async def ring() -> None:
+        ringer = Ringer(redis_server, timeout_seconds=1)
+        ringer.redis.connection_pool.connection_class = Dying
+        try:
+            assert await ringer.enqueue(VERIFY, "x")
+            for connection in ringer.redis.connection_pool._available_connections:
+                connection.dying = True  # type: ignore[attr-defined]
+            assert not await ringer.enqueue(VERIFY, "x")
+            assert ringer.broken
+            await _until(lambda: not ringer.broken)
+            for connection in ringer.redis.connection_pool._available_connections:
+                connection.dying = True  # type: ignore[attr-defined]
+            ringer.ring(OUTBOUND, "lost")
+            await ringer.drain()
+            assert ringer.broken
+            await _until(lambda: not ringer.broken)
+            for connection in ringer.redis.connection_pool._available_connections:
+                connection.dying = False  # type: ignore[attr-defined]
+            ringer.ring(OUTBOUND, "dying-after")
+            await ringer.drain()
+            assert await ringer.redis.delete(bell_key(OUTBOUND, "dying-after")) == 1
+        finally:
+            await ringer.close()
+
+    uvloop.run(ring())
 
 
 async def test_a_flush_costs_nothing_but_the_ring(redis_url: str, ringer: Ringer) -> None:

@@ -17,7 +17,6 @@ from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from mailcore.kit.log import logger
 from mailcore.queue.jobs import Bell, Chore, arq_queue, bell_key
@@ -110,7 +109,8 @@ class Ringer:
     async def _guarded(self, call: Coroutine[Any, Any, Any]) -> bool:
         try:
             await call
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            # by no means only Redis's: of a connection that is just closing uvloop says RuntimeError
             if not self.broken:
                 log.warning("redis does not answer", error=str(error) or type(error).__name__)
             self._open_until = time.monotonic() + BREAKER_SECONDS
