@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MEMBERS := libs/mailcore libs/chassis libs/postroom services/api services/inbound-smtp services/outbound services/imap-sync services/webhooks
 STAMP := $(VENV)/.installed
-BENCH ?= $(filter-out README.md,$(notdir $(wildcard bench/*)))
+BENCH ?= $(filter-out README.md lab.py __pycache__,$(notdir $(wildcard bench/*)))
 export PYTHONDONTWRITEBYTECODE ?=
 
 .PHONY: help
