@@ -231,6 +231,18 @@ async def test_who_hangs_up_and_comes_again_with_its_key_is_one_mail(
     assert await counts(admin) == (3, 3, 3, 3, 3)
 
 
+async def test_a_replay_rings_for_nobody(
+    doors: list[Submits], ringer: Ringer, org: UUID, domain: UUID, quota: str
+) -> None:
+    await doors[0].submit(org, [letter()], door="test", once=once("k"))
+    await ringer.drain()
+    assert len(await ringer.redis.keys("postroom:bell:*")) == 1
+    await ringer.redis.flushall()
+    assert word(await doors[0].submit(org, [letter()], door="test", once=once("k"))) == "replayed"
+    await ringer.drain()
+    assert await ringer.redis.keys("postroom:bell:*") == []
+
+
 async def test_a_lost_database_tells_all_and_burns_nothing(
     doors: list[Submits], admin: asyncpg.Connection, org: UUID, domain: UUID
 ) -> None:

@@ -351,7 +351,7 @@ class Submits:
         self.quotas.took(
             [(m.ready[0].org_id, m.copies) for place, m in enumerate(members) if m.ready and place not in refused]
         )
-        return refused, await self._due(db, done, ready)
+        return refused, await self._due(db, done, ready) if len(refused) < len(members) else None
 
     async def _store_near(
         self, db: Connection, members: Sequence[_Member], near: Sequence[UUID]
