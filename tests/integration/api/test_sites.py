@@ -28,7 +28,7 @@ ALL = (
     ("POST", "/v1/queue/purge"),
     ("GET", "/v1/queue/holds"),
     ("GET", "/v1/queue/orders"),
-    ("GET", f"/v1/queue/orders/{uuid4()}"),
+    ("GET", f"/v1/queue/orders/{UUID(int=1)}"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -77,6 +78,7 @@ def test_keys_that_are_too_weak(bits: int) -> None:
         ("google-site-verification", "no tag"),
         (f"p={RSA_P}; n={'x' * MAX_RECORD}", "characters"),
     ],
+    ids=itertools.count(),  # keys and times are new each time, names must not be
 )
 def test_what_is_no_usable_key(record: str, word: str) -> None:
     with pytest.raises(Invalid) as caught:

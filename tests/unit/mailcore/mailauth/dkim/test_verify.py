@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -147,6 +148,7 @@ async def test_only_the_first_signatures_are_looked_at() -> None:
         (b"q=dns/txt", Status.PASS, ""),
         (b"zz=anything", Status.PASS, ""),
     ],
+    ids=itertools.count(),  # keys and times are new each time, names must not be
 )
 async def test_tags(tags: bytes, status: Status, word: str) -> None:
     found = await one(crafted(tags) + HEAD)
@@ -172,6 +174,7 @@ async def test_nothing_is_believed_twice_or_without_b() -> None:
         (RSA.public_txt, b"", Status.FAIL),
         (f"{ED.public_txt}; h=sha1", b"", Status.PERMERROR),
     ],
+    ids=itertools.count(),  # keys and times are new each time, names must not be
 )
 async def test_records(record: str, tags: bytes, status: Status) -> None:
     found = await one(crafted(tags) + HEAD, zones={ED.record_name: {"TXT": [record]}})
