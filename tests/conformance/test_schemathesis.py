@@ -35,7 +35,7 @@ def _run(there: World, tmp_path: Path) -> None:
         "all",
         "--no-color",
         "--workers",
-        "2",
+        "1",  # in two threads ast.parse of Python 3.11 fails with a SystemError now and then
     ]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=int(EXAMPLES) * 60, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]

@@ -72,7 +72,11 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    env = {"POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "0", "POSTROOM_IMAP_SYNC__PROCESSES": "0"}
+    env = {
+        "POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "0",
+        "POSTROOM_IMAP_SYNC__PROCESSES": "0",
+        "POSTROOM_OUTBOUND__DELAY_NOTICE_SECONDS": "0",  # a delay is told at once
+    }
     with Stack(tmp_path_factory.mktemp("webhooks") / "stack", env=env) as running:
         yield running
 
