@@ -161,6 +161,7 @@ _SUPPRESSED = _object(
 )
 _FILE = {"id": TEXT, "filename": OR_NULL, "content_type": TEXT, "content_disposition": TEXT, "content_id": OR_NULL}
 _SUPPRESSION = {"id": TEXT, "email": TEXT, "origin": TEXT, "source_id": OR_NULL, "created_at": TIME}
+_DKIM_KEYS = {"type": "array", "items": _object({"selector": TEXT, "algorithm": TEXT, "state": TEXT}), "minItems": 1}
 SHAPES: dict[str, dict[str, Any]] = {
     **{
         f"email.{name}": _object(_EMAIL)
@@ -177,10 +178,13 @@ SHAPES: dict[str, dict[str, Any]] = {
             "attachments": {"type": "array", "items": _object(_FILE), "minItems": 1},
         }
     ),
-    **{f"domain.{name}": _object(_DOMAIN, **_DOMAIN_TOO) for name in ("created", "updated", "deleted")},
+    **{
+        f"domain.{name}": _object(_DOMAIN, **_DOMAIN_TOO, dkim_keys=_DKIM_KEYS)
+        for name in ("created", "updated", "deleted")
+    },
     **{f"suppression.{name}": _object(_SUPPRESSION) for name in ("added", "removed")},
 }
-"""Type → its `data` (resend.md §10.4, and the types of the Node client). Ours besides: `open`, `proxy`, `scanner`."""
+"""Type → its `data` (resend.md §10.4, and the types of the Node client). Ours besides: `open`, `proxy`, `scanner`, `dkim_keys`."""
 
 
 def test_every_type_of_the_sending_half_has_its_payload(stack: Stack, api: httpx.Client, endpoint: Endpoint) -> None:
