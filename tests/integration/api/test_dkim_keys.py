@@ -98,7 +98,7 @@ async def test_bring_your_own(api: httpx.AsyncClient, keys: str, admin: asyncpg.
     assert raw not in sealed
     loaded = SigningKey.load("own", "postroom.test", keyring.open(sealed, "dkim"))
     assert loaded.public_txt == answer.json()["record"]["value"]
-    await api._transport.app.state.ctx.logs.flush()  # type: ignore[attr-defined]
+    await api._transport.app.ctx.logs.flush()  # type: ignore[attr-defined]
     rows = [str(dict(row)) for row in await admin.fetch("SELECT * FROM logs")]
     assert any("/dkim-keys/import" in row and "own" in row for row in rows), "the call is in the log"
     assert not any("PRIVATE KEY" in row for row in rows), "and the key is not"

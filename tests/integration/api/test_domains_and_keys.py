@@ -159,7 +159,7 @@ async def test_bad_keys(api: httpx.AsyncClient, body: dict[str, object], status:
 
 async def test_use_of_a_key_is_noted(api: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
     await api.get("/emails")
-    await api._transport.app.state.ctx.keys.write_use()  # type: ignore[attr-defined]
+    await api._transport.app.ctx.keys.write_use()  # type: ignore[attr-defined]
     assert await admin.fetchval("SELECT last_used_at IS NOT NULL FROM api_keys")
 
 

@@ -238,7 +238,7 @@ async def test_large_parts_go_to_the_blob_store(api: httpx.AsyncClient, admin: a
     assert (big["size"], "content" in big, big["content_type"]) == (len(file), False, "application/octet-stream")
     assert (small["content"], small["disposition"], small["content_id"]) == ("aGk=", "inline", "logo")
     assert (await api.get(f"/emails/{answer.json()['id']}")).json()["html"] == html
-    ctx = api._transport.app.state.ctx  # type: ignore[attr-defined]
+    ctx = api._transport.app.ctx  # type: ignore[attr-defined]
     assert await ctx.blobs.get(big["blob"]) == file
 
 

@@ -20,7 +20,7 @@ MakeDomain = Callable[[UUID, str], Awaitable[UUID]]
 
 def forget(client: httpx.AsyncClient, key_id: str) -> None:
     """What three seconds do."""
-    client._transport.app.state.ctx.keys.forget(UUID(key_id))  # type: ignore[attr-defined]
+    client._transport.app.ctx.keys.forget(UUID(key_id))  # type: ignore[attr-defined]
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from .harness import MakeClient, MakeKey, assert_error, email
 
 
 async def flush(client: httpx.AsyncClient) -> None:
-    await client._transport.app.state.ctx.logs.flush()  # type: ignore[attr-defined]
+    await client._transport.app.ctx.logs.flush()  # type: ignore[attr-defined]
 
 
 async def listed(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
@@ -268,7 +268,7 @@ async def test_without_a_database_rows_are_dropped_and_counted(store: Store) -> 
 async def test_rows_outlive_the_process(
     api: httpx.AsyncClient, make_client: MakeClient, admin: asyncpg.Connection
 ) -> None:
-    writer: LogWriter = api._transport.app.state.ctx.logs  # type: ignore[attr-defined]
+    writer: LogWriter = api._transport.app.ctx.logs  # type: ignore[attr-defined]
     task = asyncio.create_task(writer.run())
     await api.get("/domains")
     async with asyncio.timeout(10):

@@ -35,7 +35,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def people_of(api: httpx.AsyncClient) -> People:
-    people: People = api._transport.app.state.ctx.people  # type: ignore[attr-defined]
+    people: People = api._transport.app.ctx.people  # type: ignore[attr-defined]
     return people
 
 

@@ -26,7 +26,7 @@ AWAY = "redis://127.0.0.1:1/0"
 
 
 def quick(api: httpx.AsyncClient) -> httpx.AsyncClient:
-    people: People = api._transport.app.state.ctx.people  # type: ignore[attr-defined]
+    people: People = api._transport.app.ctx.people  # type: ignore[attr-defined]
     people.passwords = Passwords(cost=4)
     return api
 
@@ -139,7 +139,7 @@ async def serve(api_settings: dict[str, Any]) -> AsyncIterator[Any]:
         parts = await service.__aenter__()
         assert parts.http is not None
         server, sock = make_server(parts.http.app, "127.0.0.1", 0, parts.http.trusted_proxies)
-        parts.http.app.state.ctx.people.passwords = Passwords(cost=4)
+        parts.http.app.ctx.people.passwords = Passwords(cost=4)
         running.append((service, parts, server, asyncio.create_task(server.serve(sockets=[sock]))))
         return int(sock.getsockname()[1])
 

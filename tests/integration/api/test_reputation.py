@@ -115,7 +115,7 @@ async def test_what_keys_send_is_counted(
     for _ in range(2):
         assert (await client.post("/emails", json=email(cc=["b@example.com"]))).status_code == 200
     assert (await client.post("/emails/batch", json=[email(), email()])).status_code == 200
-    await client._transport.app.state.ctx.keys.write_use()  # type: ignore[attr-defined]
+    await client._transport.app.ctx.keys.write_use()  # type: ignore[attr-defined]
     row = await admin.fetchrow("SELECT sum(sent) AS sent, sum(cardinality(sample)) AS sampled FROM key_counts")
     assert row is not None and (row["sent"], row["sampled"]) == (6, 4)
 

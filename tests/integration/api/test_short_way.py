@@ -74,7 +74,7 @@ async def ask(port: int, *pieces: bytes, answers: int = 1) -> list[Answer]:
 async def logged(client: httpx.AsyncClient, admin: asyncpg.Connection, count: int) -> list[asyncpg.Record]:
     async with asyncio.timeout(10):
         while await admin.fetchval("SELECT count(*) FROM logs") < count:
-            await client._transport.app.state.ctx.logs.flush()  # type: ignore[attr-defined]
+            await client._transport.app.ctx.logs.flush()  # type: ignore[attr-defined]
             await asyncio.sleep(0.01)
     return await admin.fetch("SELECT * FROM logs ORDER BY id")
 

@@ -69,7 +69,7 @@ MakeMail = Callable[..., Awaitable[Mail]]
 
 
 def _tracks(client: httpx.AsyncClient) -> track.Tracks:
-    found: track.Tracks = client._transport.app.state.ctx.tracks  # type: ignore[attr-defined]
+    found: track.Tracks = client._transport.app.ctx.tracks  # type: ignore[attr-defined]
     return found
 
 

@@ -119,6 +119,7 @@ class Api(FastAPI):
     """FastAPI behind edge: what edge answers or changes comes before FastAPI's own layers."""
 
     edge: Edge
+    ctx: Context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
@@ -150,7 +151,7 @@ def build(ctx: Context) -> Api:
         redoc_url=None,
     )
     settings = ctx.settings
-    app.state.ctx = ctx
+    app.ctx = ctx
     app.edge = Edge(
         super(Api, app).__call__,
         hot={("POST", "/emails"): send, ("POST", "/emails/batch"): send_batch},

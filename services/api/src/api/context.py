@@ -1,4 +1,4 @@
-"""What the routes of a process share; made once by main, found at `request.app.state.ctx`."""
+"""What the routes of a process share; made once by main, found at `request.app.ctx`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Context:
 
 
 def context(request: HTTPConnection) -> Context:
-    ctx: Context = request.app.state.ctx
+    ctx: Context = request.scope["app"].ctx
     return ctx
 
 
