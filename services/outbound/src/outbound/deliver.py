@@ -1,7 +1,8 @@
 """One site at work: claim, compose, hand to the transport, pass outcomes on.
 
 1. lanes with due rows come from the runner and take turns; each claim gives every lane its quantum
-2. a claim asks for about as much as the site takes in a second, and the next is made while half of it is still under way
+2. a claim asks for what goes ahead of the sessions: few rows at first, at most twice as many each time, and as many as the site
+   took lately in AHEAD_SECONDS; the next is made while half of it still waits for a session
 3. mails are composed and signed (`prepare`) and go to the transport (`outlets`), by the connections and rates that are ours
    (`site_shares`)
 4. outcomes go to the settler; rows that were never begun go back
@@ -43,6 +44,10 @@ log = logger(__name__)
 
 MOST = 600
 """Rows that one site holds at most."""
+AHEAD = 8
+"""Rows that wait for a session, to begin with: a slow site has not all its mails signed before the quick ones have theirs."""
+AHEAD_SECONDS = 0.1
+"""What they should last: long enough for the next claim, and whoever comes new to the site waits no longer behind them."""
 LANES = 64
 """That share one claim."""
 RUN_SECONDS = 300.0
@@ -73,12 +78,13 @@ class SiteRun:
         self._unattempted: list[Leased] = []
         self._down: Outcome | None = None
         self._changed = asyncio.Event()
-        self._began = time.monotonic()
-        self._until = self._began + RUN_SECONDS
+        self._asked = time.monotonic()
+        """When the last claim was made …"""
         self._done = 0
-        self._rate = 4.0 * share.connections
-        self._target = 0
-        """Rows under way when a claim is answered; the next one is made at half of it."""
+        """… and how many outcomes there were since."""
+        self._until = self._asked + RUN_SECONDS
+        self._ahead = AHEAD
+        """Rows that wait for a session when a claim is answered; the next one is made at half of it."""
         self.closed = False
         self.claimed = 0
         self._rested = False
@@ -172,14 +178,27 @@ class SiteRun:
             return 0
         if self._failures:
             return 0 if self._under_way else 1
-        target = min(MOST, max(2 * connections, int(self._rate)))
+        ahead = self._ahead
         if self._share.pace.rates:
-            target = max(1, min(target, int(self._share.pace.per_second() * PACED_SECONDS)))
-        self._target = target
-        return target - len(self._under_way) if len(self._under_way) <= target // 2 else 0
+            ahead = max(1, min(ahead, int(self._share.pace.per_second() * PACED_SECONDS)))
+        waiting = self._waiting
+        return max(0, min(ahead - waiting, MOST - len(self._under_way))) if waiting <= ahead // 2 else 0
+
+    @property
+    def _waiting(self) -> int:
+        """Rows under way that no session has begun."""
+        return len(self._under_way) - len(self._handed) + self._outlets.queued
+
+    def _hurry(self) -> None:
+        """At each claim: how far the next may go ahead."""
+        now = time.monotonic()
+        rate = self._done / max(now - self._asked, 0.001)
+        self._ahead = max(AHEAD, min(2 * self._ahead, int(rate * AHEAD_SECONDS), MOST))
+        self._asked, self._done = now, 0
 
     async def _claim(self, limit: int) -> list[Leased]:
         office = self._office
+        self._hurry()
         turn = dict(itertools.islice(self._lanes.items(), min(LANES, limit)))
         for lane in turn:
             del self._lanes[lane]
@@ -318,7 +337,7 @@ class SiteRun:
                 self._clearing = asyncio.get_running_loop().create_task(rested(self._office.store, self._way.site))
             self._settle(row, outcome)
             self._react(row, outcome)
-        if self._unattempted or self._down is not None or len(self._under_way) <= self._target // 2:
+        if self._unattempted or self._down is not None or self._waiting <= self._ahead // 2:
             self._changed.set()
 
     def _react(self, row: Leased, outcome: Outcome) -> None:
@@ -340,10 +359,6 @@ class SiteRun:
             DELIVERY_SECONDS.observe(max(0.0, wall - since))
         office = self._office
         office.settler.add(office.retries.attempt(row, outcome, self._way.site.key, self.class_of(row), since, wall))
-        now = time.monotonic()
-        if now - self._began >= 0.5:
-            self._rate = 0.5 * self._rate + 0.5 * self._done / (now - self._began)
-            self._began, self._done = now, 0
 
     # ---- the end
 

@@ -121,6 +121,11 @@ class Outlets:
             + sum(len(outlet.queue) for outlet in self._open.values() if outlet.task is None)
         )
 
+    @property
+    def queued(self) -> int:
+        """Mails that no session has begun."""
+        return len(self._paced) + len(self._later) + sum(len(outlet.queue) for outlet in self._open.values())
+
     def _put(self, destination: Destination, mail: Mail) -> None:
         outlet = self._open.get(destination.pool_key)
         if outlet is None:

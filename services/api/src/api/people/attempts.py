@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 
-from redis.exceptions import RedisError
-
 from mailcore.kit.log import logger
 from mailcore.queue.bell import Ringer
 
@@ -37,7 +35,7 @@ class Attempts:
                     pipeline.ttl(name)
                     _, count, left = await pipeline.execute()
                 return int(count), max(1, int(left))
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # uvloop says RuntimeError of a connection that is just closing
                 log.warning("redis does not answer; counting attempts in this process", error=str(error))
                 self._open_until = time.monotonic() + BREAKER_SECONDS
         return self._own(key)
@@ -47,7 +45,7 @@ class Attempts:
         if time.monotonic() >= self._open_until:
             try:
                 await self._redis.delete(f"postroom:attempts:{key}")
-            except (RedisError, OSError, TimeoutError):
+            except Exception:
                 self._open_until = time.monotonic() + BREAKER_SECONDS
 
     def _own(self, key: str) -> tuple[int, int]:
