@@ -111,7 +111,9 @@ async def test_r10_counts(tenant: Tenant, outbound: Any, admin: asyncpg.Connecti
         )
         recipients = [f"u{n}@{phase}.example" for phase in (*before, *unsure) for n in range(EACH)]
         await tenant.send_each([[each] for each in recipients])
-        await until(lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "everything is settled", 60 + 2 * EACH)
+        await until(
+            lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "everything is settled", 60 + 2 * EACH
+        )
         kept = Counter(name for server in servers.values() for name in server.recipients)
     states = await admin.fetch("SELECT recipient, state, possible_duplicate FROM deliveries")
     assert Counter(row["state"] for row in states) == {"delivered": len(recipients)}

@@ -42,8 +42,12 @@ _ALSO = {
     ("post", "/api-keys"): {"404": "`domain_id` or one of `domain_ids` is no domain of this organization."},
     ("patch", "/api-keys/{id}"): {"403": "The key is suspended, which only the operator can take back."},
     ("post", "/v1/accounts"): {"409": "This account is connected already."},
-    ("post", "/v1/domains/{id}/dkim-keys"): {"409": "The selector was used before, or a key of this algorithm waits already."},
-    ("post", "/v1/domains/{id}/dkim-keys/import"): {"409": "The selector was used before, or a key of this algorithm waits."},
+    ("post", "/v1/domains/{id}/dkim-keys"): {
+        "409": "The selector was used before, or a key of this algorithm waits already."
+    },
+    ("post", "/v1/domains/{id}/dkim-keys/import"): {
+        "409": "The selector was used before, or a key of this algorithm waits."
+    },
     ("post", "/v1/domains/{id}/dkim-keys/rotate"): {"409": "The domain has just got another key."},
 }
 """What only these answer besides."""

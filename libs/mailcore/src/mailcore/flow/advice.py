@@ -93,8 +93,12 @@ def dkim_advice(key: Mapping[str, Any], domain: str) -> str | None:
     if key["state"] == "retiring":
         until = _day(key["keep_until"])
         if key["seen"] is False:
-            return f"{name} is gone, and mail that its key has signed may be on its way: publish it again until {until}."
-        return f"Leave {name} published until {until}: mail that its key has signed may be on its way. It signs no more."
+            return (
+                f"{name} is gone, and mail that its key has signed may be on its way: publish it again until {until}."
+            )
+        return (
+            f"Leave {name} published until {until}: mail that its key has signed may be on its way. It signs no more."
+        )
     if key["state"] == "retired":
         return f"{name} may be removed: nothing that its key has signed is under way." if key["seen"] else None
     bits = parse_record(key["public_txt"]).bits

@@ -55,9 +55,7 @@ async def upkeep(
     """
     async with store.worker() as db:
         clock: datetime = await db.fetchval("SELECT now()")
-    return await upkeep_at(
-        store, blobs, clock, lifetime_seconds=lifetime_seconds, broadcast_seconds=broadcast_seconds
-    )
+    return await upkeep_at(store, blobs, clock, lifetime_seconds=lifetime_seconds, broadcast_seconds=broadcast_seconds)
 
 
 async def upkeep_at(
