@@ -193,3 +193,18 @@ def _slowly(talk: Talk) -> Step | None:
     event = asyncio.Event()
     asyncio.get_running_loop().call_later(0.01, event.set)
     return Step("250 2.0.0 kept", wait=event)
+
+
+async def test_a_stop_asks_for_no_share_of_a_worker_that_leaves(store: Store, admin: asyncpg.Connection) -> None:
+    """A heartbeat, and a look at what is due, that are under way when the process is told to stop."""
+    site = await _site(store, 4)
+    party = await Party(store).join(site)
+    beats = [asyncio.create_task(party.shares.beat()) for _ in range(3)]
+    await asyncio.sleep(0)
+    looks = [asyncio.create_task(party.shares.lease([site + 1 + n])) for n in range(3)]
+    await party.shares.drain()
+    await party.lease.leave()
+    await asyncio.gather(*beats, *looks)  # each ends without a word
+    await party.shares.beat()
+    await party.shares.lease([site])
+    assert await _granted(admin) == []

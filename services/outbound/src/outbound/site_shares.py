@@ -201,7 +201,8 @@ class SiteShares:
     async def lease(self, site_ids: Iterable[int]) -> None:
         """A share of each that has none yet. Raises Unavailable."""
         async with self._beating:
-            if missing := sorted({id_ for id_ in site_ids if self.get(id_) is None}):
+            missing = sorted({id_ for id_ in site_ids if self.get(id_) is None})
+            if missing and not self._drained:
                 await self._renew(missing)
 
     async def keep(self) -> None:
@@ -222,9 +223,9 @@ class SiteShares:
                 log.error("shares of sites are not renewed", exc_info=error)
 
     async def beat(self) -> None:
-        if self._worker is None or not self._lease.alive or self._drained:
-            return
         async with self._beating:
+            if self._worker is None or not self._lease.alive or self._drained:
+                return
             now = time.monotonic()
             done = [share for share in self._sites.values() if self._is_done(share, now)]
             for share in done:
@@ -354,8 +355,9 @@ class SiteShares:
             log.warning("a rule's reaction could not be written", site=share.key, rule=rule.name, error=error.public)
 
     async def drain(self) -> None:
-        """To the end of what is being written; the shares go with the worker, which leaves next."""
-        self._drained = True
+        """To the end of what is being written; the shares go with the worker, which leaves next: none is asked for any more."""
+        async with self._beating:
+            self._drained = True
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
