@@ -14,9 +14,10 @@ from inbound_smtp.router import Router
 from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.blob.memory import MemoryBlobs
 from mailcore.dsn import tls_report
+from mailcore.flow.in_hand import attachment_id
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Received, Receives
-from mailcore.flow.route import RETRY_SECONDS, Routes, attachment_id
+from mailcore.flow.route import RETRY_SECONDS, Routes
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer

@@ -12,7 +12,7 @@ from api.context import Ctx
 from api.errors import not_found
 from api.links import RECEIVED, links
 from api.pages import PARAMETERS, listed, page, path_id
-from mailcore.flow.route import mailbox_addresses
+from mailcore.flow.in_hand import mailbox_addresses
 from mailcore.store import arrivals, messages
 
 router = APIRouter(prefix="/v1/arrivals", tags=["arrivals"])

@@ -1,0 +1,133 @@
+"""A mail in the router's hands: what its steps have found so far, and the rows that are made of it in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid5
+
+from mailcore.flow.receive import decision
+from mailcore.kit.ids import uuid7
+from mailcore.mime.fields import MailAddress
+from mailcore.mime.parse import Summary
+from mailcore.store.arrivals import RoutedArrival, Stored
+from mailcore.store.events import NewEvent
+from mailcore.store.messages import RoutedMessage
+
+_MOST_DEFECTS = 20
+
+
+@dataclass(slots=True)
+class InHand:
+    """One a mail and organization. Each step of flow.route reads what earlier ones have put here, and adds its own."""
+
+    row: Stored
+    raw: bytes
+    """Emptied when the last step that reads it is done: a batch of large mails would fill the memory."""
+    summary: Summary
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    """What the steps decided and why, in order; appended to `arrivals.decisions`."""
+
+    def decide(self, step: str, what: str, why: str, **more: Any) -> None:
+        self.decisions.append(decision(step, what, why, **more))
+
+
+def mailbox_addresses(rcpt_to: Sequence[str]) -> list[str]:
+    """The mailboxes of these recipients, each once, in order. `user+tag@…` lies in the mailbox of `user@…`."""
+    found: dict[str, None] = {}
+    for address in rcpt_to:
+        local, _, domain = address.lower().rpartition("@")
+        base = local if local.startswith('"') else local.partition("+")[0] or local
+        found.setdefault(f"{base}@{domain}", None)
+    return list(found)
+
+
+def attachment_id(arrival_id: UUID, n: int) -> UUID:
+    """The same at every parse: made from the arrival and the attachment's number in it."""
+    return uuid5(arrival_id, f"attachment/{n}")
+
+
+def routed(mail: InHand, made: Sequence[RoutedMessage]) -> RoutedArrival:
+    """The arrival as it is when its mail is routed."""
+    row = mail.row
+    return RoutedArrival(row.id, summary_json(row.id, row.rcpt_to, mail.summary), _decisions(mail, made))
+
+
+def summary_json(arrival_id: UUID, rcpt_to: Sequence[str], found: Summary) -> dict[str, Any]:
+    """`arrivals.summary`: bare addresses, lists never null."""
+    return {
+        "from": found.from_[0].address if found.from_ else "",
+        "from_display": shown(found.from_[0]) if found.from_ else "",
+        "to": [one.address for one in found.to],
+        "cc": [one.address for one in found.cc],
+        "bcc": [one.address for one in found.bcc],
+        "reply_to": [one.address for one in found.reply_to],
+        # who got it here first: a Bcc stands nowhere else; then those it had been meant for before it was forwarded
+        "received_for": list(dict.fromkeys([*rcpt_to, *found.received_for])),
+        "message_id": found.message_id or "",
+        "subject": found.subject,
+        "date": found.date.isoformat() if found.date else None,
+        "attachments": [
+            {
+                "id": str(attachment_id(arrival_id, one.n)),
+                "filename": one.filename,
+                "content_type": one.content_type,
+                "content_disposition": one.content_disposition,
+                "content_id": one.content_id,
+                "size": one.size,
+            }
+            for one in found.attachments
+        ],
+        "defects": found.defects,
+    }
+
+
+def shown(one: MailAddress) -> str:
+    return f"{one.name} <{one.address}>" if one.name else one.address
+
+
+def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[RoutedMessage]:
+    """One a mailbox; `boxes` as from store.mailboxes.ensure."""
+    row, found = mail.row, mail.summary
+    made = []
+    for address in mailbox_addresses(row.rcpt_to):
+        mailbox = boxes.get((row.org_id, address))
+        if mailbox is not None:
+            made.append(
+                RoutedMessage(
+                    id=uuid7(),
+                    org_id=row.org_id,
+                    mailbox_id=mailbox,
+                    arrival_id=row.id,
+                    message_id=found.message_id,
+                    from_=shown(found.from_[0]) if found.from_ else None,
+                    to=[shown(one) for one in found.to],
+                    cc=[shown(one) for one in found.cc],
+                    subject=found.subject,
+                    date=found.date,
+                    size=row.size,
+                    received_at=row.created_at,
+                )
+            )
+    return made
+
+
+def _decisions(mail: InHand, made: Sequence[RoutedMessage]) -> list[dict[str, Any]]:
+    found = [decision("parse", "defect", defect) for defect in mail.summary.defects[:_MOST_DEFECTS]]
+    found += mail.decisions
+    if not made:
+        return [*found, decision("route", "no mailbox", "The organization is gone.")]
+    why = "A recipient of this mail has it as its address, apart from a +tag."
+    return [
+        *found,
+        *(
+            decision("route", "delivered", why, mailbox_id=str(message.mailbox_id), message_id=str(message.id))
+            for message in made
+        ),
+        decision("route", "announced", "Event email.received.", event="email.received"),
+    ]
+
+
+def received_event(row: Stored) -> NewEvent:
+    return NewEvent(uuid7(), row.org_id, "email.received", row.id, row.created_at, list(row.rcpt_to))
