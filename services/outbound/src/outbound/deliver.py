@@ -74,6 +74,8 @@ class SiteRun:
         """Of those under way, what the transport was given; with the time of day since when the mail wanted to leave."""
         self.holding = Holding()
         """Memory of those under way."""
+        self._patient = 0
+        """Rows whose mails wait for memory."""
         self._composing: set[asyncio.Task[None]] = set()
         self._unattempted: list[Leased] = []
         self._down: Outcome | None = None
@@ -186,8 +188,8 @@ class SiteRun:
 
     @property
     def _waiting(self) -> int:
-        """Rows under way that no session has begun."""
-        return len(self._under_way) - len(self._handed) + self._outlets.queued
+        """Rows under way that no session has begun, but for large mails that wait for memory: small ones pass them."""
+        return len(self._under_way) - self._patient - len(self._handed) + self._outlets.queued
 
     def _hurry(self) -> None:
         """At each claim: how far the next may go ahead."""
@@ -257,6 +259,10 @@ class SiteRun:
     @property
     def way(self) -> Way:
         return self._way
+
+    def wait_for_memory(self, rows: int) -> None:
+        self._patient += rows
+        self._changed.set()
 
     def class_of(self, row: Leased) -> int:
         return self._classes.get(row.lane_id, TRANSACTIONAL)

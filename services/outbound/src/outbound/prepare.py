@@ -36,6 +36,9 @@ class Run(Protocol):
     @property
     def way(self) -> Way: ...
 
+    def wait_for_memory(self, rows: int) -> None:
+        """So many more rows whose mails do, or, below zero, fewer: others pass them."""
+
     def class_of(self, row: Leased) -> int: ...
 
     def placed(self, placed: Placed) -> None:
@@ -104,8 +107,13 @@ class _Preparation:
     async def _compose_heavy(self, sizes: dict[UUID, int]) -> None:
         """Waits for memory first, holding none of it."""
         share = self._office.memory.heavy
-        if not await self._take(share, sum(map(weight, sizes.values()))):
-            return
+        rows = sum(len(self._by_email[id_]) for id_ in sizes)
+        self._run.wait_for_memory(rows)
+        try:
+            if not await self._take(share, sum(map(weight, sizes.values()))):
+                return
+        finally:
+            self._run.wait_for_memory(-rows)
         self._hold(share, sizes)
         try:
             async with self._office.store.worker() as db:
