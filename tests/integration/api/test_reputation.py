@@ -163,7 +163,17 @@ async def tracing(token: str, make_client: MakeClient) -> Any:
             dns={"nameservers": [server.address], "timeout_seconds": 2},
             network={"allow": {"mx": ["127.0.0.0/8"]}},
             outbound={"route": "mx", "source_ip": "127.0.0.1", "ehlo_name": "out.test"},
+            tracking={"url": "https://links.test"},
         )
+
+
+async def ready_for_bulk(admin: asyncpg.Connection) -> None:
+    """Every domain has what large providers ask of bulk senders."""
+    await admin.execute(
+        "UPDATE domains SET seen = $1, record_status = $2",
+        {"dmarc": "v=DMARC1; p=none"},
+        {"spf_txt": "verified", "spf_mx": "verified", "dkim:rsa": "verified", "dkim:ed25519": "verified"},
+    )
 
 
 async def traced(client: httpx.AsyncClient, to: str, **more: str) -> tuple[str, dict[str, Any]]:
@@ -266,6 +276,25 @@ async def test_a_recipient_who_unsubscribed_gets_no_broadcast(
     assert verdict == "stop" and "unsubscribed" in steps["suppression"]["text"]
 
 
+async def test_a_broadcast_stops_where_the_domain_lacks_what_bulk_senders_must_have(
+    tracing: httpx.AsyncClient, admin: asyncpg.Connection, domain: UUID
+) -> None:
+    verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert (verdict, steps["bulk"]["verdict"]) == ("stop", "stop")
+    assert "SPF: " in steps["bulk"]["text"] and "Publish the SPF records" in steps["bulk"]["text"]
+    assert steps["bulk"]["facts"]["requirements"]["Unsubscribe"] == "ok"
+    verdict, steps = await traced(tracing, "you@good.test")
+    assert verdict == "ok" and "bulk" not in steps, "other mail is asked for nothing of it"
+    await ready_for_bulk(admin)
+    verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert (verdict, steps["bulk"]["verdict"]) == ("ok", "ok")
+    assert list(steps) == [*STEPS[:4], "bulk", *STEPS[4:]]
+    assert (await tracing.get(f"/v1/domains/{domain}/reputation")).json()["broadcasts"]["allowed"] is True
+    await tracing.post(f"/v1/domains/{domain}/pause", json={"reason": "phishing"})
+    verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert steps["bulk"]["verdict"] == "stop" and "phishing" in steps["bulk"]["text"]
+
+
 async def test_a_site_that_rests_and_a_lane_that_waits(tracing: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
     for _ in range(3):
         assert (await tracing.post("/emails", json=email(to="you@good.test"))).status_code == 200
@@ -303,6 +332,7 @@ async def test_mail_that_is_held_waits_and_its_delivery_says_so(
 async def test_the_way_of_a_route_and_the_address_of_a_pool(
     tracing: httpx.AsyncClient, admin: asyncpg.Connection, org: UUID, domain: UUID
 ) -> None:
+    await ready_for_bulk(admin)
     pool, source, way = uuid7(), uuid7(), uuid7()
     await admin.execute("INSERT INTO pools (id, name) VALUES ($1, 'bulk')", pool)
     await admin.execute("INSERT INTO pool_serves (domain, class, pool_id) VALUES ('', 1, $1)", pool)

@@ -154,4 +154,12 @@ def _tracer(settings: Settings, store: Store) -> Tracer:
     )
     resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=1_000)
     shaping = Shaping.load(own.shaping_file)
-    return Tracer(store, resolver, Quotas(store, **dict(settings.quota)), leaving, shaping)
+    return Tracer(
+        store,
+        resolver,
+        Quotas(store, **dict(settings.quota)),
+        leaving,
+        shaping,
+        limits=settings.reputation,
+        link_url=settings.tracking.url or settings.http.public_url,
+    )

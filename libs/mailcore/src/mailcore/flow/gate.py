@@ -1,7 +1,9 @@
 """What Gmail, Yahoo and Microsoft ask of bulk senders, as a gate before broadcasts.
 
-1. `requirements`     what is met and what is missing, by one domain's row and what the health checks found; no I/O
-2. `standing`, `check_broadcast`   of a domain: to be shown, and Refused, with what to do, where one is not met
+1. `requirements`, `lacking`   what is met, by one domain's row and what the health checks found, and what keeps it back; no I/O
+2. `standing`          of a domain, to be shown: GET /v1/domains/:id/reputation, GET /v1/trace?broadcast=true
+3. `check_broadcast`   Refused, with what to do, where one is not met. Whoever fans a broadcast out calls it once, before the first
+                       of its mails is submitted: submit itself does not ask, for that would be a look a mail
 
 What is not known keeps nobody from sending.
 """
@@ -148,6 +150,11 @@ def _of_health(name: str, check: str, findings: Sequence[Mapping[str, Any]]) -> 
     return Requirement(name, "ok", next(each["text"] for each in of_it if each["status"] == "ok"))
 
 
+def lacking(found: Sequence[Requirement], limits: Reputation) -> list[Requirement]:
+    """Those for which broadcasts are refused. Without the gate only a pause is: it is no advice."""
+    return [each for each in found if each.status == "missing" and (limits.gate or each.name == "Reputation")]
+
+
 # ---- 2. the gate -------------------------------------------------------------------------------------------------------
 
 
@@ -172,9 +179,7 @@ async def check_broadcast(
 ) -> None:
     """Before a broadcast is fanned out. Raises Refused with what is missing and what to do about each; NotFound."""
     row, found = await standing(store, org_id, domain_id, link_url=link_url, catches=catches)
-    missing = [each for each in found if each.status == "missing"]
-    if not limits.gate:  # a pause is no advice
-        missing = [each for each in missing if each.name == "Reputation"]
+    missing = lacking(found, limits)
     if missing:
         what = " ".join(f"{each.name}: {each.text} {each.advice}".strip() for each in missing)
         raise Refused(f"Broadcasts may not be sent from {row['name']} now. {what}", name="bulk_sender_requirements")

@@ -2,7 +2,9 @@
 
     steps = await Tracer(...).trace(Question(org_id, "you@example.com"))
 
-address → suppression → sender → reputation → quota → lane → way → mx → addresses → tls → site → source
+address → suppression → sender → reputation → bulk → quota → lane → way → mx → addresses → tls → site → source
+
+`bulk` only of a broadcast: whether the domain has what large providers ask of bulk senders (flow.gate).
 
 Each step has the facts it was decided by, and a verdict:
 
@@ -25,11 +27,13 @@ from uuid import UUID
 
 from mailcore.dns.resolver import Resolver
 from mailcore.dns.verdict import OWNED
+from mailcore.flow.gate import lacking, standing
 from mailcore.flow.quota import Quotas
 from mailcore.flow.shaping import Shaping
 from mailcore.flow.trace_hosts import OK, STOP, UNKNOWN, WAIT, Found, Hosts, Leaving, Step
 from mailcore.flow.ways import RoutesOut
-from mailcore.kit.errors import Invalid, MailError
+from mailcore.kit.errors import Invalid, MailError, NotFound
+from mailcore.kit.settings import Reputation
 from mailcore.smtp.address import Address, parse_mailbox
 from mailcore.store import domains, explain, reputation, sources
 from mailcore.store.session import Store
@@ -48,8 +52,21 @@ class Question:
 
 
 class Tracer:
-    def __init__(self, store: Store, resolver: Resolver, quotas: Quotas, leaving: Leaving, shaping: Shaping) -> None:
+    def __init__(
+        self,
+        store: Store,
+        resolver: Resolver,
+        quotas: Quotas,
+        leaving: Leaving,
+        shaping: Shaping,
+        *,
+        limits: Reputation,
+        link_url: str,
+    ) -> None:
+        """`link_url`: where unsubscribe links of domains without a tracking subdomain of their own lead."""
         self._store = store
+        self._limits = limits
+        self._link_url = link_url
         self._shaping = shaping
         self._quotas = quotas
         self._leaving = leaving
@@ -63,6 +80,7 @@ class Tracer:
         found = Found(to.domain)
         steps = [first, await self._suppression(asked, to), *await self._sender(asked, found)]
         if found.sender is not None:
+            steps += [await self._bulk(asked, found.sender["id"])] if asked.broadcast else []
             found.route = (await RoutesOut(self._store).of(asked.org_id)).route(found.sender["id"], None)
         steps += [await self._quota(asked), await self._lane(asked, found), await self._way(found)]
         steps += await self._hosts.steps(found)
@@ -117,6 +135,23 @@ class Tracer:
         else:
             steps.append(Step("reputation", OK, f"{row['name']} is not paused."))
         return steps
+
+    async def _bulk(self, asked: Question, domain_id: UUID) -> Step:
+        catches = self._leaving.route == "catch"
+        try:
+            row, met = await standing(self._store, asked.org_id, domain_id, link_url=self._link_url, catches=catches)
+        except NotFound:
+            return Step("bulk", STOP, "The domain has just been removed.")
+        facts = {"gate": self._limits.gate, "requirements": {each.name: each.status for each in met}}
+        missing = lacking(met, self._limits)
+        if missing:
+            what = " ".join(f"{each.name}: {each.text} {each.advice}".strip() for each in missing)
+            return Step("bulk", STOP, f"Broadcasts may not be sent from {row['name']} now. {what}", facts)
+        if not self._limits.gate:
+            return Step(
+                "bulk", OK, "What large providers ask of bulk senders is not asked for (REPUTATION__GATE).", facts
+            )
+        return Step("bulk", OK, f"{row['name']} has what large providers ask of bulk senders.", facts)
 
     async def _quota(self, asked: Question) -> Step:
         standing = await self._quotas.exact(asked.org_id)

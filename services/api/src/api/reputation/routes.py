@@ -16,7 +16,7 @@ from api.pages import PARAMETERS, listed, page, path_id
 from api.reputation import schemas
 from mailcore.events import timestamp
 from mailcore.flow import reputation as guard
-from mailcore.flow.gate import standing
+from mailcore.flow.gate import lacking, standing
 from mailcore.store import reputation
 
 router = APIRouter(tags=["reputation"])
@@ -44,7 +44,6 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         raise not_found("Domain")
     actions = {each["action"] for each in open_}
     limits = settings.reputation
-    missing = [each for each in found if each.status == "missing"]
     return {
         "object": "reputation",
         "domain_id": str(domain_id),
@@ -62,7 +61,7 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         ],
         "alarms": [guard.shown(each) for each in open_],
         "broadcasts": {
-            "allowed": not missing or (not limits.gate and "paused" not in actions),
+            "allowed": not lacking(found, limits),
             "requirements": [
                 {"name": each.name, "status": each.status, "text": each.text, "advice": each.advice} for each in found
             ],

@@ -18,7 +18,8 @@ router = APIRouter(tags=["trace"])
 
 class Step(BaseModel):
     step: str = Field(
-        description="address, suppression, sender, reputation, quota, lane, way, mx, addresses, tls, site, source."
+        description="address, suppression, sender, reputation, bulk (of a broadcast), quota, lane, way, mx, addresses, tls, "
+        "site, source."
     )
     verdict: str = Field(description="ok, stop (it ends here), wait (it stays in the queue for now), unknown.")
     text: str
