@@ -14,6 +14,8 @@ from mailcore.flow.submit import NewEmail, Submits
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
+from mailcore.store import arrivals
+from mailcore.store.pages import Page
 from mailcore.store.session import Store
 
 from .harness import Server
@@ -66,7 +68,7 @@ async def test_a_report_is_read_before_its_250(
     assert await admin.fetchval("SELECT count(*) FROM arrivals") == 0
     # to somebody of ours beside it, it is also mail
     assert (await server.deliver(DSN, address, "someone@postroom.test", sender=""))[0] == 250
-    assert await admin.fetchval("SELECT rcpt_to FROM arrivals") == ["someone@postroom.test"]
+    assert await admin.fetchval("SELECT rcpt_to FROM arrivals WHERE state = 'received'") == ["someone@postroom.test"]
 
 
 async def test_a_complaint_to_abuse_is_about_the_mail_in_it(
@@ -81,7 +83,37 @@ async def test_a_complaint_to_abuse_is_about_the_mail_in_it(
     assert (await server.deliver(ours, "Abuse@postroom.test"))[0] == 250
     assert await admin.fetchval("SELECT origin FROM suppressions WHERE email = 'you@example.com'") == "complaint"
     assert await admin.fetchval("SELECT last_event FROM deliveries") == "complained"
-    assert await admin.fetchval("SELECT count(*) FROM arrivals") == 3  # all of them are mail to somebody, too
+    told = await admin.fetch("SELECT decisions FROM arrivals ORDER BY id")  # all of them are mail to somebody, too
+    assert [[each["decision"] for each in row["decisions"]][:2] for row in told] == [
+        ["ignored", "accepted"],
+        ["accepted"],
+        ["complained", "accepted"],
+    ]
+    assert "no return path of ours" in told[0]["decisions"][0]["reason"]
+
+
+async def test_what_changes_nothing_is_kept_where_its_organization_sees_it(
+    server: Server, store: Store, ringer: Ringer, admin: asyncpg.Connection, verp: Verp, sent: UUID, org: UUID
+) -> None:
+    server.mx.returned = Returned(store, ringer, verp)
+    address = f"{verp.local_part(sent, 0)}@send.postroom.test"
+    away = b"From: you@example.com\r\nSubject: Out of office\r\n\r\n" + b"Back on Monday.\r\n" * 5000
+    later = DSN.replace(b"Action: failed", b"Action: delayed")
+    for raw in (away, later, DSN, DSN):
+        assert (await server.deliver(raw, address, sender="you@example.com"))[0] == 250
+    await admin.execute("DELETE FROM deliveries")  # the mail is older than its organization keeps mail
+    assert (await server.deliver(DSN, address, sender=""))[0] == 250
+    async with store.tenant(org) as db:
+        rows = (await arrivals.page(db, Page(None))).rows[::-1]
+        assert (await arrivals.page(db, Page(None), routed=True)).rows == [], "none of them is received mail"
+        assert await arrivals.numbered(db, offset=0, limit=10) == ([], 0)
+        raw = (await arrivals.find(db, rows[0]["id"], raw=True))["raw"]  # type: ignore[index]
+    assert [row["decisions"][0]["decision"] for row in rows] == ["ignored", "noted", "ignored", "ignored"]
+    for row, words in zip(rows, ("no report", "delayed", "known already", "is gone"), strict=True):
+        assert words in row["decisions"][0]["reason"]
+        assert (row["org_id"], row["rcpt_to"], row["state"], row["source"]) == (org, [address], "routed", "127.0.0.1")
+    assert (raw, rows[0]["size"], rows[0]["facts"]["kept_bytes"]) == (away[:65536], len(away), 65536)
+    assert await admin.fetchval("SELECT count(*) FROM arrival_queue") == 0, "nothing routes them"
 
 
 async def test_other_addresses_of_a_return_path_take_nothing(

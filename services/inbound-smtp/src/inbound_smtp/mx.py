@@ -15,7 +15,7 @@ from inbound_smtp.transaction import Transaction
 from inbound_smtp.verbs import COMMON, Verb
 from inbound_smtp.verbs.mail import mail
 from inbound_smtp.verbs.rcpt import rcpt
-from mailcore.flow.receive import Arrival, Receives
+from mailcore.flow.receive import Arrival, Receives, decision
 from mailcore.flow.returned import Returned
 from mailcore.kit.log import logger
 from mailcore.smtp.envelope import Envelope
@@ -53,9 +53,8 @@ class MxSession(Session[Mx]):
     async def take(self, transaction: Transaction[Recipient], raw: bytes) -> Reply:
         try:
             for address in [address for address, org_id in transaction.recipients if org_id is None]:
-                await self._returned(address, raw)
-            if _may_be_complaint(transaction, raw):
-                await self._complaint(raw)
+                await self._returned(address, raw, transaction)
+            told = await self._complaint(raw) if _may_be_complaint(transaction, raw) else []
         except Exception as error:
             return from_error(error)
         tenants = _tenants(transaction)
@@ -74,6 +73,7 @@ class MxSession(Session[Mx]):
             source_id=None,
             door="smtp",
             tenants=tenants,
+            decisions=told,
         )
         try:
             done = await self.listener.receives.receive(arrival)
@@ -82,17 +82,21 @@ class MxSession(Session[Mx]):
         first = next(iter(tenants))
         return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")
 
-    async def _returned(self, address: str, raw: bytes) -> None:
-        """What became of a mail, told to its return path; its row says so when this returns."""
+    async def _returned(self, address: str, raw: bytes, transaction: Transaction[Recipient]) -> None:
+        """What became of a mail, told to its return path; its row says so when this returns, or an arrival why it does not."""
         if self.listener.returned is not None:
-            taken = await self.listener.returned.take(address, raw)
+            taken = await self.listener.returned.take(
+                address, raw, mail_from=transaction.mail_from, source=self.peer_ip, facts=self._facts(transaction)
+            )
             log.info("mail to a return path", peer=self.peer_ip, what=taken.what, why=taken.why)
 
-    async def _complaint(self, raw: bytes) -> None:
-        """It is also mail to its recipient."""
+    async def _complaint(self, raw: bytes) -> list[dict[str, Any]]:
+        """It is also mail to its recipient, among whose decisions this stands."""
         taken = None if self.listener.returned is None else await self.listener.returned.complaint(raw)
-        if taken is not None:
-            log.info("a complaint", peer=self.peer_ip, what=taken.what, why=taken.why)
+        if taken is None:
+            return []
+        log.info("a complaint", peer=self.peer_ip, what=taken.what, why=taken.why)
+        return [decision("returned", taken.what, taken.why)]
 
     def _facts(self, transaction: Transaction[Recipient]) -> dict[str, Any]:
         """What a Received line would say (RFC 5321 §4.4)."""

@@ -63,6 +63,8 @@ class Arrival:
     """smtp, resend, cloudflare, imap."""
     tenants: Mapping[UUID, Sequence[str]]
     """Organization → its recipients, out of the envelope."""
+    decisions: Sequence[dict[str, Any]] = ()
+    """What was decided before it came to this door, as `decision` makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,10 @@ class Receives:
                 sha256=digest,
                 raw=raw if inline else None,
                 raw_blob=None if inline else new_key(org_id, id_),
-                decisions=[decision("receive", "accepted", "The domain of each recipient receives here.", now)],
+                decisions=[
+                    *arrival.decisions,
+                    decision("receive", "accepted", "The domain of each recipient receives here.", now),
+                ],
                 created_at=now,
             )
             rows.append(row)

@@ -4,6 +4,7 @@
 2. a complaint (dsn.feedback): email.complained, and the recipient is suppressed
 3. a delivery report (dsn.parse): failed: email.bounced after all, suppressed when it is the address itself; anything else is
    only noted
+4. what changes nothing, noted or ignored, is kept as an arrival that no mail is made of: its `decisions` say why
 
 Whom it is about is what the return path names, never what the mail says: with somebody's return path one can at most make him
 bounce who got that mail, and only once.
@@ -12,10 +13,14 @@ bounce who got that mail, and only once.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+from mailcore.blob.base import INLINE_BYTES
 from mailcore.dsn import feedback
 from mailcore.dsn.classify import classify
 from mailcore.dsn.parse import parse
@@ -23,12 +28,14 @@ from mailcore.dsn.report import Action, DeliveryReport, Reported
 from mailcore.dsn.verp import ReturnPath, Verp
 from mailcore.events import bounce
 from mailcore.flow import suppress
+from mailcore.flow.receive import decision
 from mailcore.flow.settle import storable
-from mailcore.kit.ids import uuid7
+from mailcore.kit.ids import uuid7, uuid7_time
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import REPORT, WEBHOOKS
 from mailcore.smtp.reply import Reply
-from mailcore.store import events, owed, plans, returned
+from mailcore.store import arrivals, events, owed, plans, returned
+from mailcore.store.arrivals import NewArrival
 from mailcore.store.events import NewEvent
 from mailcore.store.owed import NewOwed
 from mailcore.store.returned import CameBack
@@ -61,11 +68,59 @@ class Returned:
         path = self._verp.read(address.rpartition("@")[0])
         return path if path is not None and self._verp.alive(path) else None
 
-    async def take(self, address: str, raw: bytes) -> Taken:
-        """`address`: whom the mail came to. Twice does what once does. Raises Unavailable."""
+    async def take(
+        self, address: str, raw: bytes, *, mail_from: str = "", source: str = "", facts: Mapping[str, Any] | None = None
+    ) -> Taken:
+        """`address`: whom the mail came to; the others as in flow.receive, for the row. Twice does what once does. Raises
+        Unavailable."""
         path = self.path(address)
         if path is None:
             return Taken("ignored", "The return path is not one of ours, or older than seven days.")
+        taken = await self._take(path, raw)
+        if taken.what in ("ignored", "noted"):
+            await self._keep(path, address, raw, taken, mail_from, source, dict(facts or {}))
+        return taken
+
+    async def _keep(
+        self,
+        path: ReturnPath,
+        address: str,
+        raw: bytes,
+        taken: Taken,
+        mail_from: str,
+        source: str,
+        facts: dict[str, Any],
+    ) -> None:
+        """For whoever wonders. Of a large one the first INLINE_BYTES: reports are small."""
+        async with self._store.worker() as db:
+            await plans.by_index(db)
+            org_id = await returned.owner(db, path.email_id, path.n, address.rpartition("@")[2].lower())
+        if org_id is None:
+            return  # nobody is left who might look
+        id_ = uuid7()
+        at = uuid7_time(id_)
+        if len(raw) > INLINE_BYTES:
+            facts["kept_bytes"] = INLINE_BYTES
+        new = NewArrival(
+            id=id_,
+            org_id=org_id,
+            door="smtp",
+            source=source,
+            source_id=None,
+            mail_from=mail_from,
+            rcpt_to=(address,),
+            facts=facts,
+            size=len(raw),
+            sha256=hashlib.sha256(raw).digest(),
+            raw=raw[:INLINE_BYTES],
+            raw_blob=None,
+            decisions=[decision("returned", taken.what, taken.why, at, email_id=str(path.email_id), recipient=path.n)],
+            created_at=at,
+        )
+        async with self._store.door() as db:
+            await arrivals.insert_read(db, new)
+
+    async def _take(self, path: ReturnPath, raw: bytes) -> Taken:
         # the mail that came back stands last, and of it only the header is read
         complaint, report = await asyncio.to_thread(_read, raw[:MAX_BYTES])
         if complaint is not None:

@@ -1,6 +1,7 @@
 """Arrivals: mail taken in, the queue of what is still to be routed, and the keys by which a repeat is known.
 
 insert, take_keys          role door, in the transaction of flow.receive
+insert_read                role door
 claim … settle_routed      role worker, the router
 find, page                 role app
 """
@@ -102,6 +103,27 @@ async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
         [one.raw_blob for one in new],
         [_json(one.decisions) for one in new],
         [one.created_at for one in new],
+    )
+
+
+async def insert_read(db: Connection, new: NewArrival) -> None:
+    """One that was read before it was answered, and of which nothing else is made: state routed, no summary, no queue row."""
+    await db.execute(
+        "INSERT INTO arrivals (id, org_id, door, source, mail_from, rcpt_to, facts, size, sha256, raw, state, decisions, "
+        "created_at, routed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'routed', $11, $12, $12)",
+        *(
+            new.id,
+            new.org_id,
+            new.door,
+            new.source,
+            new.mail_from,
+            list(new.rcpt_to),
+            new.facts,
+            new.size,
+            new.sha256,
+            new.raw,
+        ),
+        *(new.decisions, new.created_at),
     )
 
 
@@ -230,10 +252,10 @@ async def find(db: Connection, id_: UUID, *, raw: bool = False) -> asyncpg.Recor
 
 
 async def page(db: Connection, page: Page, *, door: str | None = None, routed: bool = False) -> Slice:
-    """`door` narrows it; `routed` leaves out what is still to be routed."""
+    """`door` narrows it; `routed` leaves out what is still to be routed, and reports of which no mail was made."""
     select, args = f"SELECT {_COLUMNS} FROM arrivals WHERE true", list[Any]()
     if routed:
-        select += " AND state = 'routed'"
+        select += f" AND {_MAIL}"
     if door is not None:
         args.append(door)
         select += f" AND door = ${len(args)}"
@@ -243,10 +265,10 @@ async def page(db: Connection, page: Page, *, door: str | None = None, routed: b
 async def numbered(db: Connection, *, offset: int, limit: int) -> tuple[list[asyncpg.Record], int]:
     """Routed ones: `(rows, how many there are)`, counted up to MAX_COUNT."""
     total: int = await db.fetchval(
-        "SELECT count(*) FROM (SELECT FROM arrivals WHERE state = 'routed' LIMIT $1) AS bounded", MAX_COUNT
+        f"SELECT count(*) FROM (SELECT FROM arrivals WHERE {_MAIL} LIMIT $1) AS bounded", MAX_COUNT
     )
     rows = await db.fetch(
-        f"SELECT {_COLUMNS} FROM arrivals WHERE state = 'routed' ORDER BY id DESC OFFSET $1 LIMIT $2", offset, limit
+        f"SELECT {_COLUMNS} FROM arrivals WHERE {_MAIL} ORDER BY id DESC OFFSET $1 LIMIT $2", offset, limit
     )
     return rows, total
 
@@ -261,6 +283,8 @@ def _json(value: object) -> str:
     """Of a list: the driver would take a list of lists for an array of two dimensions."""
     return orjson.dumps(value).decode()
 
+
+_MAIL = "state = 'routed' AND summary IS NOT NULL"
 
 _COLUMNS = (
     "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, "

@@ -32,6 +32,17 @@ async def recipient(db: Connection, email_id: UUID, n: int) -> tuple[UUID, str, 
     return None if row is None else (row["org_id"], row["recipient"], row["state"])
 
 
+async def owner(db: Connection, email_id: UUID, n: int, domain: str) -> UUID | None:
+    """The organization whose mail that was; when it is gone, whose return paths have this domain. None: that is gone, too."""
+    found: UUID | None = await db.fetchval(
+        "SELECT org_id FROM deliveries WHERE email_id = $1 AND n = $2 UNION ALL "
+        "(SELECT org_id FROM domains WHERE name = ANY ($3::text[]) AND custom_return_path || '.' || name = $4 "
+        "ORDER BY status = 'verified' DESC, id LIMIT 1) LIMIT 1",
+        *(email_id, n, [domain.partition(".")[2]], domain),
+    )
+    return found
+
+
 async def bounced(db: Connection, report: CameBack) -> bool:
     """It had been taken, and came back. False: another report, or the settlement, said so before."""
     row = await db.fetchrow(

@@ -27,7 +27,7 @@ _PARAMETERS = {
 
 @router.get("", openapi_extra=_PARAMETERS)
 async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """Newest first, whatever their state; `door` narrows it."""
+    """Newest first, whatever their state; `door` narrows it. Reports to return paths that changed nothing are here, too."""
     asked = page(request)
     async with ctx.store.tenant(who.org_id) as db:
         found = await arrivals.page(db, asked, door=request.query_params.get("door"))
