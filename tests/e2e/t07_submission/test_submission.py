@@ -82,6 +82,21 @@ def test_a_mail_by_smtplib_arrives_signed_and_shows_in_the_list(stack: Stack, ap
     assert [delivery["recipient"] for delivery in deliveries] == [to, blind]
 
 
+def test_mail_that_must_stay_under_tls_reaches_the_catcher_under_tls(stack: Stack, api: httpx.Client) -> None:
+    message = (
+        b"From: hello@postroom.test\r\nTo: strict@example.com\r\nMessage-ID: <strict@postroom.test>\r\n\r\nHello\r\n"
+    )
+    with _connected(stack, "submission") as connection:
+        connection.login("api", stack.dev["api_key"])
+        assert connection.has_extn("requiretls")
+        connection.sendmail("me@elsewhere.test", ["strict@example.com"], message, mail_options=["REQUIRETLS"])
+    _caught(stack, "strict@example.com")
+    email = _listed(api, "<strict@postroom.test>")
+    [attempt] = api.get(f"/v1/emails/{email['id']}/deliveries").json()["data"][0]["attempts"]
+    assert attempt["tls"] and attempt["tls_policy"] == "required"
+    assert any(line.get("said", "").endswith(" REQUIRETLS") for line in attempt["conversation"])
+
+
 def test_8_bit_mail_arrives_as_7_bit_signed_and_whole(stack: Stack, api: httpx.Client) -> None:
     message = (
         "From: hello@postroom.test\r\nTo: eight@example.com\r\nSubject: Grüße\r\nMIME-Version: 1.0\r\n"

@@ -82,7 +82,7 @@ async def test_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, t
     async with submission.client(tls=False) as client:
         _, offers = await client.ask("EHLO x")
         assert "STARTTLS" in offers.split("\n")
-        assert "AUTH" not in offers
+        assert "AUTH" not in offers and "REQUIRETLS" not in offers
         assert (await client.ask(f"AUTH PLAIN {plain(token)}"))[0] == 538
         assert (await client.ask("AUTH LOGIN"))[0] == 538
         assert (await client.ask("MAIL FROM:<a@postroom.test>"))[0] == 530
@@ -91,7 +91,7 @@ async def test_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, t
         assert (await client.ask(f"AUTH PLAIN {plain(token)}"))[0] == 503  # RFC 3207 §4.2: EHLO counts for nothing now
         _, offers = await client.ask("EHLO x")
         found = {line.split()[0] for line in offers.split("\n")[1:]}
-        assert found == {"PIPELINING", "SIZE", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "AUTH"}
+        assert found == {"PIPELINING", "SIZE", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "AUTH", "REQUIRETLS"}
         assert "AUTH PLAIN LOGIN" in offers
         assert (await client.ask("STARTTLS"))[0] == 503
 
@@ -329,6 +329,7 @@ async def test_envelopes_that_are_refused(submission: Submitting, token: str) ->
         assert (await client.ask("MAIL FROM:<a@b.test> SMTPUTF8"))[0] == 555
         assert (await client.ask("MAIL FROM:<a@b.test> RET=SOME"))[0] == 501
         assert (await client.ask("MAIL FROM:<a@b.test> ENVID=a=b"))[0] == 501
+        assert (await client.ask("MAIL FROM:<a@b.test> REQUIRETLS=YES"))[0] == 501
         assert (await client.ask("MAIL FROM:<a@b.test> SIZE=999999999"))[0] == 552
 
 
@@ -435,6 +436,15 @@ async def test_what_was_asked_for_is_kept(submission: Submitting, admin: asyncpg
         "orcpt": ["rfc822;a+tag@example.com", None, None],
     }
     assert await _told(submission, admin, token, "MAIL FROM:<>", "RCPT TO:<you@example.com>") == {"from": ""}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_requiretls_is_kept_with_the_mail(
+    submission: Submitting, admin: asyncpg.Connection, token: str, strict: bool
+) -> None:
+    mail = "MAIL FROM:<me@elsewhere.test> SIZE=100" + (" REQUIRETLS" if strict else "")
+    await _told(submission, admin, token, mail, "RCPT TO:<you@example.com>")
+    assert [email["requiretls"] for email in await stored(admin)] == [True if strict else None]
 
 
 @pytest.mark.parametrize("field", [b"Auto-Submitted: auto-replied", b"Precedence: bulk", b"List-Id: <l.postroom.test>"])

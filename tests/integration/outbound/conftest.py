@@ -9,8 +9,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from fakes.authority import Authority
+from fakes.dns_server import DnsServer
+from fakes.https_server import HttpsServer
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, running, settings
+from integration.outbound.tls_lab import Sts
 from mailcore.blob.local import LocalBlobs
 from mailcore.flow.submit import Submits
 from mailcore.queue.bell import Ringer
@@ -42,3 +46,29 @@ def outbound(database_url: str, redis_url: str, tmp_path: Path) -> Callable[...,
         return running(settings(database_url, redis_url, str(tmp_path / "blobs"), **changes))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def ca_file(authority: Authority, tmp_path: Path) -> str:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(authority.pem)
+    return str(path)
+
+
+@pytest.fixture
+async def sts(authority: Authority, ca_file: str) -> AsyncIterator[Sts]:
+    zones: dict[str, dict[str, list[str]]] = {
+        "sts.example": {"MX": ["10 mx.sts.example."]},
+        "mx.sts.example": {"A": ["127.0.0.1"]},
+        "mta-sts.sts.example": {"A": ["127.0.0.1"]},
+        "_smtp._tls.sts.example": {"TXT": ["v=TLSRPTv1; rua=mailto:reports@sts.example"]},
+    }
+    async with HttpsServer(authority.server("mta-sts.sts.example").context) as host:
+        made = Sts(zones, host, ca_file)
+        async with DnsServer(zones, ttl=0) as made.dns:
+            yield made

@@ -37,6 +37,7 @@ NO_TENANT = {
     "tls_results",
     "tls_reports",
     "forgotten",
+    "relayed_mark",
     "health_findings",
 }
 OWN_POLICY = {"organizations", "users"}

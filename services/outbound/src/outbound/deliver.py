@@ -304,6 +304,7 @@ class SiteRun:
             helo=source.ehlo,
             mails_per_connection=self._share.shape.mails_per_connection,
             source_ip6=source.ip6,
+            requiretls=content.requiretls,
         )
 
     def _tls(self, identity: Identity, content: Content, octets: bytes) -> TlsPolicy:

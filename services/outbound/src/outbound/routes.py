@@ -226,7 +226,8 @@ class ByMX:
                 private = private or len(allowed) < len(answer.values)
                 ips = tuple(allowed[: min(MAX_ADDRESSES_OF_HOST, left)])
                 if ips:
-                    hops.append(Hop(hop.host, ips, self._port, hop.preference))
+                    vouched = mx.secure or hop.host == domain  # no MX record: the name is the recipient's own
+                    hops.append(Hop(hop.host, ips, self._port, hop.preference, vouched=vouched))
                     left -= len(ips)
                     ttl = min(ttl, answer.ttl)
         if hops:

@@ -40,7 +40,8 @@ class Securing:
             asyncio.gather(*(self._dane(domain, hop, signed=signed) for hop in hops)),
         )
         secured = tuple(
-            replace(hop, security=_with_sts(hop, security, sts)) for hop, (security, _) in zip(hops, found, strict=True)
+            replace(hop, security=_with_sts(hop, security, sts), vouched=hop.vouched or _named(hop, sts))
+            for hop, (security, _) in zip(hops, found, strict=True)
         )
         tlsa = {hop.host: records for hop, (_, records) in zip(hops, found, strict=True) if records is not None}
         self._results.watch(domain, Policies(sts, tlsa) if wanted else None)
@@ -84,9 +85,20 @@ def _with_sts(hop: Hop, dane: Security, sts: Sts) -> Security:
     return dane if dane.kind is not Kind.NONE else Security(Kind.STS_TESTING, why=why, failure=FailureType.OTHER)
 
 
+def _named(hop: Hop, sts: Sts) -> bool | None:
+    """By the domain's own policy host, which has shown its certificate; whether or not the policy is being tested."""
+    if sts.policy is None:
+        return None if sts.failure else False
+    return sts.policy.covers(hop.host)
+
+
 def fingerprint(hops: Sequence[Hop]) -> str:
     """Empty where all is opportunistic. Domains of one site whose hosts ask for other things do not share a run."""
-    asked = [(hop.host, hop.security) for hop in hops if hop.security != OPPORTUNISTIC]
+    asked = [
+        (hop.host, hop.security, hop.vouched)
+        for hop in hops
+        if hop.vouched is not False or hop.security != OPPORTUNISTIC
+    ]
     return hashlib.sha256(repr(sorted(asked, key=lambda each: each[0])).encode()).hexdigest()[:16] if asked else ""
 
 

@@ -18,10 +18,16 @@ def enveloped(verp: Verp, content: Content, row: Leased, domain: str, octets: by
     hear of it we tell him (RFC 3461 §5.2.7, as a list does).
     """
     if content.dsn is None:
-        return Mail(f"{verp.local_part(row.email_id, row.n)}@{domain}", row.recipient, octets, row)
+        return Mail(
+            f"{verp.local_part(row.email_id, row.n)}@{domain}",
+            row.recipient,
+            octets,
+            row,
+            requiretls=content.requiretls,
+        )
     wishes = Wishes.from_json(content.dsn)
     if wishes.wants(row.n, Notify.SUCCESS):
         row = replace(row, success=True)
     # RFC 5321 §4.5.5: a report has an empty return path, so that nobody reports about it
     mail_from = f"{verp.local_part(row.email_id, row.n)}@{domain}" if wishes.mail_from else ""
-    return Mail(mail_from, row.recipient, octets, row)
+    return Mail(mail_from, row.recipient, octets, row, requiretls=content.requiretls)

@@ -120,7 +120,8 @@ class Reports:
             original=raw,
             original_message_id=original.message_id,
             told=[_told(each, action, wishes, original.arrived_at + self._lifetime) for each in rows],
-            full=wishes.full and len(raw) <= FULL_BYTES,
+            # RFC 8689 §5: what was not to be seen on its way there does not come back whole, and under TLS or not at all
+            full=wishes.full and len(raw) <= FULL_BYTES and not original.requiretls,
             envid=wishes.envid,
         )
         composed = compose(notice)
@@ -133,6 +134,7 @@ class Reports:
             raw=composed,
             message_id=message_id,
             dsn=Wishes("").as_json(),  # RFC 3464 §2: an empty return path
+            requiretls=original.requiretls,
         )
 
     async def _given_up(self, original: Original, rows: Sequence[Taken], error: MailError) -> None:

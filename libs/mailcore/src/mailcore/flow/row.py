@@ -58,6 +58,8 @@ async def row_of(
         rest["track_clicks"] = email.track_clicks
     if email.dsn is not None:
         rest["dsn"] = email.dsn
+    if email.requiretls:
+        rest["requiretls"] = True
     return NewRow(
         id_,
         org_id,

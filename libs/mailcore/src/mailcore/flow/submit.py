@@ -91,6 +91,8 @@ class NewEmail:
     track_clicks: bool | None = None
     dsn: dict[str, Any] | None = None
     """What its sender wants to be told (mailcore.dsn.wishes): of mail handed in by SMTP, and of our own reports."""
+    requiretls: bool = False
+    """It must stay under TLS (RFC 8689): of the same."""
     raw: bytes | None = None
     """A whole message that was handed in (submission): 7-bit, CRLF, no Bcc, with Message-ID and Date. Then html, text,
     headers and attachments are empty, and it is signed and sent as it stands."""

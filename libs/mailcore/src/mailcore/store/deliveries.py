@@ -107,6 +107,8 @@ class Content:
     """Of the class of broadcasts: it carries a link to unsubscribe."""
     dsn: dict[str, Any] | None = None
     """What its sender wants to be told (mailcore.dsn.wishes); None: nothing, it came by the API."""
+    requiretls: bool = False
+    """Its sender wants it to stay under TLS, or not to go (RFC 8689)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,11 +336,12 @@ def _content(row: asyncpg.Record) -> Content:
         alone=bool(row["alone"]),
         broadcast=row["class"] == 1,
         dsn=row["dsn"],
+        requiretls=bool(row["requiretls"]),
     )
 
 
 _COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn"""
+       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls"""
 # asked with each content, and not kept: who switches it means the next mail
 _TRACKED = """
 LEFT JOIN LATERAL (
@@ -353,7 +356,7 @@ _CONTENTS = f"SELECT {_COLUMNS} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[
 _LIGHT_CONTENTS = f"""
 SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
        CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
-       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn,
+       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls,
        light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint

@@ -33,7 +33,7 @@ class NewRow(NamedTuple):
     text: str | None
     rest: str | None
     """JSON of what few emails have: cc, bcc, reply_to (as `text_array`), headers, tags, attachments, body_blob, raw (base64),
-    raw_blob, body_bytes, track_opens, track_clicks, dsn."""
+    raw_blob, body_bytes, track_opens, track_clicks, dsn, requiretls."""
     message_id: str
     scheduled_at: datetime | None
     event_id: str
@@ -122,12 +122,12 @@ def _inserted(done: Record) -> Inserted:
 _STATEMENT = """
 WITH {keys}new_emails AS (
   INSERT INTO emails (id, org_id, domain_id, class, from_, to_, subject, html, text_, cc, bcc, reply_to, headers, tags,
-                      attachments, body_blob, body_bytes, raw, raw_blob, track_opens, track_clicks, dsn, message_id, scheduled_at,
-                      created_at)
+                      attachments, body_blob, body_bytes, raw, raw_blob, track_opens, track_clicks, dsn, requiretls,
+                      message_id, scheduled_at, created_at)
   SELECT id, org_id, domain_id, class, from_, to_::text[], subject, html, text_, (rest->>'cc')::text[], (rest->>'bcc')::text[],
          (rest->>'reply_to')::text[], rest->'headers', rest->'tags', rest->'attachments', rest->>'body_blob',
          (rest->>'body_bytes')::integer, decode(rest->>'raw', 'base64'), rest->>'raw_blob', (rest->>'track_opens')::boolean,
-         (rest->>'track_clicks')::boolean, rest->'dsn', message_id, scheduled_at, created_at
+         (rest->>'track_clicks')::boolean, rest->'dsn', (rest->>'requiretls')::boolean, message_id, scheduled_at, created_at
   FROM (
     SELECT id, org_id, domain_id, class, from_, to_, subject, html, text_, rest::jsonb AS rest, message_id, scheduled_at,
            created_at

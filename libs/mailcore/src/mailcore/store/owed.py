@@ -66,6 +66,7 @@ class Original:
     arrived_at: datetime
     raw: bytes | None
     raw_blob: str | None
+    requiretls: bool
 
 
 async def owe(db: Connection, owed: Sequence[NewOwed]) -> list[UUID]:
@@ -145,7 +146,7 @@ async def original(db: Connection, email_id: UUID) -> Original | None:
 
 
 _ORIGINAL = """
-SELECT e.id, e.org_id, d.name, e.dsn, e.message_id, e.created_at, e.raw, e.raw_blob
+SELECT e.id, e.org_id, d.name, e.dsn, e.message_id, e.created_at, e.raw, e.raw_blob, coalesce(e.requiretls, false)
 FROM emails e LEFT JOIN domains d ON d.id = e.domain_id
 WHERE e.id = $1 AND e.dsn IS NOT NULL
 """

@@ -46,6 +46,9 @@ class Hop:
     """Neighbours of one preference share the connections (RFC 5321 §5.1). None: this host is tried in its turn."""
     security: Security = OPPORTUNISTIC
     """What its side asks of TLS with it: DANE, MTA-STS."""
+    vouched: bool | None = True
+    """That it is the recipient's host is sure: it was named by us, by signed records, or by the domain's MTA-STS policy. None: just
+    now nobody can tell."""
 
 
 class TlsPolicy(StrEnum):
@@ -53,7 +56,9 @@ class TlsPolicy(StrEnum):
     OPPORTUNISTIC = "opportunistic"
     """STARTTLS where offered, certificate not verified, clear text when the handshake fails (RFC 7435)."""
     REQUIRED = "required"
-    """Verified, or the mail waits."""
+    """STARTTLS with a verified certificate, or the mail waits."""
+    IMPLICIT = "implicit"
+    """TLS from the first octet, as on port 465 (RFC 8314 §3.3), verified as with REQUIRED."""
     NOT_REQUIRED = "not-required"
     """As OPPORTUNISTIC, whatever the hop's side asks for: its sender wants it delivered all the same (RFC 8689 §5)."""
 
@@ -74,7 +79,7 @@ class Destination:
     """Local address to bind; hops' addresses of the other family are then left out, unless `source_ip6` is for them."""
     tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC
     tls_context: ssl.SSLContext | None = None
-    """For REQUIRED: verifies the peer; None verifies against the system's roots and the hop's host name."""
+    """For REQUIRED and IMPLICIT: verifies the peer; None verifies against the system's roots and the hop's host name."""
     credentials: Credentials | None = None
     """For a smart host. Sent over TLS or to loopback only."""
     helo: str | None = None
@@ -82,8 +87,8 @@ class Destination:
     mails_per_connection: int | None = None
     """None: the pool's limit. The latest call's number counts."""
     requiretls: bool = False
-    """Hosts that do not offer REQUIRETLS under verified TLS are passed over; with none left the mail fails (RFC 8689 §4.2.1)."""
-
+    """Hosts that nobody vouches for, or that do not offer REQUIRETLS under verified TLS, are passed over; with none left the mail
+    fails (RFC 8689 §4.2.1)."""
     source_ip6: str | None = None
     """Local IPv6 address to bind, beside an IPv4 one."""
 

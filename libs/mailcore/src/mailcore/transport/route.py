@@ -11,11 +11,12 @@ import ipaddress
 import itertools
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mailcore.smtp.outcome import Line, Outcome, TlsSession
 from mailcore.smtp.reply import Reply
-from mailcore.transport.base import Destination, Timeouts
+from mailcore.transport.base import Destination, Hop, Timeouts
 from mailcore.transport.outcomes import unsent
 from mailcore.transport.session import Session, Target
 from mailcore.transport.tls import Demand, FailureType, Insecure, Kind, demand, policy_name, rule_of
@@ -81,6 +82,11 @@ class Route:
         self, destination: Destination, helo: str, timeouts: Timeouts, quirks: Quirks, *, chunking: bool
     ) -> None:
         self._destination = destination
+        self._unvouched: Broken | None = None
+        if destination.requiretls:
+            hops = tuple(hop for hop in destination.hops if hop.vouched)
+            self._unvouched = _unvouched(destination.hops)
+            self._destination = destination = replace(destination, hops=hops)
         self._helo = destination.helo or helo
         self._timeouts = timeouts
         self._quirks = quirks
@@ -125,7 +131,7 @@ class Route:
         """What a mail gets that no hop was left for."""
         if self._last:
             return self._last.outcome(conversation)
-        broken = Broken("connect-failed", "no address to connect to")
+        broken = self._unvouched or Broken("connect-failed", "no address to connect to")
         return unsent(broken, mx_host=None, mx_ip=None, source_ip=self._destination.source_ip)
 
     async def open(self, target: Target) -> Session | Failure:
@@ -243,6 +249,18 @@ class Route:
 
     def _is_last(self, target: Target) -> bool:
         return self._tiers == [[target]]
+
+
+def _unvouched(hops: Sequence[Hop]) -> Broken | None:
+    """RFC 8689 §4.2.1: what an unsigned MX record names may be anybody's, with a certificate as good as any."""
+    if not hops or any(hop.vouched for hop in hops):
+        return None
+    if any(hop.vouched is None for hop in hops):
+        return Broken(
+            "mta-sts-failed", "REQUIRETLS: the MTA-STS policy that may name the mail hosts cannot be had just now"
+        )
+    words = "REQUIRETLS support required; the domain has neither signed MX records nor an MTA-STS policy that names its mail hosts"
+    return Broken("requiretls-not-offered", "", Reply(550, words, "5.7.30"))
 
 
 def _tiers(destination: Destination) -> list[list[Target]]:

@@ -1,6 +1,7 @@
-"""One connection, opened until it can take mail: connect, greeting, EHLO, STARTTLS, EHLO again, AUTH.
+"""One connection, opened until it can take mail: connect, greeting, EHLO, STARTTLS, EHLO again, AUTH. Or TLS before the greeting.
 
-RFC 5321 §3.1, §3.2, §4.1.1.1; RFC 3207 (STARTTLS); RFC 4954 (AUTH); RFC 8689 (REQUIRETLS); RFC 9422 (LIMITS).
+RFC 5321 §3.1, §3.2, §4.1.1.1; RFC 3207 (STARTTLS); RFC 8314 §3.3 (implicit TLS); RFC 4954 (AUTH); RFC 8689 (REQUIRETLS);
+RFC 9422 (LIMITS).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import ssl
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from mailcore.kit import failpoint
 from mailcore.smtp.outcome import Line, TlsSession
 from mailcore.smtp.reply import Reply
-from mailcore.transport.base import Credentials, Destination, Mail, Timeouts
+from mailcore.transport.base import Credentials, Destination, Mail, Timeouts, TlsPolicy
 from mailcore.transport.tls import (
     OPPORTUNISTIC,
     Demand,
@@ -161,11 +162,13 @@ class Session:
         """Raises Broken, Insecure for want of TLS; `lines` then holds what was said. `demand`: see `tls.demand`, or less."""
         try:
             self.opened_at = asyncio.get_running_loop().time()
-            await self._connect(destination.source_ips.get(ipaddress.ip_address(self.target.ip).version))
+            self.tls_policy = policy_name(self.target.security, demand)
+            implicit = destination.tls is TlsPolicy.IMPLICIT
+            source_ip = destination.source_ips.get(ipaddress.ip_address(self.target.ip).version)
+            await self._connect(source_ip, (destination.tls_context or verifying_context()) if implicit else None)
             await self._greeting()
             await self._ehlo(helo)
-            self.tls_policy = policy_name(self.target.security, demand)
-            if demand is not Demand.NONE and await self._starttls(destination, demand):
+            if demand is not Demand.NONE and not implicit and await self._starttls(destination, demand):
                 await self._ehlo(helo)
             if self.capabilities.requiretls and not self.verified:
                 self.capabilities = replace(
@@ -184,21 +187,31 @@ class Session:
                 self.abort()
             raise
 
-    async def _connect(self, source_ip: str | None) -> None:
+    async def _connect(self, source_ip: str | None, implicit: ssl.SSLContext | None) -> None:
+        """`implicit`: TLS comes first, verified by this; no octet of the greeting is read before."""
         loop = asyncio.get_running_loop()
         local = (source_ip, 0) if source_ip else None
         self.wire = Wire(loop)
         self.wire.expect(1)  # the greeting
+        tls: dict[str, Any] = {}
+        if implicit is not None:
+            tls = {"ssl": implicit, "server_hostname": self.target.host, "ssl_handshake_timeout": self.timeouts.tls}
         try:
-            async with asyncio.timeout(self.timeouts.connect):
-                await loop.create_connection(lambda: self.wire, self.target.ip, self.target.port, local_addr=local)
+            async with asyncio.timeout(self.timeouts.connect + (self.timeouts.tls if tls else 0)):
+                await loop.create_connection(
+                    lambda: self.wire, self.target.ip, self.target.port, local_addr=local, **tls
+                )
         except TimeoutError:
             raise Broken("connect-failed", f"no connection to {self.target.ip} within the time limit") from None
+        except ssl.SSLError as error:
+            text = f"the TLS handshake failed: {words_of(error)}"
+            raise self._insecure(Demand.PUBLIC, "tls-failed", text, failure_of(error)) from None
         except OSError as error:
             raise Broken("connect-failed", f"no connection to {self.target.ip}: {error.strerror or error}") from None
         assert self.wire.transport
         name = self.wire.transport.get_extra_info("sockname")
         self.source_ip = name[0] if name else source_ip
+        self.tls, self.verified = self.wire.tls, implicit is not None
 
     async def _ask(self, said: str, seconds: float, *, record: str | None = None) -> Heard:
         self.lines.append(Line(time.time(), said=record or said))

@@ -123,7 +123,8 @@ def demand(security: Security, policy: str, *, requiretls: bool = False) -> Dema
     """
     if policy == "not-required" and not requiretls:
         return Demand.MAY
-    own = Demand.PUBLIC if policy == "required" or requiretls else Demand.NONE if policy == "none" else Demand.MAY
+    verified = requiretls or policy in ("required", "implicit")
+    own = Demand.PUBLIC if verified else Demand.NONE if policy == "none" else Demand.MAY
     return own if policy == "none" else max(_BY_KIND.get(security.kind, Demand.MAY), own)
 
 

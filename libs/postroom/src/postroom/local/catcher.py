@@ -197,8 +197,8 @@ class Session(asyncio.Protocol):
         self._reset()
         self._hello = rest.strip()
         lines = [NAME, "PIPELINING", "8BITMIME", "SMTPUTF8", f"SIZE {MAX_SIZE}", "ENHANCEDSTATUSCODES"]
-        if self._context and not self._tls:
-            lines.append("STARTTLS")
+        if self._context:
+            lines.append("REQUIRETLS" if self._tls else "STARTTLS")  # RFC 8689 §2: within TLS only
         return "".join(f"250{'-' if n < len(lines) - 1 else ' '}{text}\r\n" for n, text in enumerate(lines)).encode()
 
     def _helo(self, rest: bytes) -> bytes:
@@ -221,7 +221,7 @@ class Session(asyncio.Protocol):
             if key == b"SIZE" and value.isdigit():
                 if int(value) > MAX_SIZE:  # RFC 1870 §6.1
                     return b"552 5.3.4 Message too big\r\n"
-            elif key not in (b"BODY", b"SMTPUTF8", b"SIZE"):
+            elif key not in (b"BODY", b"SMTPUTF8", b"SIZE") and not (key == b"REQUIRETLS" and self._tls and not value):
                 return b"555 5.5.4 Parameter not known\r\n"
         address = _text(path[2])
         if address is None:

@@ -68,6 +68,7 @@ def of_mode(mode: Mode, folder: Folder, ports: Ports, secrets: Secrets) -> dict[
             "OUTBOUND__EHLO_NAME": "mail.postroom.test",
             "OUTBOUND__ROUTE": "catch",
             "OUTBOUND__CATCH_HOST": f"{HOST}:{ports.catcher}",
+            "OUTBOUND__CA_FILE": str(folder.tls / "ca.pem"),  # the catcher's, for mail that must stay under TLS
             "DNS__NAMESERVERS": f"{HOST}:{ports.dns}",
             "CATCH__DIR": str(folder.caught),
             "CATCH__DNS_DIR": str(folder.dns),

@@ -44,6 +44,7 @@ class Mail:
     body_8bit: bool
     ret: Ret | None = None
     envid: str | None = None
+    requiretls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,15 @@ class Path:
     parameters: list[str]
 
 
-def mail(argument: str, *, smtputf8: bool = True, auth: bool = False, dsn: bool = False) -> Mail:
-    """Of `FROM:<a@b> SIZE=1 …`; what was not offered by EHLO, SMTPUTF8, AUTH or DSN, is no parameter. Raises Refusal."""
+def mail(
+    argument: str, *, smtputf8: bool = True, auth: bool = False, dsn: bool = False, requiretls: bool = False
+) -> Mail:
+    """Of `FROM:<a@b> SIZE=1 …`; what EHLO did not offer, of SMTPUTF8, AUTH, DSN and REQUIRETLS, is no parameter. Raises Refusal."""
     path = _split(argument, "FROM:", MAIL_FORM)
     if not path.bracketed:
         raise Refusal(syntax(MAIL_FORM))
     size, utf8, body = None, False, "7BIT"
-    ret, envid = None, None
+    ret, envid, strict = None, None, False
     seen: set[str] = set()
     for text in path.parameters:
         name, value = _parameter(text, seen, MAIL_FORM)
@@ -85,12 +88,14 @@ def mail(argument: str, *, smtputf8: bool = True, auth: bool = False, dsn: bool 
             ret = _asked(parse_ret, value)
         elif name == "ENVID" and value is not None and dsn:
             envid = _asked(parse_envid, value)
-        elif name in ("SIZE", "BODY") or (name == "SMTPUTF8" and smtputf8):
+        elif name == "REQUIRETLS" and value is None and requiretls:
+            strict = True
+        elif name in ("SIZE", "BODY") or (name == "SMTPUTF8" and smtputf8) or (name == "REQUIRETLS" and requiretls):
             raise Refusal(syntax(MAIL_FORM))
         else:
             # RFC 5321 §4.1.1.11
             raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
-    return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME", ret, envid)
+    return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME", ret, envid, strict)
 
 
 def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Address, bool]:

@@ -1,6 +1,7 @@
 """MAIL and RCPT after AUTH (RFC 6409 §4.3): the return path is ours, so MAIL may name anybody; recipients are anywhere.
 
-Whom MAIL names is told what becomes of the mail, as MAIL and RCPT ask for it (RFC 3461 §4).
+Whom MAIL names is told what becomes of the mail, as MAIL and RCPT ask for it (RFC 3461 §4). REQUIRETLS goes with the mail as far
+as we can see it (RFC 8689 §4.1).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Handed(Transaction[Destination]):
 
     ret: Ret | None = None
     envid: str | None = None
+    requiretls: bool = False
 
     def distinct(self) -> dict[str, Destination]:
         """By address in lower case, in the order of RCPT; of one that was named twice, all is told that either asked for."""
@@ -61,7 +63,7 @@ async def mail(session: SubmissionSession, argument: str) -> Reply:
     if key is None:
         return AUTH_REQUIRED
     try:
-        asked = paths.mail(argument, smtputf8=False, auth=True, dsn=True)
+        asked = paths.mail(argument, smtputf8=False, auth=True, dsn=True, requiretls=True)
     except paths.Refusal as refusal:
         return refusal.reply
     # RFC 1870 §6.1: known to be too big before it is sent
@@ -70,7 +72,12 @@ async def mail(session: SubmissionSession, argument: str) -> Reply:
     if await _too_fast(session, key):
         return Reply(451, "Too many requests, try again in a second", "4.7.1")
     session.transaction = Handed(
-        asked.sender, smtputf8=False, body_8bit=asked.body_8bit, ret=asked.ret, envid=asked.envid
+        asked.sender,
+        smtputf8=False,
+        body_8bit=asked.body_8bit,
+        ret=asked.ret,
+        envid=asked.envid,
+        requiretls=asked.requiretls,
     )
     return OK
 

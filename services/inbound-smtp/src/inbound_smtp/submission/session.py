@@ -46,8 +46,10 @@ class SubmissionSession(Session[Submission]):
         self.failed_logins = 0
 
     def extensions(self) -> list[str]:
-        # RFC 2034, RFC 6152, RFC 3461; RFC 4954 §4: not before TLS. No SMTPUTF8: what we sign and send is 7-bit
-        return ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN", *(["AUTH PLAIN LOGIN"] if self.tls is not None else [])]
+        # RFC 2034, RFC 6152, RFC 3461. No SMTPUTF8: what we sign and send is 7-bit
+        offers = ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
+        # RFC 4954 §4, RFC 8689 §2: not before TLS
+        return offers if self.tls is None else [*offers, "AUTH PLAIN LOGIN", "REQUIRETLS"]
 
     def forget(self) -> None:
         super().forget()
@@ -99,6 +101,7 @@ class SubmissionSession(Session[Submission]):
         wanted = [each.address for each in transaction.distinct().values()]
         email = _email(message, wanted)
         email.dsn = wishes(transaction, message).as_json()
+        email.requiretls = transaction.requiretls
         if message.sender_domain is not None and message.sender_domain != message.domain:
             await submits.sending_domain(key.org_id, message.sender_domain, only=key.domain_ids, to=wanted)
         once = _once(message, wanted)
