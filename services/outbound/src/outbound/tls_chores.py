@@ -14,7 +14,8 @@ from outbound.tls_results import TlsResults
 
 log = logger(__name__)
 
-FLUSH_SECONDS = 20.0
+FLUSH_SECONDS = 1.0
+"""Where nothing was counted nothing is asked of the database."""
 SEND_SECONDS = 900.0
 """Between two looks for reports that are due: they are spread over hours."""
 

@@ -1,7 +1,8 @@
 """What TLS came to on each connection, counted for the reports that recipient domains ask for (RFC 8460).
 
 Counting is a look into two dictionaries a mail, for the few domains that want reports; what was counted is added to the database
-every few seconds, in one statement. A crash loses those seconds: a report may say less than was, never more.
+every second, in one statement, and when the process is told to stop. A crash loses that second: a report may say less than was,
+never more. (A transaction that settles mail does not carry the counts: that would be a statement more for each batch.)
 
 A connection counts once for each domain whose mail it was opened for, whatever number of mails it carries (§4.2: sessions).
 """
