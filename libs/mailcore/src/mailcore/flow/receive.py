@@ -65,6 +65,8 @@ class Arrival:
     """Organization → its recipients, out of the envelope."""
     decisions: Sequence[dict[str, Any]] = ()
     """What was decided before it came to this door, as `decision` makes them."""
+    auth: dict[str, Any] | None = None
+    """What flow.authenticate found, where it was asked before the reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Receives:
                     decision("receive", "accepted", "The domain of each recipient receives here.", now),
                 ],
                 created_at=now,
+                auth=arrival.auth,
             )
             rows.append(row)
             keys.append(ArrivalKey(_key(row), org_id, id_, now))

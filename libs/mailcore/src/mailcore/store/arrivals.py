@@ -43,6 +43,8 @@ class NewArrival:
     raw_blob: str | None
     decisions: list[dict[str, Any]]
     created_at: datetime
+    auth: dict[str, Any] | None = None
+    """What authentication found, where that was asked before the reply (flow.authenticate)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,16 @@ class Stored:
 
     id: UUID
     org_id: UUID
+    door: str
+    source: str
     mail_from: str
     rcpt_to: tuple[str, ...]
+    facts: dict[str, Any]
     state: str
     size: int
     raw: bytes | None
     raw_blob: str | None
+    auth: dict[str, Any] | None
     created_at: datetime
 
 
@@ -83,6 +89,8 @@ class RoutedArrival:
     id: UUID
     summary: dict[str, Any]
     decisions: list[dict[str, Any]]
+    auth: dict[str, Any] | None = None
+    """None: as it was."""
 
 
 async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
@@ -103,6 +111,7 @@ async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
         [one.raw_blob for one in new],
         [_json(one.decisions) for one in new],
         [one.created_at for one in new],
+        [one.auth for one in new],
     )
 
 
@@ -207,7 +216,8 @@ async def quarantine(db: Connection, ids: Sequence[UUID], decision: dict[str, An
 
 async def load(db: Connection, ids: Sequence[UUID]) -> list[Stored]:
     rows = await db.fetch(
-        "SELECT id, org_id, mail_from, rcpt_to, state, size, raw, raw_blob, created_at FROM arrivals WHERE id = ANY ($1)",
+        "SELECT id, org_id, door, source, mail_from, rcpt_to, facts, state, size, raw, raw_blob, auth, created_at FROM arrivals "
+        "WHERE id = ANY ($1)",
         ids,
     )
     return [Stored(**(dict(row) | {"rcpt_to": tuple(row["rcpt_to"])})) for row in rows]
@@ -230,6 +240,7 @@ async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[
         [one.id for one in routed],
         [one.summary for one in routed],
         [_json(one.decisions) for one in routed],
+        [one.auth for one in routed],
     )
     return {row["id"] for row in rows}
 
@@ -288,19 +299,19 @@ _MAIL = "state = 'routed' AND summary IS NOT NULL"
 
 _COLUMNS = (
     "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, "
-    "summary, decisions"
+    "summary, decisions, auth"
 )
 
 _INSERT = """
 WITH new AS (
   SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                       $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[])
-    AS t (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions, created_at)
+                       $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::jsonb[])
+    AS t (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions, created_at, auth)
 ), stored AS (
   INSERT INTO arrivals (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions,
-                        created_at)
+                        created_at, auth)
   SELECT id, org_id, door, source, source_id, mail_from, ARRAY(SELECT jsonb_array_elements_text(rcpt_to::jsonb)), facts, size,
-         sha256, raw, raw_blob, decisions::jsonb, created_at
+         sha256, raw, raw_blob, decisions::jsonb, created_at, auth
   FROM new
 )
 INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new
@@ -325,8 +336,8 @@ _CLAIM_CRASHED = _CLAIM.replace("crashes = 0", "crashes > 0")
 
 _ROUTED = """
 UPDATE arrivals a SET state = 'routed', routed_at = now(), summary = r.summary,
-  decisions = a.decisions || r.decisions::jsonb
-FROM unnest($1::uuid[], $2::jsonb[], $3::text[]) AS r (id, summary, decisions)
+  decisions = a.decisions || r.decisions::jsonb, auth = coalesce(r.auth, a.auth)
+FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[]) AS r (id, summary, decisions, auth)
 WHERE a.id = r.id AND a.state = 'received'
 RETURNING a.id
 """

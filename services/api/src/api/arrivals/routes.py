@@ -36,7 +36,7 @@ async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
 
 @router.get("/{arrival_id}")
 async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """Who handed it over, what was decided about it and why, which messages it became, and where it waits if it does."""
+    """Who handed it over, what authentication found, what was decided and why, which messages it became, where it waits."""
     id_ = path_id(arrival_id)
     async with ctx.store.tenant(who.org_id) as db:
         row = await arrivals.find(db, id_)
@@ -50,6 +50,7 @@ async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         | _shape(row)
         | {
             "facts": row["facts"],
+            "auth": row["auth"],
             "decisions": row["decisions"],
             "summary": row["summary"],
             "queue": queued

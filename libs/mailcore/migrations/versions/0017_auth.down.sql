@@ -1,0 +1,4 @@
+-- Takes back 0017_auth.sql.
+DROP TABLE dmarc_rows, dmarc_reports;
+ALTER TABLE domains DROP dmarc_policy;
+ALTER TABLE arrivals DROP auth;

@@ -1,0 +1,267 @@
+"""Whether a mail comes from whom it says: SPF, DKIM, ARC and DMARC together, within one time for all.
+
+    found = await Authenticator(resolver, hostname).check(raw, peer_ip=…, helo=…, mail_from=…)
+    found.json()     for `arrivals.auth`: what the API shows and routes ask
+    found.header     our Authentication-Results field, for whoever gets the mail from us
+
+1. SPF, the DKIM signatures, the ARC chain and the author's DMARC records are asked for together; half of the time is theirs
+2. DMARC's verdict of what was found, in the other half: who answers slowly must not use up the time of the domain he forges
+3. `disposition`: what the recipient's domain makes of a verdict
+
+What cannot be found out now is a result (temperror), never an error, and never a reason to refuse a mail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from mailcore.dns.names import normalize_domain
+from mailcore.dns.resolver import Resolver
+from mailcore.kit.errors import Invalid
+from mailcore.kit.log import logger
+from mailcore.mailauth import results
+from mailcore.mailauth.arc.validate import FAIL, NONE, Chain, validate
+from mailcore.mailauth.dkim.canonical import split_fields
+from mailcore.mailauth.dkim.verify import Status, Verified, off_loop, verify
+from mailcore.mailauth.dmarc.author import Authors, authors
+from mailcore.mailauth.dmarc.evaluate import Dmarc, Sender, Verdict, evaluate
+from mailcore.mailauth.dmarc.record import Policy
+from mailcore.mailauth.dmarc.walk import walk
+from mailcore.mailauth.results import Item
+from mailcore.mailauth.spf.check import Checked, Result, check_host
+
+log = logger(__name__)
+
+SECONDS = 20.0
+"""For all of it: the most that SPF, DKIM and a sender who waits for our reply may cost (RFC 7208 §4.6.4)."""
+MAX_HEADER = 1024 * 1024
+"""Octets of a header; of a mail with a larger one no signature is looked at."""
+DomainPolicy = Literal["tag", "quarantine", "reject"]
+"""What a receiving domain does with mail that fails DMARC: say so, hold it, refuse it where the author's domain asks for that."""
+Disposition = Literal["none", "quarantine", "reject"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Spf:
+    result: Result
+    identity: str
+    """`mailfrom`, or `helo` for a mail without a return path (RFC 7208 §2.4)."""
+    value: str
+    """MAIL FROM, or HELO's name."""
+    domain: str
+    """In normal form; empty where it is no name."""
+    term: str = ""
+    """Of the record, which decided; what was wrong, of an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    server: str
+    """Our name in the header field."""
+    spf: Spf | None
+    """None: nobody handed it over by SMTP."""
+    dkim: tuple[Verified, ...]
+    dmarc: Dmarc
+    arc: Chain
+
+    @property
+    def header(self) -> str:
+        """One Authentication-Results field, with its CRLFs."""
+        return results.compose(self.server, self.items)
+
+    @property
+    def items(self) -> list[Item]:
+        """Also what a set of ours in the ARC chain says (mailauth.arc.seal)."""
+        items = []
+        if self.spf is not None:
+            value = results.address(self.spf.value) if "@" in self.spf.value else results.domain(self.spf.value)
+            property_ = "smtp.mailfrom" if self.spf.identity == "mailfrom" else "smtp.helo"
+            reason = self.spf.term if self.spf.result in (Result.PERMERROR, Result.TEMPERROR) else ""
+            items.append(Item("spf", self.spf.result.value, ((property_, value),), reason))
+        items += [_dkim_item(each) for each in self.dkim] or [Item("dkim", "none")]
+        if self.arc.status != NONE:
+            items.append(Item("arc", self.arc.status, reason=self.arc.reason))
+        asked = self.dmarc.policy.value if self.dmarc.policy_domain else ""
+        shown = (("header.from", results.domain(self.dmarc.domain)), ("policy.dmarc", asked))
+        items.append(Item("dmarc", self.dmarc.result.value, shown, self.dmarc.reason))
+        return items
+
+    def json(self) -> dict[str, Any]:
+        """Texts without control characters."""
+        spf, dmarc = self.spf, self.dmarc
+        return {
+            "spf": spf
+            and {
+                "result": spf.result.value,
+                "identity": spf.identity,
+                "domain": spf.domain,
+                "reason": _plain(spf.term),
+            },
+            "dkim": [
+                {
+                    "result": each.status.value,
+                    "domain": each.domain,
+                    "selector": each.signature.selector if each.signature else None,
+                    "algorithm": each.signature.algorithm if each.signature else None,
+                    "reason": _plain(each.reason),
+                }
+                for each in self.dkim
+            ],
+            "dmarc": {
+                "result": dmarc.result.value,
+                "domain": dmarc.domain,
+                "policy": dmarc.policy.value,
+                "policy_domain": dmarc.policy_domain,
+                "published": f"{dmarc.tag}={dmarc.published}" if dmarc.published else None,
+                "aligned": list(dmarc.aligned),
+                "reason": _plain(dmarc.reason),
+            },
+            "arc": {
+                "result": self.arc.status,
+                "sealers": [each.seal.domain for each in self.arc.sets],
+                "reason": _plain(self.arc.reason),
+            },
+            "header": self.header,
+        }
+
+
+def disposition(found: Mapping[str, Any] | None, policy: str) -> Disposition:
+    """What a domain with this policy does with a mail. `found`: as `Authentication.json` gives it; None: not known.
+
+    Only a verdict of `fail` counts. A domain that refuses holds what the author's domain wants quarantined; one that holds
+    quarantines what it would have refused.
+    """
+    dmarc = (found or {}).get("dmarc") or {}
+    if policy == "tag" or dmarc.get("result") != Verdict.FAIL or dmarc.get("policy") == Policy.NONE:
+        return "none"
+    return "reject" if policy == "reject" and dmarc.get("policy") == Policy.REJECT else "quarantine"
+
+
+class Authenticator:
+    """One a process. `hostname`: our name in Authentication-Results; `clock`: seconds since 1970."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        hostname: str,
+        *,
+        seconds: float = SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._resolver = resolver
+        self.server = hostname.lower()
+        self._seconds = seconds
+        self._clock = clock
+
+    async def check(self, raw: bytes, *, peer_ip: str | None, helo: str, mail_from: str) -> Authentication:
+        """`peer_ip`: who handed it over by SMTP; None: nobody did, and there is no SPF. Raises nothing."""
+        head, body = _split(raw)
+        octets = len(head) + len(body)
+        try:
+            fields = await off_loop(octets, split_fields, head) if len(head) <= MAX_HEADER else None
+            wrong = "" if fields is not None else f"The header has more than {MAX_HEADER} octets."
+        except Invalid as error:
+            fields, wrong = None, error.public
+        half = self._seconds / 2
+        asked = authors(fields) if fields is not None else Authors((), wrong)
+        spf, dkim, arc, _ = await asyncio.gather(
+            self._spf(peer_ip, helo, mail_from, half),
+            self._dkim(head, body, fields, half),
+            self._arc(head, body, fields, half),
+            self._ahead(asked, half),
+        )
+        sender = None if spf is None else Sender(spf.result, spf.domain)
+        verdict = evaluate(asked, sender, dkim, self._resolver, sample=zlib.crc32(head) % 100)
+        late = Dmarc(Verdict.TEMPERROR, asked.domains[0] if asked.domains else "", reason=_LATE)
+        return Authentication(self.server, spf, tuple(dkim), await _within(half, verdict, late), arc)
+
+    async def _spf(self, peer_ip: str | None, helo: str, mail_from: str, seconds: float) -> Spf | None:
+        try:
+            ip = None if peer_ip is None else str(ipaddress.ip_address(peer_ip.partition("%")[0]))
+        except ValueError:
+            ip = None
+        if ip is None:
+            return None
+        identity, value = ("mailfrom", mail_from) if mail_from else ("helo", helo)
+        domain = _normal(value.rpartition("@")[2])
+        if not domain:
+            return Spf(Result.NONE, identity, value, "", "")
+        local = mail_from.rpartition("@")[0] or "postmaster"
+        found = await _within(
+            seconds,
+            check_host(ip, domain, f"{local}@{domain}", self._resolver, helo=_normal(helo)),
+            Checked(Result.TEMPERROR, _LATE),
+        )
+        return Spf(found.result, identity, value, domain, found.term)
+
+    async def _dkim(self, head: bytes, body: bytes, fields: _Fields | None, seconds: float) -> list[Verified]:
+        if fields is None or not any(name == b"dkim-signature" for name, _ in fields):
+            return []
+        work = verify(head, body, self._resolver, now=int(self._clock()), seconds=seconds)
+        return await _within(2 * seconds, work, [Verified(Status.TEMPERROR, _LATE)])
+
+    async def _arc(self, head: bytes, body: bytes, fields: _Fields | None, seconds: float) -> Chain:
+        if fields is None or not any(name == b"arc-seal" for name, _ in fields):
+            return Chain(NONE)
+        work = validate(head, body, self._resolver, seconds=seconds)
+        return await _within(2 * seconds, work, Chain(FAIL, _LATE, temporary=True))
+
+    async def _ahead(self, asked: Authors, seconds: float) -> None:
+        """The author's records are in the resolver's memory when they are asked for."""
+        for domain in asked.domains:
+            await _within(seconds, walk(domain, self._resolver), None)
+
+
+_Fields = list[tuple[bytes, bytes]]
+_LATE = "The DNS took too long to answer."
+
+
+async def _within(seconds: float, work: Awaitable[T], otherwise: T) -> T:
+    """Anything a mail can bring about that nobody foresaw is a temporary result, too: the mail goes its way."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        return otherwise
+    except Exception as error:
+        log.warning("a step of authentication failed", error=repr(error), exc_info=error)
+        return otherwise
+
+
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    """Header and body. Mail that came with bare LFs by another door than SMTP is read as if they had been CRLFs."""
+    if b"\r\n" not in raw[:2_000] and b"\n" in raw[:2_000]:
+        raw = raw.replace(b"\n", b"\r\n")
+    end = results.header_end(raw)
+    return raw[:end], raw[end + 2 :]
+
+
+def _normal(domain: str) -> str:
+    try:
+        return normalize_domain(domain, underscore=True)
+    except Invalid:
+        return ""
+
+
+def _dkim_item(each: Verified) -> Item:
+    shown: list[tuple[str, str]] = []
+    if each.signature is not None:
+        shown = [
+            ("header.d", results.domain(each.domain)),
+            ("header.s", results.word(each.signature.selector)),
+            ("header.a", results.word(each.signature.algorithm)),
+            ("header.b", results.word(each.header_b)),
+        ]
+    return Item("dkim", each.status.value, tuple(shown), each.reason)
+
+
+def _plain(text: str) -> str:
+    """For JSON in the database, which takes no NUL."""
+    return "".join(character if character.isprintable() else "?" for character in text[:300])
