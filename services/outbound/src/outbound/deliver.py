@@ -1,8 +1,8 @@
 """One site at work: claim, compose, hand to the transport, pass outcomes on.
 
 1. lanes with due rows come from the runner and take turns; each claim gives every lane its quantum
-2. a claim asks for what goes ahead of the sessions: few rows at first, at most twice as many each time, and as many as the site
-   took lately in AHEAD_SECONDS; the next is made while half of it still waits for a session
+2. a claim asks for what goes ahead of the sessions: few rows at first, twice as many each time that a session found none; the next
+   is made while half of it still waits for a session
 3. mails are composed and signed (`prepare`) and go to the transport (`outlets`), by the connections and rates that are ours
    (`site_shares`)
 4. outcomes go to the settler; rows that were never begun go back
@@ -47,7 +47,7 @@ MOST = 600
 AHEAD = 8
 """Rows that wait for a session, to begin with: a slow site has not all its mails signed before the quick ones have theirs."""
 AHEAD_SECONDS = 0.1
-"""What they should last: long enough for the next claim, and whoever comes new to the site waits no longer behind them."""
+"""What more of them last at least: whoever comes new to the site waits no longer behind them, unless sessions would have no work."""
 LANES = 64
 """That share one claim."""
 RUN_SECONDS = 300.0
@@ -87,6 +87,8 @@ class SiteRun:
         self._until = self._asked + RUN_SECONDS
         self._ahead = AHEAD
         """Rows that wait for a session when a claim is answered; the next one is made at half of it."""
+        self._starved = False
+        """Since the last claim a session found no mail."""
         self.closed = False
         self.claimed = 0
         self._rested = False
@@ -195,8 +197,11 @@ class SiteRun:
         """At each claim: how far the next may go ahead."""
         now = time.monotonic()
         rate = self._done / max(now - self._asked, 0.001)
-        self._ahead = max(AHEAD, min(2 * self._ahead, int(rate * AHEAD_SECONDS), MOST))
-        self._asked, self._done = now, 0
+        if self._starved:
+            self._ahead = min(2 * self._ahead, MOST)
+        else:
+            self._ahead = max(AHEAD, min(self._ahead, max(int(rate * AHEAD_SECONDS), self._ahead * 7 // 8)))
+        self._asked, self._done, self._starved = now, 0, False
 
     async def _claim(self, limit: int) -> list[Leased]:
         office = self._office
@@ -344,6 +349,7 @@ class SiteRun:
                 self._clearing = asyncio.get_running_loop().create_task(rested(self._office.store, self._way.site))
             self._settle(row, outcome)
             self._react(row, outcome)
+        self._starved |= not self._outlets.queued
         if self._unattempted or self._down is not None or self._waiting <= self._ahead // 2:
             self._changed.set()
 
