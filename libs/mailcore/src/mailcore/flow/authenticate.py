@@ -17,14 +17,16 @@ import asyncio
 import ipaddress
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
+from uuid import UUID
 
 from mailcore.dns.names import normalize_domain
 from mailcore.dns.resolver import Resolver
 from mailcore.kit.errors import Invalid
 from mailcore.kit.log import logger
+from mailcore.kit.remember import Remembered
 from mailcore.mailauth import results
 from mailcore.mailauth.arc.validate import FAIL, NONE, Chain, validate
 from mailcore.mailauth.dkim.canonical import split_fields
@@ -35,6 +37,9 @@ from mailcore.mailauth.dmarc.record import Policy
 from mailcore.mailauth.dmarc.walk import walk
 from mailcore.mailauth.results import Item
 from mailcore.mailauth.spf.check import Checked, Result, check_host
+from mailcore.store import domains
+from mailcore.store.arrivals import Stored
+from mailcore.store.session import Store
 
 log = logger(__name__)
 
@@ -42,6 +47,8 @@ SECONDS = 20.0
 """For all of it: the most that SPF, DKIM and a sender who waits for our reply may cost (RFC 7208 §4.6.4)."""
 MAX_HEADER = 1024 * 1024
 """Octets of a header; of a mail with a larger one no signature is looked at."""
+REMEMBERED_SECONDS = 4.0
+"""A policy that is changed counts within five seconds."""
 DomainPolicy = Literal["tag", "quarantine", "reject"]
 """What a receiving domain does with mail that fails DMARC: say so, hold it, refuse it where the author's domain asks for that."""
 Disposition = Literal["none", "quarantine", "reject"]
@@ -144,6 +151,25 @@ def disposition(found: Mapping[str, Any] | None, policy: str) -> Disposition:
     return "reject" if policy == "reject" and dmarc.get("policy") == Policy.REJECT else "quarantine"
 
 
+def outcomes(found: Mapping[str, Any]) -> dict[str, str]:
+    """Method → result, for rules; of several signatures the best. `found` as for `disposition`."""
+    signatures = {each["result"] for each in found.get("dkim") or ()}
+    best = next((status.value for status in _BEST_FIRST if status in signatures), "none")
+    told = {method: (found.get(method) or {}).get("result", "none") for method in ("spf", "dmarc", "arc")}
+    return {**told, "dkim": best}
+
+
+_BEST_FIRST = (Status.PASS, Status.POLICY, Status.FAIL, Status.TEMPERROR, Status.PERMERROR)
+
+
+def failure(found: Mapping[str, Any] | None) -> str:
+    """In words, of a mail whose disposition is not `none`."""
+    dmarc = (found or {})["dmarc"]
+    if not dmarc["policy_domain"]:
+        return str(dmarc["reason"])
+    return f"DMARC fails: the mail is not proven to be from {dmarc['domain']}, whose policy is {dmarc['policy']}."
+
+
 class Authenticator:
     """One a process. `hostname`: our name in Authentication-Results; `clock`: seconds since 1970."""
 
@@ -182,6 +208,13 @@ class Authenticator:
         late = Dmarc(Verdict.TEMPERROR, asked.domains[0] if asked.domains else "", reason=_LATE)
         return Authentication(self.server, spf, tuple(dkim), await _within(half, verdict, late), arc)
 
+    async def of_arrival(self, raw: bytes, row: Stored) -> dict[str, Any]:
+        """For `arrivals.auth`, of a mail that has been taken."""
+        facts, by_smtp = row.facts, row.door == "smtp"
+        peer_ip = facts.get("peer_ip") or (row.source if by_smtp else None)
+        found = await self.check(raw, peer_ip=peer_ip, helo=facts.get("helo") or "", mail_from=row.mail_from)
+        return found.json()
+
     async def _spf(self, peer_ip: str | None, helo: str, mail_from: str, seconds: float) -> Spf | None:
         try:
             ip = None if peer_ip is None else str(ipaddress.ip_address(peer_ip.partition("%")[0]))
@@ -215,8 +248,35 @@ class Authenticator:
 
     async def _ahead(self, asked: Authors, seconds: float) -> None:
         """The author's records are in the resolver's memory when they are asked for."""
-        for domain in asked.domains:
-            await _within(seconds, walk(domain, self._resolver), None)
+        for name in asked.domains:
+            await _within(seconds, walk(name, self._resolver), None)
+
+
+class DmarcPolicies:
+    """What our domains want done with mail that fails, remembered for a few seconds. One a process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._of: Remembered[tuple[UUID, str], str] = Remembered(self._ask, seconds=REMEMBERED_SECONDS)
+
+    async def of(self, org_id: UUID, domain: str) -> str:
+        """Of the organization's domain; one that is not its own, or is gone, asks for nothing. Raises Unavailable."""
+        return await self._of.get((org_id, domain)) or "tag"
+
+    async def holds(self, org_id: UUID, rcpt_to: Sequence[str], found: Mapping[str, Any] | None) -> str:
+        """Why a mail that has been taken is held for all its recipients; empty: it is not. What came by then can be refused no
+        longer, without writing to somebody who never sent it. Raises Unavailable."""
+        if disposition(found, "reject") == "none":
+            return ""
+        for domain in dict.fromkeys(address.rpartition("@")[2].lower() for address in rcpt_to):
+            policy = await self.of(org_id, domain)
+            if disposition(found, policy) != "none":
+                return f"{failure(found)} {domain} wants such mail held (dmarc_policy: {policy})."
+        return ""
+
+    async def _ask(self, key: tuple[UUID, str]) -> str | None:
+        async with self._store.tenant(key[0]) as db:
+            return await domains.dmarc_policy(db, key[1])
 
 
 _Fields = list[tuple[bytes, bytes]]

@@ -28,6 +28,10 @@ class InHand:
     summary: Summary
     decisions: list[dict[str, Any]] = field(default_factory=list)
     """What the steps decided and why, in order; appended to `arrivals.decisions`."""
+    auth: dict[str, Any] | None = None
+    """As flow.authenticate tells it; of a mail that was looked at before the reply, what was found then."""
+    held: str = ""
+    """Why nothing becomes of it before somebody looks at it: it is quarantined. Empty: nothing is in its way."""
 
     def decide(self, step: str, what: str, why: str, **more: Any) -> None:
         self.decisions.append(decision(step, what, why, **more))
@@ -51,7 +55,8 @@ def attachment_id(arrival_id: UUID, n: int) -> UUID:
 def routed(mail: InHand, made: Sequence[RoutedMessage]) -> RoutedArrival:
     """The arrival as it is when its mail is routed."""
     row = mail.row
-    return RoutedArrival(row.id, summary_json(row.id, row.rcpt_to, mail.summary), _decisions(mail, made))
+    summary = summary_json(row.id, row.rcpt_to, mail.summary)
+    return RoutedArrival(row.id, summary, _decisions(mail, made), mail.auth, "quarantined" if mail.held else "routed")
 
 
 def summary_json(arrival_id: UUID, rcpt_to: Sequence[str], found: Summary) -> dict[str, Any]:
@@ -116,6 +121,8 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
 def _decisions(mail: InHand, made: Sequence[RoutedMessage]) -> list[dict[str, Any]]:
     found = [decision("parse", "defect", defect) for defect in mail.summary.defects[:_MOST_DEFECTS]]
     found += mail.decisions
+    if mail.held:
+        return [*found, decision("route", "quarantined", mail.held)]
     if not made:
         return [*found, decision("route", "no mailbox", "The organization is gone.")]
     why = "A recipient of this mail has it as its address, apart from a +tag."

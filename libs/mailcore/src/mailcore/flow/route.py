@@ -1,12 +1,16 @@
 """What becomes of mail that has arrived: the router's step, for a batch it has claimed.
 
 1. `_read`   the arrival's raw mail, parsed under limits (flow.parse): the summary
-2. `_steps`  what is found out about it, each a line there, before anything is written: reports about what we sent
+2. `_steps`  what is found out about it, each a line there, before anything is written: whom it is from (flow.authenticate), reports
+             about what we sent
 3. `_write`  one transaction: the lease is still ours, mailboxes found or made, messages, the event email.received, state routed
 4. after the commit the webhooks' bell
 
 Steps may talk to the network and hold no transaction; what they find stands in the mail in hand (flow.in_hand), their decisions end
 in `arrivals.decisions`. A step that raises Unavailable makes the mail wait, whatever else it raises fails this try.
+
+A mail that takes longer than PATIENCE_SECONDS, because somebody's DNS does not answer, does not hold up the others of its batch: it
+is written by itself when it is done.
 
 Running it twice makes nothing twice: the queue row is deleted, and the state moved on, in the transaction that writes. A batch that
 fails is tried again mail by mail, so that one bad mail holds up no other.
@@ -14,11 +18,14 @@ fails is tried again mail by mail, so that one bad mail holds up no other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from mailcore.blob.base import BlobStore
 from mailcore.dsn import tls_report
 from mailcore.flow import tls_reports
+from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.in_hand import InHand, mailbox_addresses, messages_of, received_event, routed
 from mailcore.flow.parse import Reader, raw_of
 from mailcore.flow.receive import decision
@@ -35,40 +42,95 @@ log = logger(__name__)
 
 RETRY_SECONDS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0)
 """Between tries of a mail that cannot be routed for a reason nobody foresaw; after the last it is quarantined."""
+PATIENCE_SECONDS = 0.5
+"""How long a batch waits for the last of its mails."""
+MAX_SLOW = 1_000
+"""Mails that go on by themselves; each is at most INLINE_BYTES, but for LARGE_AT_ONCE."""
+LARGE_AT_ONCE = 4
+"""Mails over INLINE_BYTES in memory."""
+_AGAIN_SECONDS = 5.0
 
 
 class Routes:
     """One a process."""
 
-    def __init__(self, store: Store, ringer: Ringer, blobs: BlobStore) -> None:
+    def __init__(
+        self, store: Store, ringer: Ringer, blobs: BlobStore, *, authenticator: Authenticator | None = None
+    ) -> None:
+        """`authenticator`: None leaves out whether mail is from whom it says."""
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
         self._reader = Reader()
+        self._authenticator = authenticator
+        self._policies = DmarcPolicies(store)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._slow: set[asyncio.Task[None]] = set()
 
     async def route(self, worker: int, claimed: Sequence[Claimed]) -> int:
         """Routes what `worker` has claimed; how many were. A mail that fails is due again later. Raises Unavailable."""
         async with self._store.worker() as db:
             rows = {row.id: row for row in await arrivals.load(db, [one.arrival_id for one in claimed])}
-        ready: list[tuple[Claimed, InHand]] = []
-        for one in claimed:
-            row = rows.get(one.arrival_id)
-            if row is None:
-                await self._quarantine(worker, one, "The arrival's row is gone.")
-                continue
+        while len(self._slow) >= MAX_SLOW:
+            await asyncio.wait(self._slow, return_when=asyncio.FIRST_COMPLETED)
+        trying = [asyncio.create_task(self._try(worker, one, rows.get(one.arrival_id))) for one in claimed]
+        try:
+            if trying:
+                await asyncio.wait(trying, timeout=PATIENCE_SECONDS)
+        except asyncio.CancelledError:
+            for each in trying:
+                each.cancel()
+            raise
+        for one, each in zip(claimed, trying, strict=True):
+            if not each.done():
+                going_on = asyncio.create_task(self._alone(worker, one, each))
+                self._slow.add(going_on)
+                going_on.add_done_callback(self._slow.discard)
+        return await self._write(worker, [ready for each in trying if each.done() and (ready := each.result())])
+
+    async def settled(self) -> None:
+        """Returns when no mail goes on by itself."""
+        while self._slow:
+            await asyncio.wait(self._slow)
+
+    async def _try(self, worker: int, one: Claimed, row: Stored | None) -> tuple[Claimed, InHand] | None:
+        """None: it is not to be written now, and its row says what becomes of it. Raises Unavailable."""
+        if row is None:
+            await self._quarantine(worker, one, "The arrival's row is gone.")
+            return None
+        try:
+            if row.raw is not None:
+                return one, await self._look(row)
+            async with self._large:
+                return one, await self._look(row)
+        except Unavailable as error:
+            await self._wait(worker, one, error)
+        except NotFound as error:
+            # a volume that is not mounted looks like this too
+            await self._failed(worker, one, error, "The raw mail is no longer where it was kept.")
+        except Exception as error:
+            await self._failed(worker, one, error)
+        return None
+
+    async def _alone(self, worker: int, one: Claimed, trying: asyncio.Task[tuple[Claimed, InHand] | None]) -> None:
+        """Until its row is no longer ours: a lease that nobody ends would keep the mail for ever."""
+        try:
+            ready = await trying
+        except Unavailable as error:
+            end: Callable[[], Awaitable[object]] = partial(self._wait, worker, one, error)
+        else:
+            end = partial(self._write, worker, [ready] if ready else [])
+        while True:
             try:
-                mail = await self._read(row)
-                await self._steps(mail)
-            except Unavailable as error:
-                await self._wait(worker, one, error)
-            except NotFound as error:
-                # a volume that is not mounted looks like this too
-                await self._failed(worker, one, error, "The raw mail is no longer where it was kept.")
-            except Exception as error:
-                await self._failed(worker, one, error)
-            else:
-                ready.append((one, mail))
-        return await self._write(worker, ready)
+                await end()
+                return
+            except Unavailable:
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _look(self, row: Stored) -> InHand:
+        mail = await self._read(row)
+        await self._steps(mail)
+        return mail
 
     # ---- 1. read -------------------------------------------------------------------------------------------------
 
@@ -81,8 +143,19 @@ class Routes:
 
     async def _steps(self, mail: InHand) -> None:
         """In this order: each may read what those before it found."""
+        await self._authenticate(mail)
         await self._reports(mail)
         mail.raw = b""
+
+    async def _authenticate(self, mail: InHand) -> None:
+        """What was found before the reply counts: the world may look otherwise by now."""
+        row = mail.row
+        mail.auth = row.auth
+        if mail.auth is None and self._authenticator is not None:
+            mail.auth = await self._authenticator.of_arrival(mail.raw, row)
+        held = await self._policies.holds(row.org_id, row.rcpt_to, mail.auth)
+        if held:
+            mail.held = held
 
     async def _reports(self, mail: InHand) -> None:
         """Reports about mail that we sent. Each is stored once however often it is read."""
@@ -116,15 +189,16 @@ class Routes:
         async with self._store.worker() as db:
             mine = await arrivals.finish(db, worker, [mail.row.id for mail in ready])
             todo = [mail for mail in ready if mail.row.id in mine and mail.row.state == "received"]
+            free = [mail for mail in todo if not mail.held]
             boxes = await mailboxes.ensure(
-                db, {(mail.row.org_id, address) for mail in todo for address in mailbox_addresses(mail.row.rcpt_to)}
+                db, {(mail.row.org_id, address) for mail in free for address in mailbox_addresses(mail.row.rcpt_to)}
             )
-            new = {mail.row.id: messages_of(mail, boxes) for mail in todo}
-            done = await arrivals.settle_routed(db, [routed(mail, new[mail.row.id]) for mail in todo])
-            made = [message for id_ in done for message in new[id_]]
+            new = {mail.row.id: messages_of(mail, boxes) for mail in free}
+            done = await arrivals.settle_routed(db, [routed(mail, new.get(mail.row.id, ())) for mail in todo])
+            made = [message for id_ in done for message in new.get(id_, ())]
             if made:
                 await messages.insert(db, made)
-            queued = await events.insert(db, [received_event(mail.row) for mail in todo if mail.row.id in done])
+            queued = await events.insert(db, [received_event(mail.row) for mail in free if mail.row.id in done])
         return len(done), queued
 
     # ---- what fails ----------------------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ class RoutedArrival:
     decisions: list[dict[str, Any]]
     auth: dict[str, Any] | None = None
     """None: as it was."""
+    state: str = "routed"
+    """Or `quarantined`."""
 
 
 async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
@@ -234,13 +236,14 @@ async def finish(db: Connection, worker: int, ids: Sequence[UUID]) -> set[UUID]:
 
 
 async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[UUID]:
-    """State routed, for those that were not yet; their ids."""
+    """Their new state, for those that were not routed yet; their ids."""
     rows = await db.fetch(
         _ROUTED,
         [one.id for one in routed],
         [one.summary for one in routed],
         [_json(one.decisions) for one in routed],
         [one.auth for one in routed],
+        [one.state for one in routed],
     )
     return {row["id"] for row in rows}
 
@@ -335,9 +338,9 @@ RETURNING q.arrival_id, q.org_id, q.attempt
 _CLAIM_CRASHED = _CLAIM.replace("crashes = 0", "crashes > 0")
 
 _ROUTED = """
-UPDATE arrivals a SET state = 'routed', routed_at = now(), summary = r.summary,
+UPDATE arrivals a SET state = r.state, routed_at = CASE r.state WHEN 'routed' THEN now() END, summary = r.summary,
   decisions = a.decisions || r.decisions::jsonb, auth = coalesce(r.auth, a.auth)
-FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[]) AS r (id, summary, decisions, auth)
+FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[], $5::text[]) AS r (id, summary, decisions, auth, state)
 WHERE a.id = r.id AND a.state = 'received'
 RETURNING a.id
 """

@@ -138,6 +138,12 @@ async def sender(db: Connection, name: str | None) -> asyncpg.Record | None:
     )
 
 
+async def dmarc_policy(db: Connection, name: str) -> str | None:
+    """What the organization's domain of that name does with mail that fails DMARC: tag, quarantine, reject."""
+    found: str | None = await db.fetchval("SELECT dmarc_policy FROM domains WHERE name = $1", name)
+    return found
+
+
 async def tracking_host(db: Connection, id_: UUID) -> str | None:
     """The domain's own, once it is verified."""
     return await db.fetchval(  # type: ignore[no-any-return]
