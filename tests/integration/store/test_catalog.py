@@ -8,7 +8,7 @@ import pytest
 from mailcore.kit.ids import uuid7
 from mailcore.store.session import Store
 
-ROLES = ("postroom_app", "postroom_door", "postroom_worker", "postroom_people", "postroom_lookup")
+ROLES = ("postroom_app", "postroom_door", "postroom_worker", "postroom_people", "postroom_lookup", "postroom_search")
 LOOKUPS = {
     "lookup_api_key",
     "lookup_receiving_domain",
@@ -22,7 +22,9 @@ LOOKUPS = {
     "lookup_emails_to",
     "lookup_mta_sts",
     "lookup_tls_host",
+    "lookup_relay",
 }
+SEARCHES = {"search_messages"}
 NO_TENANT = {
     "alembic_version",
     "installation",
@@ -69,7 +71,7 @@ async def test_every_table_of_a_tenant_is_behind_its_policy(admin: asyncpg.Conne
 
 async def test_only_known_policies_see_past_the_tenant(admin: asyncpg.Connection) -> None:
     names = {row["policyname"] for row in await admin.fetch("SELECT DISTINCT policyname FROM pg_policies")}
-    assert names == {"tenant", "door", "door_read", "door_again", "worker", "people", "lookup"}
+    assert names == {"tenant", "door", "door_read", "door_again", "worker", "people", "lookup", "search"}
     door_reads = await admin.fetch(
         "SELECT tablename FROM pg_policies WHERE 'postroom_door' = ANY (roles) AND cmd <> 'INSERT' ORDER BY 1"
     )
@@ -105,10 +107,11 @@ async def test_the_list_of_lookups_is_short_and_fixed(admin: asyncpg.Connection)
         "SELECT p.proname, p.prosecdef, p.proconfig, r.rolname AS owner FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner "
         "WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
-    assert {row["proname"] for row in rows} == LOOKUPS | {"make_partitions", "drop_logs"}
+    assert {row["proname"] for row in rows} == LOOKUPS | SEARCHES | {"make_partitions", "drop_logs"}
     for row in rows:
         assert row["proconfig"] == ["search_path=public, pg_temp"], row["proname"]
         assert (row["owner"] == "postroom_lookup") == (row["proname"] in LOOKUPS)
+        assert (row["owner"] == "postroom_search") == (row["proname"] in SEARCHES)
 
 
 async def test_outside_a_block_the_login_reads_nothing(database_url: str, admin: asyncpg.Connection) -> None:

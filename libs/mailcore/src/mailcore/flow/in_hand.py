@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
+from mailcore.flow import threads, words
 from mailcore.flow.receive import decision
 from mailcore.kit.ids import uuid7
 from mailcore.mime.fields import MailAddress
@@ -96,6 +97,8 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
     """One a mailbox; `boxes` as from store.mailboxes.ensure."""
     row, found = mail.row, mail.summary
     made = []
+    mark, about = words.mark(row.org_id, row.created_at), threads.related(found)
+    found_by = words.tsvector(found, org_id=row.org_id, received_at=row.created_at, rcpt_to=row.rcpt_to)
     for address in mailbox_addresses(row.rcpt_to):
         mailbox = boxes.get((row.org_id, address))
         if mailbox is not None:
@@ -113,6 +116,11 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
                     date=found.date,
                     size=row.size,
                     received_at=row.created_at,
+                    reply_to=[shown(one) for one in found.reply_to],
+                    attachments=words.files(found),
+                    snippet=words.snippet(found.text),
+                    words=words.of_mailbox(found_by, mark, mailbox),
+                    related=about,
                 )
             )
     return made

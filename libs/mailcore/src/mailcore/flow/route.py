@@ -24,7 +24,7 @@ from functools import partial
 
 from mailcore.blob.base import BlobStore
 from mailcore.dsn import tls_report
-from mailcore.flow import tls_reports
+from mailcore.flow import threads, tls_reports
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.in_hand import InHand, mailbox_addresses, messages_of, received_event, routed
 from mailcore.flow.parse import Reader, raw_of
@@ -197,7 +197,7 @@ class Routes:
             done = await arrivals.settle_routed(db, [routed(mail, new.get(mail.row.id, ())) for mail in todo])
             made = [message for id_ in done for message in new.get(id_, ())]
             if made:
-                await messages.insert(db, made)
+                await messages.insert(db, await threads.assign(db, made))
             queued = await events.insert(db, [received_event(mail.row) for mail in free if mail.row.id in done])
         return len(done), queued
 

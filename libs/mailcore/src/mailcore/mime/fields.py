@@ -13,6 +13,7 @@ from mailcore.mime.text import decode_header, decode_text, decode_words, one_lin
 
 MAX_ADDRESSES = 10_240
 """Addresses read from one mail's header; the same limit as Postfix has for tokens."""
+MAX_IDS = 50
 _FIELD_NAME = re.compile(rb"[!-9;-~]{1,200}\Z")
 _LINE = re.compile(rb"[^\n]*\n?")
 _PLAIN_RUN = re.compile(r'[^"(),:;<>\\]+')
@@ -20,6 +21,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"?', re.DOTALL)
 _BLANKS = re.compile(r"\s+")
 _PARAMETER = re.compile(r';\s*([^\s=;"]{1,100})\s*=\s*("(?:[^"\\]|\\.)*"?|[^;]*)', re.DOTALL)
 _SECTION = re.compile(r"([^*]+)\*(?:(\d{1,3})(\*)?)?\Z")
+_ID = re.compile(r"<[^<>\s]{1,996}>")
 _FOR = re.compile(r"\sfor\s+<?([^\s<>;()]{1,320}@[^\s<>;()]{1,255})>?(?=[\s;(]|\Z)", re.IGNORECASE)
 
 
@@ -191,6 +193,16 @@ def date(text: str | None) -> datetime | None:
     except Exception:  # the standard library's reader raises what it happens to run into
         return None
     return at if 1970 <= at.year <= 2200 else None
+
+
+def message_ids(fields: list[Field], name: str) -> list[str]:
+    """Of all fields of that name, with their angle brackets (RFC 5322 §3.6.4); of more than MAX_IDS the first and the last ones."""
+    found: dict[str, None] = {}
+    for one in fields:
+        if one.name == name:
+            found |= dict.fromkeys(_ID.findall(_undecoded(one.value)))
+    ids = [one_line(id_) for id_ in found]
+    return ids if len(ids) <= MAX_IDS else [ids[0], *ids[1 - MAX_IDS :]]
 
 
 def received_for(fields: list[Field]) -> list[str]:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from mailcore.mime import fields as header
 from mailcore.mime.fields import Field, MailAddress
+from mailcore.mime.plaintext import html_to_text
 from mailcore.mime.text import decode_header, decode_text, decode_transfer, decode_words, many_lines, one_line
 
 _DASHES = re.compile(rb"^--[^\r\n]{1,998}", re.MULTILINE)
@@ -29,6 +30,8 @@ _CID = re.compile(r"cid:([^\"'\s<>()]{1,300})", re.IGNORECASE)
 _IMAGE = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
 """Types that may stand in an attribute of HTML as they are."""
 _BODY_TYPES = ("text/plain", "text/html")
+TEXT_CHARACTERS = 32_000
+"""So much of a mail's text a summary holds."""
 EMBEDDED_BYTES = 25 * 1024 * 1024
 """So much of a mail's images is put into its HTML as data: URIs; the others stay cid: references."""
 
@@ -83,6 +86,14 @@ class Summary:
     message_id: str | None = None
     """With its angle brackets, as it stands."""
     date: datetime | None = None
+    in_reply_to: list[str] = field(default_factory=list)
+    """Message-IDs with their angle brackets, in the order of the field."""
+    references: list[str] = field(default_factory=list)
+    """The oldest first; of more than fifty the first and the last ones."""
+    thread_index: str | None = None
+    """What Outlook calls the conversation, where it names it."""
+    text: str = ""
+    """The beginning of what is to be read, as plain text: at most TEXT_CHARACTERS."""
     received_for: list[str] = field(default_factory=list)
     attachments: list[Attachment] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
@@ -135,6 +146,10 @@ class Message:
             subject=header.field(self.fields, "subject"),
             message_id=one_line(ids[0].decode("utf-8", "replace"))[:998] or None if ids else None,
             date=header.date(header.field(self.fields, "date")),
+            in_reply_to=header.message_ids(self.fields, "in-reply-to"),
+            references=header.message_ids(self.fields, "references"),
+            thread_index=header.field(self.fields, "thread-index"),
+            text=self._beginning(),
             received_for=header.received_for(self.fields),
             attachments=files,
             defects=list(dict.fromkeys(defects)),
@@ -150,6 +165,23 @@ class Message:
                 )
         text, html = (("\n".join(found[kind]) if found[kind] else None) for kind in _BODY_TYPES)
         return Bodies(text, html)
+
+    def _beginning(self) -> str:
+        """The first text part, or the first one of HTML without its markup: only its beginning is decoded."""
+        for kind in _BODY_TYPES:
+            for part in self.leaves:
+                if part.content_type != kind or not is_body(part):
+                    continue
+                # base64 takes a third more than it holds, and markup more than its text
+                most = TEXT_CHARACTERS * (6 if kind == "text/html" else 2)
+                octets = decode_transfer(
+                    self.raw[part.start : min(part.end, part.start + most)], transfer_encoding(part.fields)
+                )
+                text = many_lines(decode_text(octets, part.parameters.get("charset")))
+                text = html_to_text(text) if kind == "text/html" else text
+                if text.strip():
+                    return text[:TEXT_CHARACTERS]
+        return ""
 
     def attachment(self, n: int) -> tuple[Attachment, bytes] | None:
         """With its decoded content; None when the mail has no such attachment."""
