@@ -27,8 +27,8 @@ _OPENSMTPD_QUEUE = Path("/var/spool/smtpd")
 
 
 @contextmanager
-def postfix(folder: Path, onward: int, pem: Path) -> Iterator[int]:
-    """SMTPUTF8, CHUNKING, DSN, 8BITMIME, PIPELINING. Takes `böb@`, too."""
+def postfix(folder: Path, onward: int, pem: Path, *, implicit: bool = False) -> Iterator[int]:
+    """SMTPUTF8, CHUNKING, DSN, 8BITMIME, PIPELINING. Takes `böb@`, too. `implicit`: TLS from the first octet on (smtps)."""
     port = free_port()
     etc, queue, data = folder / "etc", folder / "queue", folder / "data"
     for each in (etc, queue, data):
@@ -64,7 +64,8 @@ maillog_file_prefixes = {folder}
 """
     )
     (etc / "recipients").write_text("/^b.?.?b/ ok\n")  # two octets between, for böb
-    (etc / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - - smtpd\n" + _POSTFIX_SERVICES)
+    wrapped = " -o smtpd_tls_wrappermode=yes" if implicit else ""
+    (etc / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - - smtpd{wrapped}\n" + _POSTFIX_SERVICES)
     command = peer("postfix")
     # not `postfix start-fg`: the master stays a child of ours, to be ended by its id
     subprocess.run([command, "-c", str(etc), "check"], check=True, capture_output=True)

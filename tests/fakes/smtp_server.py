@@ -89,6 +89,7 @@ class SmtpServer:
         *,
         extensions: tuple[str, ...] = ("PIPELINING", "8BITMIME", "SIZE 50000000"),
         tls: ssl.SSLContext | None = None,
+        implicit: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -96,6 +97,8 @@ class SmtpServer:
         self.host = host
         self.extensions = extensions
         self.tls = tls
+        self.implicit = implicit
+        """TLS from the first octet on, as on port 465."""
         self.talks: list[Talk] = []
         self.caught: list[Caught] = []
         self.open = 0
@@ -106,7 +109,8 @@ class SmtpServer:
         self.port = port
 
     async def __aenter__(self) -> SmtpServer:
-        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 16)
+        tls = self.tls if self.implicit else None
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 16, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -130,7 +134,7 @@ class SmtpServer:
     # ---- a connection
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        talk = Talk(writer.get_extra_info("peername"), reader, writer)
+        talk = Talk(writer.get_extra_info("peername"), reader, writer, tls=self.implicit)
         self.talks.append(talk)
         self._writers.add(writer)
         self.open += 1

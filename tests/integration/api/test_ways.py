@@ -65,10 +65,21 @@ async def test_what_cannot_be_a_way(api: httpx.AsyncClient) -> None:
         ({"max_connections": 21}, "at most 20"),
         ({"kind": "smarthost", "settings": {"host": "127.0.0.1"}}, "127.0.0.1 is closed to smarthosts"),
         ({"kind": "smarthost", "settings": {"host": "192.0.2.1", "port": 22}}, "Port 22 is not open"),
+        (
+            {"kind": "smarthost", "settings": {"host": "192.0.2.1", "tls": "implicit"}},
+            "on port 587 TLS begins with STARTTLS",
+        ),
     ):
         answer = await api.post("/v1/ways", json={**MAILGUN, **changed})
         assert_error(answer, 422, answer.json()["name"], words)
         assert "very-secret" not in answer.text
+
+
+async def test_a_smart_host_moves_to_port_465(api: httpx.AsyncClient) -> None:
+    way = await made(api, kind="smarthost", settings={"host": "8.8.8.8", "username": "us", "password": "pw"})
+    assert way["settings"] == {"host": "8.8.8.8", "port": 587, "tls": "required", "username": "us"}
+    changed = await api.patch(f"/v1/ways/{way['id']}", json={"settings": {"port": 465}})
+    assert changed.json()["settings"] == {"host": "8.8.8.8", "port": 465, "tls": "required", "username": "us"}
 
 
 async def test_one_setting_changes_and_the_others_stay(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -12,6 +14,7 @@ import pytest
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
+from mailcore.kit.errors import Refused
 from peers import free_port
 
 LOOPBACK = {"allow": {"mx": ["127.0.0.0/8"]}}
@@ -212,6 +215,36 @@ async def test_a_smart_host_takes_all_with_a_login(tenant: Tenant, outbound: Any
     assert (await tenant.attempts(ids[0]))[0]["site"] == f"smarthost:127.0.0.1:{host.port}"
     said = str((await tenant.attempts(ids[0]))[0]["conversation"])
     assert "secret" not in said
+
+
+async def test_a_smart_host_is_spoken_to_under_tls_from_the_first_octet_on(
+    tenant: Tenant, outbound: Any, certificates: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    with pytest.raises(Refused, match="SMARTHOST_PORT, usually 465"):
+        async with outbound(route="smarthost", smarthost_host="localhost", smarthost_tls="implicit"):
+            pass
+    async with SmtpServer(tls=context, implicit=True, extensions=("PIPELINING", "AUTH PLAIN")) as host:
+        login = {"smarthost_username": "me", "smarthost_password": "secret", "smarthost_tls": "implicit"}
+        at = {"route": "smarthost", "smarthost_host": "localhost", "smarthost_port": host.port, **login}
+        async with outbound(**at):  # nobody vouches for it: the whole site rests
+            email_id = await tenant.send("a@one.example")
+            await until(lambda: tenant.attempts(email_id), "an attempt")
+            assert (await tenant.attempts(email_id))[0]["rule"] == "tls-failed"
+            await until(lambda: _rests(tenant), "the site rests")
+        assert host.commands("EHLO") == []
+        await tenant.admin.execute("UPDATE sites SET suspended_until = NULL, failures = 0")
+        await tenant.admin.execute("UPDATE queue SET due_at = now()")
+        async with outbound(ca_file=str(certificates / "ca.pem"), **at):
+            await tenant.state(email_id, "delivered")
+    attempt = (await tenant.attempts(email_id))[-1]
+    assert attempt["tls"].startswith("TLSv1.3 ") and attempt["tls_policy"] == "required"
+    assert not host.commands("STARTTLS") and host.commands("AUTH PLAIN")
+
+
+async def _rests(tenant: Tenant) -> bool:
+    return bool(await tenant.admin.fetchval("SELECT true FROM sites WHERE suspended_until > now()"))
 
 
 async def test_an_enforced_domain_does_not_go_out_in_clear(

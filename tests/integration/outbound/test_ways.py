@@ -391,15 +391,17 @@ async def test_a_smart_host_is_a_way(setup: Setup, outbound: Run, sink: SmtpServ
         assert any(command.startswith("AUTH PLAIN") for command in host.talks[0].commands)
 
 
+@pytest.mark.parametrize("implicit", [False, True], ids=["STARTTLS", "implicit"])
 async def test_a_smart_host_gets_the_password_over_verified_tls_only(
-    setup: Setup, outbound: Run, sink: SmtpServer, certificates: Path
+    setup: Setup, outbound: Run, sink: SmtpServer, certificates: Path, implicit: bool
 ) -> None:
     tenant = setup.tenant
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
-    async with SmtpServer(extensions=("PIPELINING", "AUTH PLAIN LOGIN"), tls=context) as host:
+    async with SmtpServer(extensions=("PIPELINING", "AUTH PLAIN LOGIN"), tls=context, implicit=implicit) as host:
         host.script["auth"] = Step("235 2.7.0 Authentication successful")
-        given = {"host": "localhost", "port": host.port, "username": "us", "password": "pw"}
+        tls = "implicit" if implicit else "required"
+        given = {"host": "localhost", "port": host.port, "username": "us", "password": "pw", "tls": tls}
         way = await setup.way("smarthost", **given)
         await tenant.admin.execute("UPDATE ways SET org_id = NULL WHERE id = $1", way)
         await setup.route(way, ways.DEFAULT)
@@ -409,9 +411,8 @@ async def test_a_smart_host_gets_the_password_over_verified_tls_only(
         (caught,) = host.caught
         assert caught.tls and sink.caught == []
         commands = host.talks[0].commands
-        starttls = next(n for n, command in enumerate(commands) if command.upper() == "STARTTLS")
-        auth = next(n for n, command in enumerate(commands) if command.startswith("AUTH"))
-        assert starttls < auth
+        verbs = [command.split()[0].upper() for command in commands]
+        assert verbs[: verbs.index("AUTH")] == (["EHLO"] if implicit else ["EHLO", "STARTTLS", "EHLO"])
 
         # nobody vouches for its certificate: it hears no password, and the next way takes the mail
         before = len(host.talks)

@@ -4,9 +4,10 @@ from uuid import uuid4
 
 import pytest
 
-from mailcore.flow.ways import KINDS, NO_ROUTE, Rules, check, parted, rank, secret_names
+from mailcore.flow.ways import KINDS, NO_ROUTE, Rules, SmartHost, check, parted, rank, secret_names
 from mailcore.kit.errors import Invalid
 from mailcore.store.ways import Rule, Taken
+from mailcore.transport import TlsPolicy
 
 DOMAIN, OTHER, ORG = uuid4(), uuid4(), uuid4()
 
@@ -65,6 +66,30 @@ def test_secrets_are_parted_from_what_may_be_shown() -> None:
     assert shown == {} and secrets == {"api_key": "re_1"}, "what is not set is neither"
     for kind in KINDS:
         assert secret_names(kind), f"{kind} has nothing secret?"
+
+
+def test_port_465_is_tls_from_the_first_octet_on() -> None:
+    """RFC 8314 §7.3; and elsewhere where it is said."""
+    policies = {
+        (given.get("tls"), given.get("port")): smart_host.policy
+        for given in (
+            {},
+            {"port": 465},
+            {"port": 465, "tls": "none"},
+            {"port": 2465, "tls": "implicit"},
+            {"port": 2525, "tls": "opportunistic"},
+        )
+        if isinstance(smart_host := check("smarthost", {"host": "smtp.example.com", **given}), SmartHost)
+    }
+    assert policies == {
+        (None, None): TlsPolicy.REQUIRED,
+        (None, 465): TlsPolicy.IMPLICIT,
+        ("none", 465): TlsPolicy.NONE,
+        ("implicit", 2465): TlsPolicy.IMPLICIT,
+        ("opportunistic", 2525): TlsPolicy.OPPORTUNISTIC,
+    }
+    with pytest.raises(Invalid, match="set `port`, for implicit TLS usually to 465"):
+        check("smarthost", {"host": "smtp.example.com", "tls": "implicit"})
 
 
 @pytest.mark.parametrize("kind", KINDS)

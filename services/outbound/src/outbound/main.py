@@ -26,6 +26,7 @@ from mailcore.flow.owed import Reports
 from mailcore.flow.shaping import Shaping
 from mailcore.flow.submit import Submits
 from mailcore.flow.tls_reports import Sender, TlsReports
+from mailcore.flow.ways import STARTTLS_PORTS, smart_host_tls
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.guard import Guard, GuardedClient, tls_context
 from mailcore.kit.log import logger
@@ -306,7 +307,11 @@ def routes(
         if not own.smarthost_host:
             raise Refused("Set POSTROOM_OUTBOUND__SMARTHOST_HOST, or another POSTROOM_OUTBOUND__ROUTE.")
         finder = OneHost("smarthost", own.smarthost_host, own.smarthost_port, resolver)
-        tls = TlsPolicy(own.smarthost_tls)
+        if own.smarthost_tls == "implicit" and own.smarthost_port in STARTTLS_PORTS:
+            raise Refused(
+                "POSTROOM_OUTBOUND__SMARTHOST_TLS=implicit needs POSTROOM_OUTBOUND__SMARTHOST_PORT, usually 465."
+            )
+        tls = smart_host_tls(own.smarthost_tls, own.smarthost_port)
         if own.smarthost_username:
             password = own.smarthost_password.get_secret_value() if own.smarthost_password else ""
             credentials = Credentials(own.smarthost_username, password)

@@ -20,7 +20,8 @@ BUSY_FIRST, BUSY_LONGEST = 2.0, 60.0
 
 def is_down(outcome: Outcome, tls: TlsPolicy) -> bool:
     """No session came as far as this mail's MAIL: it is about the site, not about the mail. `tls`: the way's own policy."""
-    own_demand = outcome.rule in ("tls-failed", "tls-not-offered") and tls is not TlsPolicy.REQUIRED
+    always = tls in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT)
+    own_demand = outcome.rule in ("tls-failed", "tls-not-offered") and not always
     # what the recipient's side asks for is not the site's: other domains have their mail there
     own_demand = own_demand or outcome.rule in ("dane-failed", "mta-sts-failed")
     return (

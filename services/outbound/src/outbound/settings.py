@@ -46,7 +46,8 @@ class OutboundGroup(Group):
     smarthost_port: int = Field(587, ge=1, le=65535)
     smarthost_username: str | None = None
     smarthost_password: SecretStr | None = None
-    smarthost_tls: Literal["none", "opportunistic", "required"] = "required"
+    smarthost_tls: Literal["none", "opportunistic", "required", "implicit"] = "required"
+    """required: a verified certificate, after STARTTLS, or on port 465 from the first octet on; implicit: that on any port."""
     test_domains: Strings = Field(default_factory=lambda: ["resend.dev"])
     """delivered@, bounced@, complained@ and suppressed@ of these behave as named; no mail to them ever leaves. Empty: none."""
     ehlo_name: str = Field(default_factory=socket.getfqdn)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from mailcore.dns.mx import addresses_of
 from mailcore.dns.resolver import Resolver
-from mailcore.flow.ways import SmartHost, account_of
+from mailcore.flow.ways import TENANTS_PORTS, SmartHost, account_of
 from mailcore.kit.addresses import Network, parse_address
 from mailcore.kit.errors import Invalid, Refused, Unavailable
 from mailcore.kit.guard import Guard
@@ -47,8 +47,6 @@ FRESH_SECONDS = 5.0
 """How long a way is used before its row is read again."""
 MOST = 10_000
 """Ways, and lanes of routes, that are kept."""
-PORTS = (25, 587, 2525)
-"""That a tenant may name for a smart host."""
 AGAIN_SECONDS = 0.3
 """After an outcome is given, until it is surely stored: then a look finds its mail."""
 
@@ -180,14 +178,14 @@ class Ways:
         if row.org_id is None:
             hops = (await OneHost("smarthost", account.host, account.port, self._resolver).find("")).hops
         else:
-            ips = await self._guard.check_host(account.host, account.port, ports=PORTS)
+            ips = await self._guard.check_host(account.host, account.port, ports=TENANTS_PORTS)
             hops = (Hop(account.host, tuple(ips), account.port),)
         password = account.password.get_secret_value() if account.password else ""
         return Way(
             site=site,
             order=",".join([row.updated_at.isoformat(), *(ip for hop in hops for ip in hop.ips)]),
             hops=hops,
-            tls=TlsPolicy(account.tls),
+            tls=account.policy,
             bind_tls=True,
             credentials=Credentials(account.username, password) if account.username else None,
         )

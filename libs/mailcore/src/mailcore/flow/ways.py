@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
 
 from mailcore.kit.errors import Invalid
 from mailcore.kit.remember import Remembered
@@ -23,6 +23,7 @@ from mailcore.providers.base import Account
 from mailcore.providers.registry import VENDORS
 from mailcore.store.session import Store
 from mailcore.store.ways import FIND_RULES, Rule, WayRow
+from mailcore.transport import TlsPolicy
 
 PURPOSE = "way"
 """Of the seal."""
@@ -34,6 +35,17 @@ NO_ROUTE = 0
 # ---- 1. kinds --------------------------------------------------------------------------------------------------------
 
 
+SUBMISSIONS = 465
+STARTTLS_PORTS = (25, 587)
+TENANTS_PORTS = (25, 465, 587, 2525)
+"""That a tenant may name for a smart host."""
+
+
+def smart_host_tls(tls: str, port: int) -> TlsPolicy:
+    """RFC 8314 §7.3: port 465 has no STARTTLS."""
+    return TlsPolicy.IMPLICIT if tls == "required" and port == SUBMISSIONS else TlsPolicy(tls)
+
+
 class SmartHost(BaseModel):
     """A mail server that takes our mail for everywhere, usually with a name and a password (RFC 6409, RFC 4954)."""
 
@@ -43,10 +55,23 @@ class SmartHost(BaseModel):
 
     host: Annotated[str, StringConstraints(min_length=1, max_length=253, to_lower=True)]
     port: Annotated[int, Field(ge=1, le=65535)] = 587
-    tls: Literal["none", "opportunistic", "required"] = "required"
-    """required: STARTTLS with a certificate that is good for the host's name. A password leaves over TLS or to loopback only."""
+    tls: Literal["none", "opportunistic", "required", "implicit"] = "required"
+    """required: a certificate that is good for the host's name, after STARTTLS, or on port 465 from the first octet on (RFC 8314);
+    implicit: that on any port. A password leaves over TLS or to loopback only."""
     username: Annotated[str, StringConstraints(min_length=1, max_length=320)] | None = None
     password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _port_speaks_it(self) -> SmartHost:
+        if self.tls == "implicit" and self.port in STARTTLS_PORTS:
+            raise ValueError(
+                f"on port {self.port} TLS begins with STARTTLS; set `port`, for implicit TLS usually to 465"
+            )
+        return self
+
+    @property
+    def policy(self) -> TlsPolicy:
+        return smart_host_tls(self.tls, self.port)
 
     def events(self) -> None:
         """A 250 is all it says; what fails later comes back as a mail."""

@@ -16,7 +16,7 @@ from api.ways import schemas
 from api.ways.schemas import ChangedWay, NewWay
 from api.ways.scope import Of, Scope
 from mailcore.flow import ways as kinds
-from mailcore.flow.ways import SmartHost
+from mailcore.flow.ways import TENANTS_PORTS, SmartHost
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.guard import Guard
 from mailcore.kit.ids import uuid7
@@ -31,8 +31,6 @@ MAX_WAYS = 100
 """Of one organization."""
 MAX_CONNECTIONS = 20
 """Of an organization's way; the operator may allow more (PATCH /v1/sites/{id})."""
-SMART_HOST_PORTS = (25, 587, 2525)
-"""That an organization may name; the operator may name any."""
 _MADE: dict[str, Any] = {
     "status_code": 201,
     "responses": {201: {"model": schemas.Way}},
@@ -165,7 +163,7 @@ async def _check_host(scope: Scope, account: Account | SmartHost) -> None:
         return
     guard: Guard = scope.ctx.smart_hosts
     try:
-        await guard.check_host(account.host, account.port, ports=SMART_HOST_PORTS)
+        await guard.check_host(account.host, account.port, ports=TENANTS_PORTS)
     except (Refused, Unavailable) as error:
         raise invalid(error.public) from error
 
