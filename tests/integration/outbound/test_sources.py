@@ -16,11 +16,13 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from fakes.smtp_server import SmtpServer, Step, Talk
 from integration.outbound.harness import KEY, Tenant, until
 from mailcore.flow import delays, suppress, warmup
 from mailcore.flow import sources as flow
+from mailcore.flow.sources import WarmupChange
 from mailcore.flow.ways import seal
 from mailcore.kit.clock import FixedClock
 from mailcore.kit.ids import uuid7
@@ -127,6 +129,35 @@ async def test_what_has_no_room_goes_to_an_older_address(
         for id_ in ids:
             await tenant.state(id_, "delivered")
     assert senders(sink) == {NEW: 5, OLD: 35}
+
+
+async def test_metrics_show_what_warm_up_does(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, add: Add, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound_sources, "TICK_SECONDS", 0.1)
+    new = await add(NEW, cap=5)
+    await add(OLD)
+    await flow.add_domain(store, tenant.domain, schedule=[70])
+
+    async def shown(subject: str, *wanted: float | None) -> None:
+        names = ("postroom_warmup_cap", "postroom_warmup_used", "postroom_warmup_paused")
+
+        async def seen() -> bool:
+            return wanted == tuple(REGISTRY.get_sample_value(name, {"subject": subject}) for name in names)
+
+        await until(seen, f"{subject}: {wanted}")
+
+    async with outbound(sink):
+        ids = await tenant.send_each([[f"u{n}@example.com"] for n in range(8)])
+        for id_ in ids:
+            await tenant.state(id_, "delivered")
+        await shown(NEW, 5, 5, 0)
+        await shown(OLD, None, None, None)  # warm
+        await shown(tenant.domain, 70, 8, 0)
+        await flow.change_source(store, new, {}, WarmupChange(paused=True))
+        await shown(NEW, 5, 5, 1)
+        await flow.remove_source(store, new)
+        await shown(NEW, None, None, None)
 
 
 async def test_what_has_no_room_goes_the_way_that_the_pool_names(

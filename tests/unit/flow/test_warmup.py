@@ -11,14 +11,13 @@ import pytest
 
 from mailcore.flow.warmup import (
     MAX_PAUSES,
-    PAUSE,
-    SCHEDULE,
     decide,
     explain,
     pace,
     room_of,
     signal,
 )
+from mailcore.kit.settings import WarmUp
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.sources import KnownWarmup
@@ -86,7 +85,7 @@ def test_half_of_a_bad_sign_holds_the_cap() -> None:
 )
 def test_bad_signs_pause(counts: dict[str, int], words: str) -> None:
     paused = _decided(_warmup(), _day(**counts), None, NOON)  # type: ignore[arg-type]
-    assert (paused.what, paused.state, paused.paused_until) == ("paused", "paused", NOON + PAUSE)
+    assert (paused.what, paused.state, paused.paused_until) == ("paused", "paused", NOON + timedelta(hours=24))
     assert words in paused.why
 
 
@@ -111,7 +110,7 @@ def test_who_complains_in_the_morning_got_the_mail_yesterday() -> None:
 
 
 def test_a_pause_ends_one_step_lower_and_what_was_counted_is_forgiven() -> None:
-    paused = _warmup(state="paused", step=2, paused_at=NOON - PAUSE, paused_until=NOON, pauses=1)
+    paused = _warmup(state="paused", step=2, paused_at=NOON - timedelta(hours=24), paused_until=NOON, pauses=1)
     assert decide(paused, _day(), None, NOON - timedelta(seconds=1)) is None
     back = _decided(paused, _day(attempts=100, blocked=50), None, NOON)
     assert (back.what, back.state, back.step, back.cap, back.excuse) == ("resumed", "warming", 1, 100, True)
@@ -124,7 +123,7 @@ def test_a_pause_ends_one_step_lower_and_what_was_counted_is_forgiven() -> None:
 def test_each_pause_is_longer_until_only_the_operator_ends_it() -> None:
     bad = _day(attempts=10, blocked=9)
     ends = [_decided(_warmup(pauses=n), bad, None, NOON).paused_until for n in range(MAX_PAUSES + 1)]
-    assert ends == [NOON + PAUSE, NOON + 2 * PAUSE, NOON + 4 * PAUSE, None]
+    assert ends == [NOON + timedelta(hours=24), NOON + 2 * timedelta(hours=24), NOON + 4 * timedelta(hours=24), None]
     stays = _warmup(state="paused", paused_at=NOON, paused_until=None, day=YESTERDAY)
     assert _decided(stays, None, None, NOON).state == "paused"
     assert decide(replace(stays, day=TODAY), None, None, NOON) is None
@@ -181,5 +180,19 @@ def test_the_operator_reads_what_comes_next() -> None:
 
 
 def test_the_schedule_grows_without_leaps() -> None:
-    assert list(SCHEDULE) == sorted(set(SCHEDULE))
-    assert all(after <= 2 * before for before, after in itertools.pairwise(SCHEDULE))
+    assert list(WarmUp().schedule) == sorted(set(WarmUp().schedule))
+    assert all(after <= 2 * before for before, after in itertools.pairwise(WarmUp().schedule))
+
+
+def test_the_operator_sets_the_limits() -> None:
+    patient = WarmUp(used_share=0.9, deferred_limit=0.8, pause_hours=6)
+    half = _day(YESTERDAY, attempts=30, delivered=30)
+    assert _decided(_warmup(day=YESTERDAY), half, None, NOON).what == "grew"
+    held = _decided(_warmup(day=YESTERDAY), half, None, NOON, patient)
+    assert held.what == "held" and "45 must for the next step" in held.why
+    slow = _day(attempts=40, delivered=20, deferred=20)
+    assert _decided(_warmup(), slow, None, NOON).what == "paused"
+    assert decide(_warmup(), slow, None, NOON, patient) is None
+    worse = _decided(_warmup(), _day(attempts=40, deferred=40), None, NOON, patient)
+    assert worse.paused_until == NOON + timedelta(hours=6)
+    assert "When 45 have left" in explain(_warmup(), _day(attempts=1, delivered=1), NOON, patient)

@@ -120,7 +120,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         caught_by=catcher(own.catch_host, resolver) if own.route == "catch" else None,
         test_domains=own.test_domains,
     )
-    sources = Sources(store, Source.of(own.source_ip))
+    sources = Sources(store, Source.of(own.source_ip), limits=settings.warmup)
     held: set[Key] = set()
     office = Office(
         store=store,

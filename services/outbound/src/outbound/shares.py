@@ -14,7 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 from mailcore.flow import warmup
+from mailcore.flow.warmup import AS_SHIPPED
 from mailcore.kit.clock import Clock
+from mailcore.kit.settings import WarmUp
 from mailcore.store import warmups
 from mailcore.store.session import Store
 from mailcore.store.warmups import Ask, Count
@@ -53,9 +55,10 @@ class _Share:
 
 
 class Shares:
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, limits: WarmUp = AS_SHIPPED) -> None:
         self._store = store
         self._clock = clock
+        self._limits = limits
         self._shares: dict[UUID, _Share] = {}
         self._counts: dict[tuple[UUID, date], Count] = {}
 
@@ -92,7 +95,7 @@ class Shares:
         now = self._clock.now()
         part = warmup.pace(now) if broadcast else 1.0
         asks = [Ask(id_, max(want, caps.get(id_, 0) // PARTS), part) for id_, want in wants.items()]
-        granted = await warmup.lease(self._store, asks, now)
+        granted = await warmup.lease(self._store, asks, now, self._limits)
         for ask in asks:
             share = self._share(ask.warmup_id)
             got = granted.get(ask.warmup_id, 0)

@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 from mailcore.flow import warmup
-from mailcore.flow.warmup import OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, YIELDED_TURN
+from mailcore.flow.warmup import AS_SHIPPED, OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, YIELDED_TURN
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
+from mailcore.kit.metrics import WARMUP_CAP, WARMUP_PAUSED, WARMUP_USED
+from mailcore.kit.settings import WarmUp
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store import sources as store_sources
 from mailcore.store.deliveries import Content, Key, Leased
@@ -52,12 +54,21 @@ _NAMED = re.compile(r"[a-z]+:[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
 class Sources:
-    def __init__(self, store: Store, own: Source, *, clock: Clock | None = None, host: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        own: Source,
+        *,
+        limits: WarmUp = AS_SHIPPED,
+        clock: Clock | None = None,
+        host: str | None = None,
+    ) -> None:
         """`own`: of mail that no pool carries."""
         self._store = store
+        self._limits = limits
         self._clock = clock or ServerClock(store)
         self._binding = Binding(store, host or socket.gethostname())
-        self._shares = Shares(store, self._clock)
+        self._shares = Shares(store, self._clock, limits)
         self._known: Known | None = None
         self._pools: dict[tuple[UUID | None, int], KnownPool] = {}
         self._domains: dict[UUID, KnownWarmup] = {}
@@ -98,8 +109,9 @@ class Sources:
             if time.monotonic() - self._complaints_at > COMPLAINTS_SECONDS:
                 await warmup.count_complaints(self._store, now)
                 self._complaints_at = time.monotonic()
-            await warmup.turn(self._store, now)
+            await warmup.turn(self._store, now, self._limits)
         known = await self._read()
+        _show(known)
         if not self.idle and await warmup.call_waiting(self._store, known, now):
             self.on_room()
 
@@ -354,6 +366,20 @@ def _warms(pool: KnownPool | None, domain: KnownWarmup | None) -> bool:
     """Whether it matters who reads."""
     warmups = [source.warmup for source in pool.sources] if pool else []
     return any(each.state == "warming" for each in (*warmups, *([domain] if domain else [])))
+
+
+def _show(known: Known) -> None:
+    """As metrics, of today, by address or sending domain; what is warm has no cap and is not shown."""
+    for gauge in (WARMUP_CAP, WARMUP_USED, WARMUP_PAUSED):
+        gauge.clear()
+    sources = [(source.warmup, source.paused) for pool in known.pools for source in pool.sources]
+    for each, by_operator in (*sources, *((each, False) for _, each in known.domains)):
+        if each.state == "warm" and not by_operator:
+            continue
+        WARMUP_PAUSED.labels(each.subject).set(by_operator or each.state == "paused")
+        WARMUP_USED.labels(each.subject).set(each.used)
+        if each.cap is not None:
+            WARMUP_CAP.labels(each.subject).set(each.cap)
 
 
 def _was_sent(outcome: Outcome) -> bool:

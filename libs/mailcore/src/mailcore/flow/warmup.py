@@ -7,7 +7,7 @@
 5. `put_off`   mail for which there is no room today
 6. `explain`   all this in a sentence, for the operator
 
-Days are UTC. The numbers are here and in docs/sources.md, nowhere else.
+Days are UTC. Limits are settings (`WARMUP__…`); docs/sources.md has all the numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from uuid import UUID
 from mailcore.dsn.classify import classify
 from mailcore.dsn.rules import Category
 from mailcore.kit.log import logger
+from mailcore.kit.settings import WarmUp
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store import waiting, warmups
 from mailcore.store.deliveries import Key, Leased
@@ -30,29 +31,13 @@ from mailcore.store.warmups import Ask, Count, Day, Decision, Warmup
 
 log = logger(__name__)
 
-SCHEDULE = (
-    *(50, 100, 200, 400, 700, 1_200, 2_000, 3_500, 6_000, 10_000),
-    *(16_000, 25_000, 40_000, 60_000, 90_000, 130_000),
-)
-"""Mails a day, by step. After the last step there is no cap."""
-USED_SHARE = 0.5
-"""Of a day's cap that must have been used for the cap to grow: an address that sends nothing is not getting warm."""
-
-BLOCKED, BLOCKED_LEAST = 0.02, 3
-"""Share of attempts that were refused because of the address or domain itself, and how many at least, for a pause."""
-DEFERRED, DEFERRED_LEAST = 0.3, 10
-"""Share that peers put off because they want less of us."""
-BOUNCED, BOUNCED_LEAST = 0.1, 10
-"""Share of recipients that do not exist: a list that nobody has kept."""
-COMPLAINED, COMPLAINED_LEAST = 0.0025, 2
-"""Complaints a delivered mail."""
+AS_SHIPPED = WarmUp()
+BLOCKED_LEAST, DEFERRED_LEAST, BOUNCED_LEAST, COMPLAINED_LEAST = 3, 10, 10, 2
+"""Fewer decide nothing, whatever share they are."""
 STRAINED = 0.5
 """From this part of a limit on the cap does not grow."""
-
-PAUSE = timedelta(hours=24)
-"""The first; each one that follows without a step between is twice as long …"""
 MAX_PAUSES = 3
-"""… and the one after so many ends only by the operator."""
+"""The pause after so many, with no step between, ends only by the operator."""
 
 TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
 """In which mail that waits is called; the last is not: it is due by itself."""
@@ -94,28 +79,29 @@ def signal(outcome: Outcome) -> str | None:
 # ---- 2. decide -------------------------------------------------------------------------------------------------------
 
 
-def decide(warmup: Warmup, last: Day | None, before: Day | None, now: datetime) -> Decision | None:
+def decide(
+    warmup: Warmup, last: Day | None, before: Day | None, now: datetime, limits: WarmUp = AS_SHIPPED
+) -> Decision | None:
     """`last` and `before`: the last two days it began. None: all stays as it is."""
     today = now.astimezone(UTC).date()
     if warmup.state == "paused" and warmup.paused_until is not None and warmup.paused_until <= now:
         return resume(warmup, now, "The pause is over.")
     if warmup.day is None or warmup.day < today:
-        return _begin_day(warmup, last, before, today)
-    if warmup.state == "warming" and last is not None and (why := _bad(last, before, 1.0)):
-        return _pause(warmup, now, why)
+        return _begin_day(warmup, last, before, today, limits)
+    if warmup.state == "warming" and last is not None and (why := _bad(last, before, 1.0, limits)):
+        return _pause(warmup, now, why, limits)
     return None
 
 
-def _begin_day(warmup: Warmup, last: Day | None, before: Day | None, today: date) -> Decision:
+def _begin_day(warmup: Warmup, last: Day | None, before: Day | None, today: date, limits: WarmUp) -> Decision:
     if warmup.state != "warming" or last is None or last.cap is None:
         return _as_it_is(warmup, today)
-    strain = _bad(last, before, STRAINED)
+    strain = _bad(last, before, STRAINED, limits)
     if strain:
         return _as_it_is(warmup, today, "held", f"The cap does not grow: {strain}")
-    if last.attempts < math.ceil(USED_SHARE * last.cap):
-        why = (
-            f"The cap does not grow: {last.attempts} of {last.cap} mails left, and half of them must for the next step."
-        )
+    need = math.ceil(limits.used_share * last.cap)
+    if last.attempts < need:
+        why = f"The cap does not grow: {last.attempts} of {last.cap} mails left, and {need} must for the next step."
         return _as_it_is(warmup, today, "held", why)
     step = warmup.step + 1
     if step >= len(warmup.schedule):
@@ -145,7 +131,7 @@ def _cap(state: str, schedule: Sequence[int], step: int) -> int | None:
     return None if state == "warm" else schedule[min(step, len(schedule) - 1)]
 
 
-def _bad(day: Day, before: Day | None, part: float) -> str | None:
+def _bad(day: Day, before: Day | None, part: float, limits: WarmUp) -> str | None:
     """Which sign is at or past this part of its limit, in words; the worst first."""
     counts = {
         name: getattr(day, name) - day.excused.get(name, 0)
@@ -156,19 +142,25 @@ def _bad(day: Day, before: Day | None, part: float) -> str | None:
     delivered = max(1, counts["delivered"], before.delivered if before else 0)
     words = f" The last words were: {day.last_words}" if day.last_words else ""
     for name, of, share, least, said in (
-        ("blocked", attempts, BLOCKED, BLOCKED_LEAST, f"attempts were refused because of who sends.{words}"),
-        ("complaints", delivered, COMPLAINED, COMPLAINED_LEAST, "delivered mails were complained about."),
-        ("deferred", attempts, DEFERRED, DEFERRED_LEAST, f"attempts were put off by peers.{words}"),
-        ("bounced", attempts, BOUNCED, BOUNCED_LEAST, "recipients do not exist."),
+        (
+            "blocked",
+            attempts,
+            limits.blocked_limit,
+            BLOCKED_LEAST,
+            f"attempts were refused because of who sends.{words}",
+        ),
+        ("complaints", delivered, limits.complaint_limit, COMPLAINED_LEAST, "delivered mails were complained about."),
+        ("deferred", attempts, limits.deferred_limit, DEFERRED_LEAST, f"attempts were put off by peers.{words}"),
+        ("bounced", attempts, limits.bounced_limit, BOUNCED_LEAST, "recipients do not exist."),
     ):
         if counts[name] >= max(1, least * part) and counts[name] >= share * part * of:
             return f"{counts[name]} of {max(of, counts[name])} {said}"
     return None
 
 
-def _pause(warmup: Warmup, now: datetime, why: str) -> Decision:
+def _pause(warmup: Warmup, now: datetime, why: str, limits: WarmUp) -> Decision:
     pauses = warmup.pauses + 1
-    until = now + PAUSE * 2 ** (pauses - 1) if pauses <= MAX_PAUSES else None
+    until = now + timedelta(hours=limits.pause_hours) * 2 ** (pauses - 1) if pauses <= MAX_PAUSES else None
     cap = _cap("paused", warmup.schedule, warmup.step)
     return Decision(warmup.id, "paused", "paused", warmup.step, now.date(), cap, pauses, now, until, why)
 
@@ -186,12 +178,12 @@ def resume(warmup: Warmup, now: datetime, why: str, *, step: int | None = None) 
 # ---- 3. turn ---------------------------------------------------------------------------------------------------------
 
 
-async def turn(store: Store, now: datetime) -> list[Decision]:
+async def turn(store: Store, now: datetime, limits: WarmUp = AS_SHIPPED) -> list[Decision]:
     """What is to be decided just now. Several processes may do this at the same time: each thing is decided once."""
     decided: list[Decision] = []
     async with store.worker() as db:
         if await warmups.due(db, now.date(), now):
-            found = [decide(*each, now) for each in await warmups.open_(db)]
+            found = [decide(*each, now, limits) for each in await warmups.open_(db)]
             decided = [each for each in found if each is not None]
             await warmups.write(db, decided)
     for each in decided:
@@ -256,12 +248,12 @@ def pace(now: datetime) -> float:
 # ---- 4. shares -------------------------------------------------------------------------------------------------------
 
 
-async def lease(store: Store, asks: Sequence[Ask], now: datetime) -> dict[UUID, int]:
+async def lease(store: Store, asks: Sequence[Ask], now: datetime, limits: WarmUp = AS_SHIPPED) -> dict[UUID, int]:
     """Of today's caps, as `warmups.lease`; a day that has not begun begins with it. Raises Unavailable."""
     granted = await _lease(store, asks, now.date())
     missing = [ask for ask in asks if ask.warmup_id not in granted]
     if missing:
-        await turn(store, now)
+        await turn(store, now, limits)
         granted |= await _lease(store, missing, now.date())
     return granted
 
@@ -301,7 +293,7 @@ async def readers(store: Store, rows: Collection[Leased], now: datetime) -> set[
 # ---- 6. explain ------------------------------------------------------------------------------------------------------
 
 
-def explain(warmup: Warmup, today: Day | None, now: datetime) -> str:
+def explain(warmup: Warmup, today: Day | None, now: datetime, limits: WarmUp = AS_SHIPPED) -> str:
     """Where it stands and what comes next."""
     steps = len(warmup.schedule)
     if warmup.state == "warm":
@@ -314,10 +306,10 @@ def explain(warmup: Warmup, today: Day | None, now: datetime) -> str:
         return f"Paused {until}: {warmup.why} It then goes on with {warmup.schedule[step]} mails a day."
     cap, sent = warmup.schedule[warmup.step], today.attempts if today else 0
     said = f"Step {warmup.step + 1} of {steps}: at most {cap} mails today, {sent} left so far."
-    if today is not None and (strain := _bad(today, None, STRAINED)):
+    if today is not None and (strain := _bad(today, None, STRAINED, limits)):
         return f"{said} Tomorrow the cap stays, for there are bad signs: {strain}"
     following = "there is no cap" if warmup.step + 1 >= steps else f"the cap is {warmup.schedule[warmup.step + 1]}"
-    need = math.ceil(USED_SHARE * cap)
+    need = math.ceil(limits.used_share * cap)
     if sent >= need:
         return f"{said} Tomorrow {following}."
     return f"{said} When {need} have left, tomorrow {following}; else it stays."

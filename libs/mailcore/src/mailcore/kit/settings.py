@@ -38,6 +38,7 @@ def _split(value: Any) -> Any:
 
 Strings = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[list[float], NoDecode, BeforeValidator(_split)]
+Counts = Annotated[list[Annotated[int, Field(ge=1, le=100_000_000)]], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[list[ipaddress.IPv4Network | ipaddress.IPv6Network], NoDecode, BeforeValidator(_split)]
 
 
@@ -193,6 +194,32 @@ class Reputation(Group):
     """Broadcasts go out only from domains that meet what Gmail, Yahoo and Microsoft ask of bulk senders."""
 
 
+class WarmUp(Group):
+    """How new addresses and new sending domains come to send much (flow.warmup). Rates are shares: 0.02 is 2 %."""
+
+    schedule: Counts = Field(
+        default_factory=lambda: [
+            *(50, 100, 200, 400, 700, 1_200, 2_000, 3_500, 6_000, 10_000),
+            *(16_000, 25_000, 40_000, 60_000, 90_000, 130_000),
+        ],
+        min_length=1,
+        max_length=100,
+    )
+    """Mails a day, by step, of those that are made without a schedule of their own. After the last step there is no cap."""
+    used_share: float = Field(0.5, gt=0, le=1)
+    """Of a day's cap that must have been used for the cap to grow: an address that sends nothing is not getting warm."""
+    blocked_limit: float = Field(0.02, gt=0, le=1)
+    """Of a day's attempts, refused because of the address or domain: from there on it pauses, from half of it it does not grow."""
+    deferred_limit: float = Field(0.3, gt=0, le=1)
+    """Put off by peers that want less of us."""
+    bounced_limit: float = Field(0.1, gt=0, le=1)
+    """Recipients that do not exist: a list that nobody has kept."""
+    complaint_limit: float = Field(0.0025, gt=0, le=1)
+    """Of delivered mail."""
+    pause_hours: float = Field(24, gt=0, le=24 * 30)
+    """Of the first pause; each one that follows without a step between is twice as long."""
+
+
 class Health(Group):
     """What outbound looks at hourly, besides."""
 
@@ -248,6 +275,7 @@ class Base(BaseSettings):
     imap: Imap = Imap()
     tracking: Tracking = Tracking()
     reputation: Reputation = Reputation()
+    warmup: WarmUp = WarmUp()
     health: Health = Health()
     failpoint: str = ""
     """Test builds only: where to die (kit.failpoint)."""

@@ -52,6 +52,10 @@ class KnownWarmup:
     cap: int | None
     """Mails today; None: no limit."""
     leased: int
+    subject: str = ""
+    """The address as the world sees it, or the sending domain."""
+    used: int = 0
+    """Of what was leased, what was sent and told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,9 @@ async def read(db: Connection, today: date) -> Known:
 
 
 def _known_warmup(row: dict[str, Any]) -> KnownWarmup:
-    return KnownWarmup(UUID(row["id"]), row["state"], row["begun"], row["cap"], row["leased"])
+    return KnownWarmup(
+        UUID(row["id"]), row["state"], row["begun"], row["cap"], row["leased"], row["subject"], row["used"]
+    )
 
 
 _READ = f"""
@@ -145,7 +151,9 @@ SELECT
                       WHERE h.source_id = s.id AND h.seen_at > now() - make_interval(secs => $2::float8)), false) AS unbound
      FROM sources s JOIN warmups w ON w.source_id = s.id) s) AS sources,
   (SELECT coalesce(jsonb_agg(to_jsonb(w)), '[]') FROM (
-     SELECT w.id, w.state, d.id AS domain_id, t.day IS NOT NULL AS begun, t.cap, coalesce(t.leased, 0) AS leased
+     SELECT w.id, w.state, d.id AS domain_id, t.day IS NOT NULL AS begun, t.cap, coalesce(t.leased, 0) AS leased,
+            coalesce(t.attempts, 0) AS used,
+            coalesce(w.domain, (SELECT host(coalesce(s.ipv4, s.ipv6)) FROM sources s WHERE s.id = w.source_id), '') AS subject
      FROM warmups w
      LEFT JOIN warmup_days t ON t.warmup_id = w.id AND t.day = $1::date
      LEFT JOIN domains d ON d.name = w.domain) w) AS warmups

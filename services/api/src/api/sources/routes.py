@@ -16,7 +16,6 @@ from api.pages import PARAMETERS, page, path_id
 from api.sources import schemas, shapes
 from api.sources.shapes import CONFLICT, UNKNOWN
 from mailcore.flow import sources as flow
-from mailcore.flow.warmup import SCHEDULE
 from mailcore.store import sources, warmups
 
 router = APIRouter(prefix="/v1/sources", tags=["sources"])
@@ -37,7 +36,9 @@ async def create(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     asked = await read(request, schemas.NewSource)
     values: dict[str, Any] = {field: shapes.address(getattr(asked, field), field) for field in _ADDRESSES}
     values |= {"pool_id": await _pool(ctx, asked.pool), "ehlo_name": shapes.name(asked.ehlo_name, "ehlo_name")}
-    id_ = await flow.add_source(ctx.store, values, schedule=asked.schedule or SCHEDULE, warm=asked.warm)
+    id_ = await flow.add_source(
+        ctx.store, values, schedule=asked.schedule or ctx.settings.warmup.schedule, warm=asked.warm
+    )
     return await _shown(ctx, str(id_))
 
 
@@ -54,7 +55,7 @@ async def list_(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
         now = await warmups.clock(db)
         found = await sources.sources(db, asked, None if pool is None else path_id(pool, "pool_id"))
         of = await warmups.of(db, [row["warmup_id"] for row in found.rows], now.date())
-    data = [shapes.source(row, *of[row["warmup_id"]], now) for row in found.rows]
+    data = [shapes.source(row, *of[row["warmup_id"]], now, ctx.settings.warmup) for row in found.rows]
     return {"object": "list", "has_more": found.has_more, "data": data}
 
 
@@ -110,4 +111,8 @@ async def _shown(ctx: Context, id: str) -> dict[str, Any]:
             raise not_found("Source")
         of = await warmups.of(db, [row["warmup_id"]], now.date())
         past = await warmups.history(db, row["warmup_id"])
-    return {"object": "source", **shapes.source(row, *of[row["warmup_id"]], now), **shapes.past(*past)}
+    return {
+        "object": "source",
+        **shapes.source(row, *of[row["warmup_id"]], now, ctx.settings.warmup),
+        **shapes.past(*past),
+    }

@@ -13,6 +13,7 @@ from mailcore.flow.sources import WarmupChange
 from mailcore.flow.warmup import BY_OPERATOR, explain
 from mailcore.kit.errors import Invalid
 from mailcore.kit.ids import uuid7_time
+from mailcore.kit.settings import WarmUp
 from mailcore.store.sources import BROADCAST, TRANSACTIONAL
 from mailcore.store.warmups import Day, Warmup
 
@@ -71,12 +72,12 @@ def pool(row: Any) -> dict[str, Any]:
     }
 
 
-def source(row: Any, warmup: Warmup, today: Day | None, now: datetime) -> dict[str, Any]:
+def source(row: Any, warmup: Warmup, today: Day | None, now: datetime, limits: WarmUp) -> dict[str, Any]:
     shown = {
         "id": str(row["id"]),
         "pool_id": str(row["pool_id"]),
         **{key: row[key] for key in ("pool", "ipv4", "ipv6", "local_ipv4", "local_ipv6", "ehlo_name")},
-        **warming(warmup, today, now),
+        **warming(warmup, today, now, limits),
         "hosts": row["hosts"],
         "created_at": row["created_at"].isoformat(),
     }
@@ -92,7 +93,7 @@ def source(row: Any, warmup: Warmup, today: Day | None, now: datetime) -> dict[s
     return shown
 
 
-def warming(warmup: Warmup, today: Day | None, now: datetime) -> dict[str, Any]:
+def warming(warmup: Warmup, today: Day | None, now: datetime, limits: WarmUp) -> dict[str, Any]:
     paused = None
     if warmup.state == "paused":
         by = "operator" if warmup.why.startswith(BY_OPERATOR) else "warm-up"
@@ -106,7 +107,7 @@ def warming(warmup: Warmup, today: Day | None, now: datetime) -> dict[str, Any]:
         "used": today.attempts if today else 0,
         "paused": paused,
         "why": warmup.why,
-        "next_step": explain(warmup, today, now),
+        "next_step": explain(warmup, today, now, limits),
         "today": None if today is None else day(today),
     }
 

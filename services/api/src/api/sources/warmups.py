@@ -15,7 +15,6 @@ from api.pages import PARAMETERS, page, path_id
 from api.sources import schemas, shapes
 from api.sources.shapes import CONFLICT
 from mailcore.flow import sources as flow
-from mailcore.flow.warmup import SCHEDULE
 from mailcore.store import warmups
 
 router = APIRouter(prefix="/v1/warmups", tags=["sources"])
@@ -32,7 +31,7 @@ async def create(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
     """From now on the domain sends at most so much a day, from whatever source."""
     asked = await read(request, schemas.NewWarmup)
     domain = shapes.name(asked.domain, "domain")
-    id_ = await flow.add_domain(ctx.store, domain, schedule=asked.schedule or SCHEDULE)
+    id_ = await flow.add_domain(ctx.store, domain, schedule=asked.schedule or ctx.settings.warmup.schedule)
     return await _shown(ctx, str(id_))
 
 
@@ -44,7 +43,8 @@ async def list_(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
         found = await warmups.of_domains(db, asked)
         of = await warmups.of(db, [row["id"] for row in found.rows], now.date())
     data = [
-        {"id": str(row["id"]), "domain": row["domain"], **shapes.warming(*of[row["id"]], now)} for row in found.rows
+        {"id": str(row["id"]), "domain": row["domain"], **shapes.warming(*of[row["id"]], now, ctx.settings.warmup)}
+        for row in found.rows
     ]
     return {"object": "list", "has_more": found.has_more, "data": data}
 
@@ -84,4 +84,4 @@ async def _shown(ctx: Context, id: str) -> dict[str, Any]:
         past = await warmups.history(db, id_)
     warmup, today = of[id_]
     shown = {"object": "warmup", "id": str(id_), "domain": warmup.domain}
-    return {**shown, **shapes.warming(warmup, today, now), **shapes.past(*past)}
+    return {**shown, **shapes.warming(warmup, today, now, ctx.settings.warmup), **shapes.past(*past)}
