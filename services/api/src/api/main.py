@@ -41,7 +41,18 @@ GC_THRESHOLD = (20_000, 20, 50)
 
 
 def main() -> None:
-    run("api", load(Settings), start)
+    run("api", load(Settings), _lasting)
+
+
+@asynccontextmanager
+async def _lasting(settings: Settings) -> AsyncIterator[Running]:
+    """What exists once it is built lives as long as the process: a full collection need not walk it while requests wait."""
+    async with start(settings) as running:
+        gc.collect()
+        gc.freeze()
+        # a request leaves few cycles and many objects: looked for seldom, they are found all the same
+        gc.set_threshold(*GC_THRESHOLD)
+        yield running
 
 
 @asynccontextmanager
@@ -114,11 +125,6 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ),
     )
     app = build(ctx)
-    # what exists now lives as long as the process: a full collection need not walk it while requests wait
-    gc.collect()
-    gc.freeze()
-    # a request leaves few cycles and many objects: looked for seldom, they are found all the same
-    gc.set_threshold(*GC_THRESHOLD)
     try:
         yield Running(
             checks={"database": lambda: store.lookup("SELECT 1"), "blobs": blobs.check},
@@ -131,7 +137,6 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             await ctx.logs.flush()
         await ctx.tracks.drain()
     finally:
-        gc.unfreeze()
         ctx.people.close()
         await ctx.attachments.close()
         await providers.close()

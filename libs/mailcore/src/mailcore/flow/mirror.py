@@ -10,6 +10,7 @@ A crash anywhere costs the window in hand, which is fetched again. Nothing is ev
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -44,6 +45,12 @@ class Login:
     password: str
 
 
+@functools.cache
+def _system_authorities() -> ssl.SSLContext:
+    """Reading them takes tens of milliseconds, hence once."""
+    return ssl.create_default_context()
+
+
 class ImapDoor:
     """Signs in to servers that tenants name: guarded, over TLS that is checked, within a deadline."""
 
@@ -52,7 +59,7 @@ class ImapDoor:
     ) -> None:
         self._guard = guard
         self._ports = ports or None
-        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._tls = ssl.create_default_context(cafile=ca_file) if ca_file else _system_authorities()
         self._timeout = timeout
 
     @asynccontextmanager

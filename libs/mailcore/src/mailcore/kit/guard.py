@@ -13,6 +13,7 @@ Networks are opened by the operator per purpose: POSTROOM_NETWORK__ALLOW__<PURPO
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import socket
 import ssl
@@ -245,7 +246,7 @@ class GuardedClient:
 
     def __init__(self, guard: Guard, *, tls: ssl.SSLContext | None = None, connect_seconds: float = 5.0) -> None:
         self.guard = guard
-        self._tls = tls or tls_context()
+        self._tls = tls or http_context()
         self._connect_seconds = connect_seconds
         self._idle: OrderedDict[httpcore.AsyncHTTPConnection, tuple[_Key, float]] = OrderedDict()
 
@@ -365,6 +366,12 @@ def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
+
+
+@functools.cache
+def http_context() -> ssl.SSLContext:
+    """That of all HTTP clients that trust nobody else; reading the authorities takes tens of milliseconds, hence once."""
+    return tls_context()
 
 
 async def _abandon(connection: httpcore.AsyncHTTPConnection) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpcore
 
 from mailcore.kit.errors import Unavailable
-from mailcore.kit.guard import tls_context
+from mailcore.kit.guard import http_context
 from mailcore.providers.base import Answer, Request
 
 CONNECT_SECONDS = 10.0
@@ -48,7 +48,7 @@ class Client:
     def __init__(self, tls: ssl.SSLContext | None = None, *, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls or tls_context(),
+            ssl_context=tls or http_context(),
             max_connections=None,  # each way's site has its own limit: none waits for another's
             max_keepalive_connections=MAX_IDLE,
             keepalive_expiry=KEEPALIVE_SECONDS,
