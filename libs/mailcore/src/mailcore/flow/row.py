@@ -58,6 +58,8 @@ async def row_of(
         rest["track_clicks"] = email.track_clicks
     if email.dsn is not None:
         rest["dsn"] = email.dsn
+    if email.passed_on is not None:
+        rest["passed_on"] = email.passed_on
     if email.requiretls:
         rest["requiretls"] = True
     return NewRow(

@@ -98,6 +98,12 @@ class NewEmail:
     headers and attachments are empty, and it is signed and sent as it stands."""
     message_id: str | None = None
     """That of `raw`, with its angle brackets. None: made from the email's id."""
+    passed_on: dict[str, Any] | None = None
+    """`raw` is somebody else's mail that goes on as it came (flow.passed_on): it may have 8-bit octets, and is not signed."""
+    domain_id: UUID | None = None
+    """Known to be the organization's by whoever asks: mail that stays in the house needs no verified sender, and no quota."""
+    lane_route: int | None = None
+    """The route out that whoever asks has chosen; None: by the organization's rules."""
 
 
 class Once(NamedTuple):
@@ -224,13 +230,18 @@ class Submits:
         """Checks the domain, finds lanes, writes blobs. Holds no transaction of the caller's. Raises as `submit`."""
         to: dict[str, list[Address]] = {}
         for email in new:
-            to.setdefault(email.domain, []).extend(email.recipients)
+            if email.domain_id is None:
+                to.setdefault(email.domain, []).extend(email.recipients)
         by_name = {name: await self.sending_domain(org_id, name, only=only, to=all_) for name, all_ in to.items()}
+        domain_ids = [email.domain_id or by_name[email.domain] for email in new]
         wanted = [distinct(email.recipients) for email in new]
-        if new:
+        if to:
             await self.quotas.check(org_id, sum(map(len, wanted)))
         routes = self._routes.held(org_id) or await self._routes.of(org_id)
-        by_route = [routes.route(by_name[email.domain], email.tags) for email in new]
+        by_route = [
+            routes.route(domain_id, email.tags) if email.lane_route is None else email.lane_route
+            for email, domain_id in zip(new, domain_ids, strict=True)
+        ]
         found = await self._lanes_of(
             [
                 [(org_id, address.domain, int(email.broadcast), route) for address in recipients]
@@ -239,8 +250,8 @@ class Submits:
         )
         now = datetime.now(UTC)
         ready = []
-        for email, recipients, of_lanes in zip(new, wanted, found, strict=True):
-            ready.append(await row_of(self._blobs, org_id, email, by_name[email.domain], recipients, of_lanes, now))
+        for email, domain_id, recipients, of_lanes in zip(new, domain_ids, wanted, found, strict=True):
+            ready.append(await row_of(self._blobs, org_id, email, domain_id, recipients, of_lanes, now))
         failpoint.hit("f2")
         return ready
 

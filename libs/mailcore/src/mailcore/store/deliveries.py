@@ -66,6 +66,8 @@ class Leased:
     """The recipient is on its organization's suppression list by now: where that came from. Such a row is not attempted."""
     success: bool = False
     """Its sender wants to be told when it is delivered; known when its content is."""
+    relayed: bool = False
+    """Received mail on its way to another server of its own organization; known when its content is."""
 
     @property
     def key(self) -> Key:
@@ -109,6 +111,8 @@ class Content:
     """What its sender wants to be told (mailcore.dsn.wishes); None: nothing, it came by the API."""
     requiretls: bool = False
     """Its sender wants it to stay under TLS, or not to go (RFC 8689)."""
+    passed_on: dict[str, Any] | None = None
+    """`raw` is somebody else's mail that goes on as it came (mailcore.flow.passed_on)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +237,8 @@ leased AS (
 )
 SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate,
        leased.leased_at,
-       (SELECT s.origin FROM suppressions s WHERE s.org_id = leased.org_id AND s.email = lower(d.recipient COLLATE "C"))
+       (SELECT s.origin FROM suppressions s WHERE s.org_id = leased.org_id AND s.email = lower(d.recipient COLLATE "C")
+          AND NOT lookup_relay(leased.lane_id))
 FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
 """
 _CLAIM = f"""
@@ -337,11 +342,13 @@ def _content(row: asyncpg.Record) -> Content:
         broadcast=row["class"] == 1,
         dsn=row["dsn"],
         requiretls=bool(row["requiretls"]),
+        passed_on=row["passed_on"],
     )
 
 
 _COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls"""
+       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls,
+       passed_on"""
 # asked with each content, and not kept: who switches it means the next mail
 _TRACKED = """
 LEFT JOIN LATERAL (
@@ -357,7 +364,7 @@ _LIGHT_CONTENTS = f"""
 SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
        CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
        scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls,
-       light,
+       passed_on, light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
          AS size

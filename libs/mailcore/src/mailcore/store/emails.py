@@ -33,7 +33,7 @@ class NewRow(NamedTuple):
     text: str | None
     rest: str | None
     """JSON of what few emails have: cc, bcc, reply_to (as `text_array`), headers, tags, attachments, body_blob, raw (base64),
-    raw_blob, body_bytes, track_opens, track_clicks, dsn, requiretls."""
+    raw_blob, body_bytes, track_opens, track_clicks, dsn, requiretls, passed_on."""
     message_id: str
     scheduled_at: datetime | None
     event_id: str
@@ -123,11 +123,12 @@ _STATEMENT = """
 WITH {keys}new_emails AS (
   INSERT INTO emails (id, org_id, domain_id, class, from_, to_, subject, html, text_, cc, bcc, reply_to, headers, tags,
                       attachments, body_blob, body_bytes, raw, raw_blob, track_opens, track_clicks, dsn, requiretls,
-                      message_id, scheduled_at, created_at)
+                      passed_on, message_id, scheduled_at, created_at)
   SELECT id, org_id, domain_id, class, from_, to_::text[], subject, html, text_, (rest->>'cc')::text[], (rest->>'bcc')::text[],
          (rest->>'reply_to')::text[], rest->'headers', rest->'tags', rest->'attachments', rest->>'body_blob',
          (rest->>'body_bytes')::integer, decode(rest->>'raw', 'base64'), rest->>'raw_blob', (rest->>'track_opens')::boolean,
-         (rest->>'track_clicks')::boolean, rest->'dsn', (rest->>'requiretls')::boolean, message_id, scheduled_at, created_at
+         (rest->>'track_clicks')::boolean, rest->'dsn', (rest->>'requiretls')::boolean, rest->'passed_on', message_id,
+         scheduled_at, created_at
   FROM (
     SELECT id, org_id, domain_id, class, from_, to_, subject, html, text_, rest::jsonb AS rest, message_id, scheduled_at,
            created_at
@@ -138,8 +139,8 @@ WITH {keys}new_emails AS (
   ) AS e
 ), copies AS (
   SELECT e.id AS email_id, d.n, e.org_id, d.recipient, d.lane_id, e.scheduled_at, e.created_at,
-         (SELECT s.origin FROM suppressions s WHERE s.org_id = e.org_id AND s.email = lower(d.recipient COLLATE "C"))
-           AS suppressed
+         (SELECT s.origin FROM suppressions s WHERE s.org_id = e.org_id AND s.email = lower(d.recipient COLLATE "C")
+            AND NOT lookup_relay(d.lane_id)) AS suppressed
   FROM unnest($15::integer[], $16::smallint[], $17::text[], $18::bigint[]) AS d (place, n, recipient, lane_id)
   JOIN unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $14::timestamptz[]) WITH ORDINALITY
     AS e (id, org_id, scheduled_at, created_at, place) ON e.place = d.place
