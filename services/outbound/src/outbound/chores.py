@@ -14,7 +14,7 @@ from mailcore.dns.resolver import Resolver
 from mailcore.flow import claims, delays, dkim, operate, quota
 from mailcore.flow import verify as verification
 from mailcore.flow.count import count
-from mailcore.flow.upkeep import upkeep
+from mailcore.flow.upkeep import RELAYED_SECONDS, upkeep
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.kit.seal import Keyring
@@ -47,6 +47,7 @@ class Chores:
         lifetime_seconds: float,
         broadcast_seconds: float | None = None,
         notice_seconds: float = NOTICE_SECONDS,
+        relayed_seconds: float = RELAYED_SECONDS,
         published: Published,
         exempt: Collection[str] = (),
     ) -> None:
@@ -58,6 +59,7 @@ class Chores:
         self._lifetime_seconds = lifetime_seconds
         self._broadcast_seconds = broadcast_seconds
         self._notice_seconds = notice_seconds or NOTICE_SECONDS
+        self._relayed_seconds = relayed_seconds
         self._thorough_at = 0.0
         self._published = published
         self._exempt = exempt
@@ -79,6 +81,7 @@ class Chores:
             self._blobs,
             lifetime_seconds=self._lifetime_seconds,
             broadcast_seconds=self._broadcast_seconds,
+            relayed_seconds=self._relayed_seconds,
         )
         log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
         if done.webhooks:

@@ -163,6 +163,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         lifetime_seconds=retries.lifetime(TRANSACTIONAL),
         broadcast_seconds=retries.lifetime(BROADCAST),
         notice_seconds=own.delay_notice_seconds,
+        relayed_seconds=own.relayed_days * 86_400,
         published=published(
             settings.domains, route=own.route, source_ip=own.source_ip, tracking_url=settings.tracking_url
         ),

@@ -58,6 +58,8 @@ class OutboundGroup(Group):
     """Mail of broadcasts is tried for so long at most, where that is shorter than the schedule."""
     delay_notice_seconds: float = Field(4 * HOUR, ge=0)
     """A mail that still waits after that says so by one `email.delivery_delayed`; 0: at its first failed attempt."""
+    relayed_days: float = Field(3.0, gt=0)
+    """Mail that a provider took and has not reported about is said to be unreported after that."""
     shaping_file: str | None = None
     """The operator's own limits and rules for providers, over those that are shipped; docs/sites.md has its form."""
     max_connections: int = Field(20, ge=1, le=1000)

@@ -1,10 +1,12 @@
-"""What time alone does: partitions ahead, keys that have served their time, mail that waited out its schedule, orphan blobs.
+"""What time alone does: partitions ahead, keys that have served their time, mail that waited out its schedule, mail that a provider
+took and never reported, orphan blobs.
 
 Safe to run twice and at the same time: it makes what is missing and deletes what is expired.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,7 +15,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow import settle
 from mailcore.kit.ids import lower_bound, uuid7_time
 from mailcore.kit.log import logger
-from mailcore.store import conversations, logs, reputation
+from mailcore.store import conversations, logs, provider_events, reputation
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -24,6 +26,8 @@ ARRIVAL_KEY_HOURS = 48
 AUTH_EVENT_DAYS = 90
 PROVIDER_EVENT_DAYS = 30
 """A post that is repeated after so long changes nothing either: its delivery has come to its end."""
+RELAYED_SECONDS = 3 * 86_400.0
+"""Longer than providers try: by then they have reported, or they will not."""
 BATCH = 5_000
 ORPHAN_FROM, ORPHAN_TO = timedelta(hours=24), timedelta(hours=30)
 """Ages between which a blob is looked at: hourly, so six times, and then it is known to have its row."""
@@ -37,6 +41,8 @@ class Upkeep:
     idempotency_keys: int
     arrival_keys: int
     expired: int
+    unreported: int
+    """Deliveries that a provider took and said no more about."""
     orphan_blobs: int
     sessions: int
     auth_events: int
@@ -46,16 +52,28 @@ class Upkeep:
 
 
 async def upkeep(
-    store: Store, blobs: BlobStore, *, lifetime_seconds: float, broadcast_seconds: float | None = None
+    store: Store,
+    blobs: BlobStore,
+    *,
+    lifetime_seconds: float,
+    broadcast_seconds: float | None = None,
+    relayed_seconds: float = RELAYED_SECONDS,
 ) -> Upkeep:
     """By the database's clock: a process whose own is ahead deletes nothing early.
 
-    `lifetime_seconds`: how long mail is tried; `broadcast_seconds`: of broadcasts, where that is another time. Raises
-    Unavailable; what was done by then stays done.
+    `lifetime_seconds`: how long mail is tried; `broadcast_seconds`: of broadcasts, where that is another time. `relayed_seconds`:
+    how long a provider's report is waited for. Raises Unavailable; what was done by then stays done.
     """
     async with store.worker() as db:
         clock: datetime = await db.fetchval("SELECT now()")
-    return await upkeep_at(store, blobs, clock, lifetime_seconds=lifetime_seconds, broadcast_seconds=broadcast_seconds)
+    return await upkeep_at(
+        store,
+        blobs,
+        clock,
+        lifetime_seconds=lifetime_seconds,
+        broadcast_seconds=broadcast_seconds,
+        relayed_seconds=relayed_seconds,
+    )
 
 
 async def upkeep_at(
@@ -65,6 +83,7 @@ async def upkeep_at(
     *,
     lifetime_seconds: float,
     broadcast_seconds: float | None = None,
+    relayed_seconds: float = RELAYED_SECONDS,
 ) -> Upkeep:
     """What `upkeep` would do at this time, whatever the time is."""
     async with store.worker() as db:
@@ -81,8 +100,9 @@ async def upkeep_at(
         now - timedelta(seconds=lifetime_seconds),
         now - timedelta(seconds=lifetime_seconds if broadcast_seconds is None else broadcast_seconds),
     )
+    unreported = await _unreported(store, now, relayed_seconds)
     orphans = await _orphans(store, blobs, now)
-    return Upkeep(len(made), keys, arrivals, expired, orphans, sessions, told, months, webhooks)
+    return Upkeep(len(made), keys, arrivals, expired, unreported, orphans, sessions, told, months, webhooks)
 
 
 async def forget(store: Store) -> int:
@@ -136,6 +156,23 @@ async def _delete(store: Store, sql: str, before: datetime | UUID) -> int:
         total += gone
         if gone < BATCH:
             return total
+
+
+async def _unreported(store: Store, now: datetime, seconds: float) -> int:
+    """A row for each that says so; its state and its events say nothing that nobody knows."""
+    words = f"no report within {seconds / 86_400:g} days: whether it was delivered is not known"
+    by_site: Counter[str] = Counter()
+    while True:
+        async with store.worker() as db:
+            passed, silent = await provider_events.silent(db, now - timedelta(seconds=seconds), words)
+        by_site.update(silent)
+        if passed < provider_events.SILENT_BATCH:
+            break
+    for site, mails in by_site.items():
+        log.warning(
+            "a provider has not reported what became of mail it took: is its webhook set up?", site=site, mails=mails
+        )
+    return by_site.total()
 
 
 async def _orphans(store: Store, blobs: BlobStore, now: datetime) -> int:

@@ -1,9 +1,11 @@
-"""What a provider reports about mail it took: once each, and only about mail that went by that way. Role worker."""
+"""What a provider reports about mail it took: once each, and only about mail that went by that way; and what it never reports.
+Role worker."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from mailcore.store.plans import by_index
@@ -98,4 +100,48 @@ SET state = coalesce(m.state, d.state),
                       THEN d.last_event ELSE m.last_event END,
     last_event_at = now()
 FROM m WHERE d.email_id = m.email_id AND d.n = m.n
+"""
+
+
+# ---- what is never reported ------------------------------------------------------------------------------------------
+
+SILENT_BATCH = 5_000
+"""Attempts of one step."""
+
+
+async def silent(db: Connection, before: datetime, words: str) -> tuple[int, dict[str, int]]:
+    """One step through what providers took before that time: of each that is `relayed` still, an attempt that says so. Nothing else
+    changes: nobody knows what became of it, and a report that comes all the same is welcome.
+
+    Returns the attempts it went past, SILENT_BATCH or more when there may be further ones, and how many were silent by site. Each
+    is come to once.
+    """
+    await by_index(db)
+    rows = await db.fetch(_SILENT, before, SILENT_BATCH, words)
+    return (rows[0]["passed"] if rows else 0), {row["site"]: row["silent"] for row in rows if row["silent"]}
+
+
+# those of one moment are never parted; who reports just now has the delivery's lock, and then it is relayed no more
+_SILENT = """
+WITH mark AS MATERIALIZED (SELECT at FROM relayed_mark FOR UPDATE), ahead AS MATERIALIZED (
+  SELECT a.email_id, a.n, a.org_id, a.at, a.site FROM attempts a, mark
+  WHERE a.outcome = 'relayed' AND a.rule IS NULL AND a.at > mark.at AND a.at < $1
+  ORDER BY a.at FETCH FIRST $2 ROWS WITH TIES
+), open AS MATERIALIZED (
+  SELECT ahead.email_id, ahead.n, ahead.org_id, ahead.site
+  FROM ahead JOIN deliveries d ON d.email_id = ahead.email_id AND d.n = ahead.n
+  WHERE d.state = 'relayed'
+  ORDER BY ahead.email_id, ahead.n FOR UPDATE OF d
+), noted AS (
+  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, reply, rule)
+  SELECT open.email_id, open.n,
+         (SELECT max(a.attempt) + 1 FROM attempts a WHERE a.email_id = open.email_id AND a.n = open.n),
+         open.org_id, now(), 'relayed', open.site, $3, 'no-report'
+  FROM open
+), moved AS (
+  UPDATE relayed_mark SET at = (SELECT max(at) FROM ahead) WHERE EXISTS (SELECT FROM ahead)
+)
+SELECT site, (SELECT count(*) FROM ahead) AS passed,
+       (SELECT count(*) FROM open WHERE open.site = ahead.site) AS silent
+FROM ahead GROUP BY site
 """
