@@ -24,10 +24,13 @@ from fakes.smtp_server import CUT, SmtpServer, Step
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import DnsResolver
 from mailcore.flow import health, health_checks
+from mailcore.flow import sources as flow
 from mailcore.flow.health import examine, examine_store, look
 from mailcore.flow.health_checks import Scene, Source
+from mailcore.flow.sources import WarmupChange
 from mailcore.kit.settings import Health, HowMailLeaves
 from mailcore.mailauth.dkim.keys import generate_rsa
+from mailcore.store import sources
 from mailcore.store.health import Finding, findings
 from mailcore.store.session import Store
 from peers import free_port
@@ -171,6 +174,120 @@ async def test_each_check_fails_when_it_should(
     assert found.status == "wrong"
     assert text in found.text
     assert advice in found.advice and "\n" not in found.advice
+
+
+NEWS = "127.0.0.2"
+"""The address of a pool for broadcasts, beside the one that all else leaves from."""
+NEWS_REVERSE = "2.0.0.127.in-addr.arpa"
+GOOD_NEWS: Zones = {
+    **GOOD,
+    NEWS_REVERSE: {"PTR": ["news.test."]},
+    "news.test": {"A": [NEWS]},
+    "send.mail.test": {"TXT": [f"v=spf1 ip4:{IP} ip4:{NEWS} ~all"]},
+}
+
+
+def with_news(mx: SmtpServer, **changed: Any) -> Scene:
+    news = Source(NEWS, "news.test", "news", NEWS, True)
+    published = Published("mx.test", f"ip4:{IP} ip4:{NEWS}")
+    given = {"sources": (Source(IP, "out.test"), news), "pools": {("", 1): "news"}, "published": published}
+    return scene(mx, **{**given, **changed})
+
+
+async def found_wrong(what: Scene, changed: Zones | None = None, gone: Sequence[str] = ()) -> list[Finding]:
+    zones = {name: records for name, records in {**GOOD_NEWS, **(changed or {})}.items() if name not in gone}
+    async with DnsServer(zones) as server:
+        found = await examine(what, DnsResolver([server.address], timeout=2, cache_size=0))
+    return [each for each in found if each.status != "ok"]
+
+
+@pytest.mark.parametrize(
+    ("check", "subject", "changed", "gone", "advice"),
+    [
+        ("ptr", NEWS, {}, [NEWS_REVERSE], f"Ask whoever gave you {NEWS}"),
+        ("ptr", NEWS, {NEWS_REVERSE: {"PTR": ["dsl-2.isp.test."]}}, [], f"Publish A {NEWS} at dsl-2.isp.test"),
+        ("ehlo", NEWS, {NEWS_REVERSE: {"PTR": ["also.test."]}, "also.test": {"A": [NEWS]}}, ["news.test"], "PATCH /v1/sources"),
+        ("spf", f"mail.test {NEWS}", {"send.mail.test": {"TXT": [f"v=spf1 ip4:{IP} -all"]}}, [], f"ip4:{NEWS}"),
+        ("blocklist", f"{NEWS} bl.test", {"2.0.0.127.bl.test": {"A": ["127.0.0.2"]}}, [], "ask bl.test to remove"),
+    ],
+    ids=["no PTR", "PTR without forward", "EHLO", "SPF", "listed"],
+)  # fmt: skip
+async def test_each_address_of_a_pool_is_looked_at(
+    mx: SmtpServer, check: str, subject: str, changed: Zones, gone: list[str], advice: str
+) -> None:
+    (wrong,) = await found_wrong(with_news(mx), changed, gone)
+    assert (wrong.check, wrong.subject, wrong.status) == (check, subject, "wrong")
+    assert f"{NEWS} (pool news)" in wrong.text and advice in wrong.advice and "\n" not in wrong.advice
+
+
+async def test_pools_that_are_well_and_tried_from_their_own_address(mx: SmtpServer) -> None:
+    assert await found_wrong(with_news(mx)) == []
+    assert {talk.peer[0] for talk in mx.talks} == {IP, NEWS}
+
+
+async def test_mail_of_a_domain_is_looked_at_from_where_it_leaves(mx: SmtpServer) -> None:
+    shop = {("", 0): "news", ("", 1): "news", ("mail.test", 0): "shop", ("mail.test", 1): "shop"}
+    only_own = {"send.mail.test": {"TXT": [f"v=spf1 ip4:{IP} ~all"]}}
+    sources = (Source(IP, "out.test", "shop", IP, True), Source(NEWS, "news.test", "news", NEWS, True))
+    assert await found_wrong(with_news(mx, sources=sources, pools=shop), only_own) == []
+
+
+async def test_an_address_that_no_machine_has(mx: SmtpServer) -> None:
+    for usable, status, words in ((False, "wrong", "cannot assign"), (None, "unknown", "has tried lately")):
+        lost = Source(
+            "127.0.0.1", "out.test", "lost", "198.51.100.1", usable, "cannot assign" if usable is False else ""
+        )
+        (found,) = await found_wrong(with_news(mx, sources=(lost,), pools={("", 0): "lost", ("", 1): "lost"}))
+        assert (found.check, found.subject, found.status) == ("source", IP, status)
+        assert words in found.text and found.advice
+
+
+@pytest.mark.parametrize(
+    ("spf", "zones", "advice"),
+    [
+        (f"ip4:{IP}", {}, "Set POSTROOM_DOMAINS__SPF to an `include:`"),
+        ("include:_spf.test", {"_spf.test": {"TXT": [f"v=spf1 ip4:{IP} -all"]}}, "what `include:_spf.test`"),
+        (f"ip4:{IP} ip4:x", {}, "Set POSTROOM_DOMAINS__SPF"),
+    ],
+    ids=["address", "include", "broken"],
+)
+async def test_the_record_that_domains_are_told_covers_every_pool(
+    mx: SmtpServer, spf: str, zones: Zones, advice: str
+) -> None:
+    wrong = await found_wrong(with_news(mx, published=Published("mx.test", spf)), zones)
+    found = next(each for each in wrong if each.subject == NEWS)
+    assert (found.check, found.status) == ("spf", "wrong")
+    assert f"{NEWS} (pool news)" in found.text and advice in found.advice and f"ip4:{NEWS}" in found.advice
+
+
+async def test_all_addresses_of_the_installation(store: Store, mx: SmtpServer) -> None:
+    """Of the table and of the settings, by which pool carries what."""
+    own = HowMailLeaves(route="mx", source_ip=IP, mx_port=mx.port, ehlo_name="out.test")
+    settings = SimpleNamespace(outbound=own, health=Health(blocklists=[]))
+
+    async def seen() -> list[tuple[str, str, str, str, bool | None]]:
+        what = await health.scene(settings, Published("mx.test", f"ip4:{IP}"), store)
+        return [(each.ip, each.ehlo, each.pool, each.bound, each.usable) for each in what.sources]
+
+    default = (IP, "out.test", "", "", None)
+    assert await seen() == [default]
+    async with store.worker() as db:
+        empty = await sources.add_pool(db, "all", [("", 0), ("", 1)], None)
+    assert await seen() == [default], "a pool without sources is not in use"
+    await flow.add_source(store, {"pool_id": empty, "ipv4": "192.0.2.9", "ipv6": "2001:db8::9", "local_ipv4": "10.0.0.9",
+                                  "ehlo_name": "nine.test"}, schedule=[5], warm=True)  # fmt: skip
+    both = [
+        ("192.0.2.9", "nine.test", "all", "10.0.0.9", None),
+        ("2001:db8::9", "nine.test", "all", "2001:db8::9", None),
+    ]
+    assert await seen() == both, "nothing leaves from the address of the settings any more"
+    async with store.worker() as db:
+        await sources.change_pool(db, empty, name=None, serves=[("", 1)], overflow=None)
+        id_ = await db.fetchval("SELECT id FROM sources")
+        await sources.seen(db, "desk", [(id_, False, "10.0.0.9: cannot assign")])
+    assert await seen() == [default, *((*each[:4], False) for each in both)]
+    await flow.change_source(store, id_, {}, WarmupChange(paused=True))
+    assert await seen() == [default], "a paused one sends nothing"
 
 
 async def test_a_port_that_nobody_answers_on(mx: SmtpServer) -> None:

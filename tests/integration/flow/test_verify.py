@@ -12,8 +12,10 @@ import pytest
 
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import StaticResolver
+from mailcore.flow import sources as flow
+from mailcore.flow.advice import advice
 from mailcore.flow.verify import claim_due, claim_one, verify
-from mailcore.store import domains
+from mailcore.store import domains, sources
 from mailcore.store.session import Store
 
 PUBLISHED = Published("mail.us.test", "include:spf.us.test", tracking_host="track.us.test", tracking_caa="ca.test")
@@ -57,7 +59,8 @@ async def test_a_domain_with_all_its_records_is_verified(look: Look, admin: asyn
     assert row["status"] == "verified"
     assert row["verified_at"] == NOW
     assert set(row["record_status"].values()) == {"verified"}
-    assert row["seen"] == {"dmarc": "v=DMARC1; p=none", "dmarc_above": "", "mta_sts": "", "tls_rpt": "", "spf": None}
+    seen = {"dmarc": "v=DMARC1; p=none", "dmarc_above": "", "mta_sts": "", "tls_rpt": "", "spf": None}
+    assert row["seen"] == {**seen, "leaves_from": [], "uncovered": []}
     assert timedelta(hours=21) < row["check_due_at"] - datetime.now(UTC) < timedelta(hours=27), (
         "looked at again in a day"
     )
@@ -307,3 +310,32 @@ async def test_a_caa_record_is_asked_for_where_another_forbids_our_authority(
     assert (await look())["record_status"]["tracking_caa:links"] == "pending"
     zones["links.postroom.test"] = {"CAA": ['0 issue "ca.test; x=y"']}
     assert (await look())["record_status"]["tracking_caa:links"] == "verified"
+
+
+async def test_an_address_of_a_pool_that_spf_does_not_cover_is_said(
+    look: Look, zones: Zones, store: Store, domain: UUID
+) -> None:
+    async def advised() -> dict[str, Any]:
+        await look()
+        async with store.worker() as db:
+            row = await domains.find(db, domain)
+        assert row is not None
+        return next(each for each in advice(row, PUBLISHED) if each["topic"] == "ReturnPath")
+
+    zones["spf.us.test"] = {"TXT": ["v=spf1 ip4:127.0.0.1 -all"]}
+    async with store.worker() as db:
+        pool = await sources.add_pool(db, "news", [("", 1)], None)
+    for ip in ("127.0.0.1", "127.0.0.2", "10.0.0.3"):
+        await flow.add_source(store, {"pool_id": pool, "ipv4": ip, "ehlo_name": "n.test"}, schedule=[5], warm=True)
+    said = await advised()
+    assert said["status"] == "warning" and "SPF of send.postroom.test does not cover 127.0.0.2:" in said["message"]
+    assert "Mail leaves from 127.0.0.1, 127.0.0.2" in said["message"] and "POSTROOM_DOMAINS__SPF" in said["message"]
+    zones["spf.us.test"] = {"TXT": ["v=spf1 ip4:127.0.0.0/30 -all"]}
+    assert (await advised())["status"] == "ok"
+    # what the domain's own pool carries does not leave from everybody's
+    zones["spf.us.test"] = {"TXT": ["v=spf1 ip4:127.0.0.9 -all"]}
+    async with store.worker() as db:
+        own = await sources.add_pool(db, "own", [("postroom.test", 0), ("postroom.test", 1)], None)
+    await flow.add_source(store, {"pool_id": own, "ipv4": "127.0.0.9", "ehlo_name": "o.test"}, schedule=[5], warm=True)
+    said = await advised()
+    assert said["status"] == "ok" and "from 127.0.0.9;" in said["message"]

@@ -8,13 +8,13 @@ not answer). No I/O: what was looked up stands in the row (`seen`, flow.verify).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from mailcore.dns.required import Published, dkim_record, relative_name, required_records, tracking_key
+from mailcore.dns.required import SPF_TXT, Published, dkim_record, relative_name, required_records, tracking_key
 from mailcore.dns.suffixes import registered_domain
-from mailcore.dns.verdict import FAILED, TEMPORARY
+from mailcore.dns.verdict import FAILED, TEMPORARY, VERIFIED
 from mailcore.mailauth.dkim.keys import ADVISED_RSA_BITS
 from mailcore.mailauth.dkim.record import parse_record
 from mailcore.mailauth.spf.count import MAX_LOOKUPS, MAX_MX, MAX_VOID
@@ -144,7 +144,15 @@ def _return_path(row: Mapping[str, Any], published: Published) -> Item:
     if published.route == "catch":
         return _item("ReturnPath", "ok", f"{bounces} This installation catches all mail: none leaves it.")
     if published.route == "mx":
-        where = f"from {published.source_ip}" if published.source_ip else "from this installation's own addresses"
+        ips = row["seen"].get("leaves_from") or ([published.source_ip] if published.source_ip else [])
+        where = f"from {_few(ips)}" if ips else "from this installation's own addresses"
+        uncovered = row["seen"].get("uncovered")
+        if uncovered and row["record_status"].get(SPF_TXT) in (VERIFIED, TEMPORARY):
+            text = (
+                f"{bounces} Mail leaves {where}, but SPF of {path} does not cover {_few(uncovered)}: receivers may refuse what "
+                f"comes from there. Ask the operator to add what is missing to POSTROOM_DOMAINS__SPF (`{published.spf}`)."
+            )
+            return _item("ReturnPath", "warning", text)
         return _item("ReturnPath", "ok", f"{bounces} Mail leaves {where}; {covers}, which must cover them.")
     via = "a smart host" if published.route == "smarthost" else "a provider"
     if published.spf == f"a:{published.mx_host}":
@@ -154,6 +162,10 @@ def _return_path(row: Mapping[str, Any], published: Published) -> Item:
         )
         return _item("ReturnPath", "warning", text)
     return _item("ReturnPath", "ok", f"{bounces} Mail leaves by {via}; {covers}, which must cover its addresses.")
+
+
+def _few(ips: Sequence[str]) -> str:
+    return ", ".join(ips[:5]) + (f" and {len(ips) - 5} more" if len(ips) > 5 else "")
 
 
 def _dmarc(row: Mapping[str, Any]) -> Item:

@@ -6,10 +6,11 @@
 
 Checks, in the order in which they should be mended:
 
-port-out     a server of the world answers on port 25 (or our smart host on its own)
+source       a machine that sends has the address of a pool
+port-out     a server of the world answers on port 25 (or our smart host on its own), from each address that this machine has
 ptr          the address has a name, and the name leads back to the address (RFC 1912 §2.1)
 ehlo         the name we greet with leads to the address (RFC 5321 §4.1.1.1)
-spf          the return path's SPF record passes mail from the address (RFC 7208)
+spf          the record that we tell domains to publish passes mail from the address, and so does the return path's (RFC 7208)
 dkim         the domain's keys are published as we sign with them (RFC 6376 §3.6.1)
 dmarc        the domain has a policy, and our mail is aligned with it (RFC 9989)
 blocklist    the address stands on none of the lists
@@ -18,6 +19,8 @@ certificate  of our MX and of the API: for its name, not expired, not soon
 clock        this machine and the database agree
 queue        what is due leaves
 refusal      no site has said lately that our address or domain is on a list, or has a bad name there
+
+Of addresses all are looked at from which mail leaves: those of each pool, and that of mail which no pool carries.
 
 Read-only: no mail is sent, and nothing but the findings is written.
 """
@@ -36,7 +39,8 @@ from mailcore.dns.resolver import Resolver
 from mailcore.dsn.classify import classify
 from mailcore.dsn.rules import Category
 from mailcore.flow import health_checks as checks
-from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene, Source
+from mailcore.flow.addresses import Source, addresses
+from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.kit.errors import MailError, Refused
 from mailcore.store import deliveries, domains, health
 from mailcore.store.health import Finding
@@ -57,13 +61,11 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
     ehlo = own.ehlo_name or socket.getfqdn()
     async with store.worker() as db:
         rows = await domains.sending(db, MOST_DOMAINS)
-        sources = await health.sources(db)
-    if not sources:
-        sources = [(own.source_ip or "", ehlo)]
+        leaves_from = await addresses(db, own.source_ip, ehlo)
     http = getattr(settings, "http", None)
     return Scene(
         own.route,
-        tuple(Source(*each) for each in sources),
+        leaves_from.sources,
         published,
         own.mx_port,
         (own.smarthost_host, own.smarthost_port) if own.smarthost_host else None,
@@ -71,6 +73,7 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
         settings.health.probe_domain,
         http.public_url if http is not None else "",
         tuple(rows),
+        leaves_from.pools,
     )
 
 
@@ -94,14 +97,17 @@ async def examine(what: Scene, resolver: Resolver) -> list[Finding]:
         return [Finding("route", "catch", OK, text)]
     sources = await checks.addresses(what, resolver) if what.route == "mx" else ()
     work: list[Awaitable[Finding]] = [_one("port-out", "", checks.port_out(what, resolver, sources))]
-    for source in sources:
-        if isinstance(source, Finding):
-            continue
+    real = [source for source in sources if isinstance(source, Source)]
+    pooled = [source for source in real if source.pool]
+    for source in filter(checks.is_here, pooled):
+        work.append(_one("port-out", source.ip, checks.port_out(what, resolver, sources, source)))
+    for source in real:
         work.append(_one("ptr", source.ip, checks.ptr(source, resolver)))
         work.append(_one("ehlo", source.ip, checks.ehlo(source, resolver)))
-    real = [source for source in sources if isinstance(source, Source)]
+    work += [_one("spf", source.ip, checks.spf_shown(what.published, source, resolver)) for source in real]
     for row in what.domains:
-        work += [_one("spf", f"{row['name']} {source.ip}", checks.spf(row, source, resolver)) for source in real]
+        carriers = what.carriers(row["name"], real)
+        work += [_one("spf", f"{row['name']} {source.ip}", checks.spf(row, source, resolver)) for source in carriers]
         work.append(_one("dkim", row["name"], checks.dkim(row, what.published, resolver)))
         work.append(_one("dmarc", row["name"], checks.dmarc(row, resolver)))
     for source in real:
@@ -121,7 +127,8 @@ async def examine(what: Scene, resolver: Resolver) -> list[Finding]:
             return await one
 
     found = await asyncio.gather(*map(in_turn, work))
-    return [source for source in sources if isinstance(source, Finding)] + found
+    unknown = [each for each in sources if isinstance(each, Finding)]
+    return unknown + [Finding("source", source.ip, *checks.has(source)) for source in pooled] + found
 
 
 async def examine_store(store: Store, clock: Callable[[], datetime]) -> list[Finding]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from mailcore.dns.mx import addresses_of, next_hops
 from mailcore.dns.required import Published, required_records
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.dns.verdict import look_up
+from mailcore.flow.addresses import Addresses, Source
 from mailcore.flow.verify import look_around
 from mailcore.kit.errors import Refused
 from mailcore.mailauth.spf.check import Result, check_host
@@ -28,14 +30,6 @@ SECONDS = 20.0
 """No check takes longer."""
 CERTIFICATE_DAYS = 14
 OK, WRONG, UNKNOWN = "ok", "wrong", "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An address that mail leaves from, and how we greet from it."""
-
-    ip: str
-    ehlo: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +45,12 @@ class Scene:
     public_url: str = ""
     domains: tuple[Mapping[str, Any], ...] = field(default=())
     """Sending domains, columns of `domains` with `dkim`."""
+    pools: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """As in flow.addresses."""
+
+    def carriers(self, domain: str, sources: Sequence[Source]) -> list[Source]:
+        """Of these, who mail of the domain may leave from."""
+        return Addresses(self.sources, self.pools).of(domain, sources)
 
 
 # ---- our addresses ---------------------------------------------------------------------------------------------------
@@ -60,28 +60,51 @@ async def addresses(what: Scene, resolver: Resolver) -> list[Source | Finding]:
     """Public ones. Behind NAT, or where none is set, those of the name we greet with: what the world will see."""
     found: list[Source | Finding] = []
     for source in what.sources:
-        if source.ip and ipaddress.ip_address(source.ip).is_global:
+        if source.public:
             found.append(source)
-            continue
-        if source.ip and ipaddress.ip_address(source.ip).is_loopback:
-            found.append(source)  # a laboratory: its name server speaks for these
             continue
         try:
             ips = (await addresses_of(source.ehlo, resolver)).values
         except (Refused, TemporaryDNSError):
             ips = ()
         if ips:
-            found += [Source(ip, source.ehlo) for ip in ips]
+            found += [replace(source, ip=ip, bound=source.bound or source.ip) for ip in ips]
             continue
         known = (
-            f"The address {source.ip} is a private one" if source.ip else "The address that mail leaves from is not set"
+            f"The address {source} is a private one" if source.ip else "The address that mail leaves from is not set"
         )
         text = f"{known}, and {source.ehlo or 'the name we greet with'} leads to none."
         advice = (
             "Set POSTROOM_OUTBOUND__EHLO_NAME to a name with an A record of the public address that mail leaves from."
         )
+        if source.pool:
+            advice = (
+                "Add the source anew with its public address as `ipv4`, and this one as `local_ipv4` (docs/sources.md)."
+            )
         found.append(Finding("ehlo", source.ehlo, WRONG, text, advice))
     return found
+
+
+def has(source: Source) -> tuple[str, str, str]:
+    """Whether a machine that sends has it."""
+    bound = source.bound or source.ip
+    if source.usable:
+        return OK, f"A machine that sends has {bound}, from which {source} is used.", ""
+    if source.usable is None:
+        return UNKNOWN, f"No machine that sends has tried lately whether it has {bound}.", "See that outbound runs."
+    advice = f"Give {bound} to a machine that runs outbound, or change the source (PATCH /v1/sources/:id)."
+    return WRONG, f"No machine that sends can use {source}: {source.error or 'it cannot be bound'}.", advice
+
+
+def is_here(source: Source) -> bool:
+    """Whether this machine has it."""
+    ip = source.bound or source.ip
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.bind((ip, 0))
+    except OSError:
+        return False
+    return True
 
 
 async def ptr(source: Source, resolver: Resolver) -> tuple[str, str, str]:
@@ -91,23 +114,22 @@ async def ptr(source: Source, resolver: Resolver) -> tuple[str, str, str]:
         names = ()
     ask = f"Ask whoever gave you {source.ip} for a PTR record that says {source.ehlo}."
     if not names:
-        return WRONG, f"{source.ip} has no name (PTR): many receivers refuse its mail.", ask
+        return WRONG, f"{source} has no name (PTR): many receivers refuse its mail.", ask
     for name in names:
         try:
             if source.ip in (await addresses_of(name, resolver)).values:
-                return OK, f"{source.ip} is {name}, which leads back to it.", ""
+                return OK, f"{source} is {name}, which leads back to it.", ""
         except Refused:
             continue
     kind = "AAAA" if ":" in source.ip else "A"
-    text = f"{source.ip} is {names[0]}, but that name does not lead back to it."
+    text = f"{source} is {names[0]}, but that name does not lead back to it."
     return WRONG, text, f"Publish {kind} {source.ip} at {names[0]}. Or: {ask}"
 
 
 async def ehlo(source: Source, resolver: Resolver) -> tuple[str, str, str]:
     kind = "AAAA" if ":" in source.ip else "A"
-    advice = (
-        f"Publish {kind} {source.ip} at {source.ehlo}, or set POSTROOM_OUTBOUND__EHLO_NAME to the name of {source.ip}."
-    )
+    setting = "`ehlo_name` of the source (PATCH /v1/sources/:id)" if source.pool else "POSTROOM_OUTBOUND__EHLO_NAME"
+    advice = f"Publish {kind} {source.ip} at {source.ehlo}, or set {setting} to the name of {source.ip}."
     try:
         ips = (await addresses_of(source.ehlo, resolver)).values
     except Refused:
@@ -115,7 +137,7 @@ async def ehlo(source: Source, resolver: Resolver) -> tuple[str, str, str]:
     if source.ip in ips:
         return OK, f"We greet as {source.ehlo}, which leads to {source.ip}.", ""
     where = f"leads to {', '.join(ips)}" if ips else "does not exist"
-    return WRONG, f"We greet as {source.ehlo}, which {where}, not to {source.ip}.", advice
+    return WRONG, f"We greet as {source.ehlo}, which {where}, not to {source}.", advice
 
 
 async def listed(source: Source, zone: str, resolver: Resolver) -> tuple[str, str, str]:
@@ -125,7 +147,7 @@ async def listed(source: Source, zone: str, resolver: Resolver) -> tuple[str, st
         return UNKNOWN, found.text, f"{advice} POSTROOM_HEALTH__BLOCKLISTS says which lists are asked."
     if found.listed:
         advice = f"Find out what was sent and stop it, then ask {zone} to remove the address."
-        return WRONG, f"{source.ip} stands on {zone}: {found.text}", advice
+        return WRONG, f"{source} stands on {zone}: {found.text}", advice
     return OK, f"{source.ip} does not stand on {zone}.", ""
 
 
@@ -141,12 +163,34 @@ async def spf(row: Mapping[str, Any], source: Source, resolver: Resolver) -> tup
         return UNKNOWN, found.term, ""
     mechanism = f"{'ip6' if ':' in source.ip else 'ip4'}:{source.ip}"
     said = {Result.NONE: "has no SPF record", Result.PERMERROR: f"has a broken SPF record ({found.term})"}
-    text = f"{path} {said.get(found.result, f'says {found.result} (`{found.term}`)')}: mail from {source.ip} does not pass."
+    text = (
+        f"{path} {said.get(found.result, f'says {found.result} (`{found.term}`)')}: mail from {source} does not pass."
+    )
     return (
         WRONG,
         text,
         f"Publish `v=spf1 {mechanism} ~all` as the TXT record of {path}, or cover it by POSTROOM_DOMAINS__SPF.",
     )
+
+
+async def spf_shown(published: Published, source: Source, resolver: Resolver) -> tuple[str, str, str]:
+    """The record that domains are told to publish, whether or not they have."""
+    record = f"v=spf1 {published.spf} ~all"
+    found = await check_host(source.ip, published.mx_host, f"bounce@{published.mx_host}", resolver, record=record)
+    if found.result is Result.PASS:
+        return OK, f"The SPF record that domains are told to publish passes mail from {source} by `{found.term}`.", ""
+    if found.result is Result.TEMPERROR:
+        return UNKNOWN, found.term, ""
+    why = f": {found.term}" if found.result is Result.PERMERROR else ""
+    text = f"The SPF record that domains are told to publish, `{record}`, does not pass mail from {source}{why}."
+    mechanism = f"{'ip6' if ':' in source.ip else 'ip4'}:{source.ip}"
+    if "include:" in published.spf:
+        return WRONG, text, f"Add {mechanism} to what `{published.spf}` (POSTROOM_DOMAINS__SPF) stands for in the DNS."
+    advice = (
+        f"Set POSTROOM_DOMAINS__SPF to an `include:` of a name of yours whose record has {mechanism} and the other addresses, and "
+        "tell the owners of domains before (docs/domains.md)."
+    )
+    return WRONG, text, advice
 
 
 async def dkim(row: Mapping[str, Any], published: Published, resolver: Resolver) -> tuple[str, str, str]:
@@ -181,7 +225,10 @@ async def dmarc(row: Mapping[str, Any], resolver: Resolver) -> tuple[str, str, s
 # ---- ports and certificates ------------------------------------------------------------------------------------------
 
 
-async def port_out(what: Scene, resolver: Resolver, sources: Sequence[Source | Finding]) -> tuple[str, str, str]:
+async def port_out(
+    what: Scene, resolver: Resolver, sources: Sequence[Source | Finding], source: Source | None = None
+) -> tuple[str, str, str]:
+    """From `source`, which this machine has; None: from whichever address it takes."""
     if what.route == "provider":
         return OK, "Mail leaves by providers' APIs: port 25 is not needed.", ""
     if what.route == "smarthost" and what.smarthost is not None:
@@ -195,16 +242,20 @@ async def port_out(what: Scene, resolver: Resolver, sources: Sequence[Source | F
         ask = f"Ask your hoster to open outgoing port {port}, or send through a smart host (POSTROOM_OUTBOUND__ROUTE=smarthost)."
     else:
         return UNKNOWN, "POSTROOM_HEALTH__PROBE_DOMAIN is empty: outgoing port 25 is not tried.", ""
-    found = await _probe(host, port, what, resolver, tls=False)
+    found = await _probe(host, port, what, resolver, tls=False, source=source)
+    if found is None:
+        return UNKNOWN, f"{host} has no address that {source} could be tried with.", ""
     if found.error:
-        return WRONG, f"{host}: {found.error}.", ask
+        return WRONG, f"{f'From {source}: ' if source else ''}{host}: {found.error}.", ask
+    if source is not None:
+        return OK, f"{host} answers {source} on port {port}.", ""
     from_ = ", ".join(source.ip for source in sources if isinstance(source, Source)) or "this machine"
     return OK, f"{host} answers on port {port} ({from_}).", ""
 
 
 async def port_in(what: Scene, resolver: Resolver) -> tuple[str, str, str]:
     host = what.published.mx_host
-    found = await _probe(host, what.mx_port, what, resolver, tls=False)
+    found = await _probe(host, what.mx_port, what, resolver, tls=False) or Probe(f"{host} has no address")
     if found.error:
         advice = (
             f"See that inbound-smtp runs, that port {what.mx_port} leads to it, and that {host} leads here. (A router that does "
@@ -216,7 +267,7 @@ async def port_in(what: Scene, resolver: Resolver) -> tuple[str, str, str]:
 
 async def mx_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, str]:
     host = what.published.mx_host
-    found = await _probe(host, what.mx_port, what, resolver, tls=True)
+    found = await _probe(host, what.mx_port, what, resolver, tls=True) or Probe(f"{host} has no address")
     if found.error:
         return UNKNOWN, f"{host}: {found.error}.", ""
     if not found.starttls:
@@ -264,15 +315,23 @@ def _judged(certificate: Certificate | None, host: str, where: str) -> tuple[str
     return OK, f"The certificate of {host} holds for {left.days} days; signed by {by}.", ""
 
 
-async def _probe(host: str, port: int, what: Scene, resolver: Resolver, *, tls: bool) -> Probe:
+async def _probe(
+    host: str, port: int, what: Scene, resolver: Resolver, *, tls: bool, source: Source | None = None
+) -> Probe | None:
+    """None: the host has no address of the source's kind."""
     try:
         ips = await _ips(host, resolver)
     except Refused as error:
         return Probe(error.public.rstrip("."))
     if not ips:
         return Probe(f"{host} has no address")
-    helo = what.sources[0].ehlo or "localhost"
-    return await probe(ips[0], port, host, helo=helo, seconds=SECONDS / 2, tls=tls)
+    helo, bound = (source or what.sources[0]).ehlo or "localhost", None
+    if source is not None:
+        bound = source.bound or source.ip
+        ips = [ip for ip in ips if (":" in ip) == (":" in bound)]
+        if not ips:
+            return None
+    return await probe(ips[0], port, host, helo=helo, seconds=SECONDS / 2, source_ip=bound, tls=tls)
 
 
 async def _ips(host: str, resolver: Resolver) -> Sequence[str]:

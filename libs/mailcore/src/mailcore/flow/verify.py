@@ -38,8 +38,10 @@ from mailcore.dns.verdict import (
     overall,
     statuses,
 )
+from mailcore.flow.addresses import Source, addresses
 from mailcore.flow.domains import raise_event
 from mailcore.kit.log import logger
+from mailcore.mailauth.spf.check import Result, check_host
 from mailcore.mailauth.spf.count import count_lookups
 from mailcore.store import domains
 from mailcore.store.domains import Looked
@@ -78,11 +80,17 @@ async def verify(
     """Returns webhook deliveries queued: ring when not 0. A domain that is gone is no error; one in `exempt` stays as it is."""
     async with store.worker() as db:
         row = await domains.find(db, domain_id)
+        leaves_from: list[Source] = []
+        if published.route == "mx" and row is not None and row["sending"]:
+            leaves_from = (await addresses(db, published.source_ip, "")).of(row["name"])
     if row is None or row["status"] == NOT_STARTED or row["name"] in exempt:
         return 0
     wanted = [each for each in required_records(row, published) if each.type != "CAA"]
     found = await asyncio.gather(*(look_up(record, resolver) for record in wanted))
-    caa, seen = await asyncio.gather(_caa(row, published, resolver), look_around(row, resolver))
+    caa, seen, covered = await asyncio.gather(
+        _caa(row, published, resolver), look_around(row, resolver), _cover(row, leaves_from, resolver)
+    )
+    seen |= covered
     async with store.worker() as db:
         before = await domains.find_locked(db, domain_id)
         if before is None or before["revision"] != row["revision"]:
@@ -122,6 +130,24 @@ async def look_around(row: Mapping[str, Any], resolver: Resolver) -> dict[str, A
         _spf(name, resolver),
     )
     return {"dmarc": dmarc, "dmarc_above": dmarc_above, "mta_sts": mta_sts, "tls_rpt": tls_rpt, "spf": spf}
+
+
+async def _cover(row: Mapping[str, Any], leaves_from: Sequence[Source], resolver: Resolver) -> dict[str, Any]:
+    """`{"leaves_from", "uncovered"}`: addresses that mail of the domain leaves from, and those that the return path's SPF does not
+    pass; one about which the DNS does not answer is passed."""
+    path = f"{row['custom_return_path']}.{row['name']}"
+    ips = [source.ip for source in leaves_from if source.public]
+    found = await asyncio.gather(*(_passes(ip, path, resolver) for ip in ips))
+    return {"leaves_from": ips, "uncovered": [ip for ip, passes in zip(ips, found, strict=True) if not passes]}
+
+
+async def _passes(ip: str, path: str, resolver: Resolver) -> bool:
+    try:
+        async with asyncio.timeout(SPF_SECONDS):
+            found = await check_host(ip, path, f"bounce@{path}", resolver)
+    except TimeoutError:
+        return True
+    return found.result in (Result.PASS, Result.TEMPERROR)
 
 
 async def _nothing() -> str:

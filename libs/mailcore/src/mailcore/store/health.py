@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
 from mailcore.smtp.reply import Reply
 from mailcore.store.session import Connection
+from mailcore.store.sources import HOST_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,32 @@ async def age(db: Connection) -> float | None:
     return seconds
 
 
-async def sources(db: Connection) -> list[tuple[str, str]]:
-    """Addresses that mail leaves from, as the world sees them, each with its EHLO name; empty where the operator named none. Role
-    worker."""
+async def sources(db: Connection, most: int) -> list[dict[str, Any]]:
+    """Addresses of the pools that mail leaves from, as the world sees them; fields of flow.addresses.Source. Role worker."""
+    rows = await db.fetch(_SOURCES, HOST_SECONDS, most)
+    return [dict(row) for row in rows]
+
+
+_SOURCES = """
+SELECT host(a.ip) AS ip, s.ehlo_name AS ehlo, p.name AS pool, host(coalesce(a.local, a.ip)) AS bound, h.usable,
+       coalesce(h.error, '') AS error
+FROM sources s JOIN pools p ON p.id = s.pool_id
+CROSS JOIN LATERAL (VALUES (s.ipv4, s.local_ipv4), (s.ipv6, s.local_ipv6)) AS a (ip, local)
+LEFT JOIN LATERAL (
+  SELECT bool_or(h.usable) AS usable, min(h.error) AS error FROM source_hosts h
+  WHERE h.source_id = s.id AND h.seen_at > now() - make_interval(secs => $1::float8)
+) h ON true
+WHERE s.paused_at IS NULL AND a.ip IS NOT NULL ORDER BY s.id, family(a.ip) LIMIT $2
+"""
+
+
+async def carried(db: Connection) -> dict[tuple[str, int], str]:
+    """Sending domain, empty for every one, and class → the name of the pool that carries such mail: of those with a source."""
     rows = await db.fetch(
-        "SELECT host(a.ip), s.ehlo_name FROM sources s CROSS JOIN LATERAL unnest(ARRAY[s.ipv4, s.ipv6]) AS a (ip) "
-        "WHERE s.paused_at IS NULL AND a.ip IS NOT NULL ORDER BY s.id, family(a.ip)"
+        "SELECT s.domain, s.class, p.name FROM pool_serves s JOIN pools p ON p.id = s.pool_id "
+        "WHERE EXISTS (SELECT FROM sources o WHERE o.pool_id = p.id)"
     )
-    return [(row[0], row[1]) for row in rows]
+    return {(row["domain"], row["class"]): row["name"] for row in rows}
 
 
 async def replies(db: Connection, hours: int) -> dict[str, list[Reply]]:
