@@ -24,7 +24,7 @@ dev: $(STAMP) ## run, and start the services again when their source changes
 
 .PHONY: test
 test: $(STAMP) ## every test that needs no long run: make test [ARGS="-k dkim"] [JOBS=2]
-	$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 .PHONY: test-e2e
 test-e2e: $(STAMP) ## stories and real clients on the running stack

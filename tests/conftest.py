@@ -1,16 +1,52 @@
+"""For all tests; and how several workers share them (`make test`): by file, but those that use one running stack together."""
+
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 # a busy machine is no failure: hypothesis measures nothing here
 settings.register_profile("postroom", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("postroom")
 
+FIRST = ("conformance", "e2e", "integration/postroom", "integration/outbound", "integration", "unit")
+"""What boots whole stacks is given out first and the many short files last, so that all workers end at the same time."""
+TOGETHER = {
+    "tests/e2e/": "tests/e2e",
+    **{f"tests/conformance/test_{name}.py": "world" for name in ("idor", "resend_api", "sdk_methods", "sdks")},
+}
+"""Beginnings of paths to the stack that they share. A file that is missing here costs a boot and nothing else."""
+
+
+class _ByStack(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return next((stack for path, stack in TOGETHER.items() if file.startswith(path)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByStack | None:
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # in our order, not by their number of tests
+    return _ByStack(config, log)  # type: ignore[arg-type]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _rank(item.path))
+
+
+def _rank(file: Path) -> int:
+    here = file.relative_to(Path(__file__).parent).as_posix()
+    return next((n for n, folder in enumerate(FIRST) if here.startswith(f"{folder}/")), len(FIRST))
+
 
 def pytest_collection_finish() -> None:
-    """Thousands of collected tests live until the end: no collection of garbage need walk them each time."""
+    """Thousands of tests live until the end: no collection of garbage need walk them each time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -63,9 +63,10 @@ def wait_for(check: Callable[[], T | None], what: str, seconds: float = 60.0) ->
 def traversable(folder: Path) -> None:
     """Root's Postgres runs as `nobody`, who has to pass through pytest's private folders (they are ours)."""
     if os.getuid() == 0:
-        for path in (folder, *folder.parents):
-            if path.name.startswith(("pytest-", "popen-")) or path == folder:
-                path.chmod(path.stat().st_mode | 0o011)
+        path = [folder, *folder.parents]
+        ours = max((n for n, each in enumerate(path) if each.name.startswith("pytest-")), default=0)
+        for each in path[: ours + 1]:
+            each.chmod(each.stat().st_mode | 0o011)
 
 
 class Stack:

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from email import policy
 from email.parser import BytesParser
 from pathlib import Path
@@ -24,6 +23,7 @@ import dns.rdatatype
 import httpx
 import pytest
 
+from conformance.world import World
 from peers import peer
 from stack import Stack, wait_for
 
@@ -32,11 +32,8 @@ CACHE = HERE.parents[1] / ".cache" / "resend-npm"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    # the clients ask faster than ten times a second
-    env = {"POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "0"}
-    with Stack(tmp_path_factory.mktemp("sdks") / "stack", env=env) as running:
-        yield running
+def stack(there: World) -> Stack:
+    return there.stack
 
 
 def _environment(stack: Stack, **more: str) -> dict[str, str]:

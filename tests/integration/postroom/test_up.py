@@ -28,6 +28,8 @@ LIGHT = {
     "POSTROOM_IMAP_SYNC__PROCESSES": "0",
     "POSTROOM_WEBHOOKS__PROCESSES": "0",
 }
+BARE = {**LIGHT, "POSTROOM_API__PROCESSES": "0"}
+"""What is under the services alone."""
 KEYS = {
     *("api_url", "web_url", "api_key", "org_id", "admin_email", "admin_password", "mx", "submission", "submissions"),
     *("relay", "catcher", "dns", "tls_ca", "metrics_url", "ops", "database_url", "redis_url", "pids"),
@@ -204,7 +206,7 @@ def test_a_killed_part_is_started_again(stack: Stack, group: str) -> None:
 
 
 def test_a_second_start_finds_everything_again(tmp_path: Path) -> None:
-    stack = Stack(tmp_path, env=LIGHT).start()
+    stack = Stack(tmp_path, env=BARE).start()
     first = stack.dev
     assert stack.stop(signal.SIGINT) == 0
     assert not (stack.data / "dev.json").exists()
@@ -222,7 +224,7 @@ def get_pids_alive(dev: dict[str, Any]) -> list[int]:
 
 def test_one_stop_that_arrives_twice_kills_nothing(tmp_path: Path) -> None:
     """make hands on the SIGTERM that `timeout` and supervisors send to the whole group: `postroom up` sees it twice."""
-    with Stack(tmp_path, env=LIGHT) as stack:
+    with Stack(tmp_path, env=BARE) as stack:
         assert stack.process is not None
         stack.process.send_signal(signal.SIGTERM)
         assert stack.stop(signal.SIGINT) == 0
@@ -241,7 +243,7 @@ def test_kill_of_up_leaves_no_orphan_and_the_next_start_works(tmp_path: Path) ->
 
 
 def test_a_stale_pid_file_with_a_strangers_number_is_survived(tmp_path: Path) -> None:
-    stack = Stack(tmp_path, env=LIGHT).start()
+    stack = Stack(tmp_path, env=BARE).start()
     pid_file = stack.data / "pg" / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
     assert stack.stop() == 0
@@ -258,7 +260,7 @@ def test_live_mode_has_no_catcher_and_no_lab(tmp_path: Path) -> None:
 
 
 def test_postgres_16_will_do(tmp_path: Path) -> None:
-    with Stack(tmp_path, env=LIGHT, arguments=("--postgres", "16")) as stack:
+    with Stack(tmp_path, env=BARE, arguments=("--postgres", "16")) as stack:
         assert "Postgres 16 started" in stack.output()
     assert (stack.data / "pg" / "PG_VERSION").read_text().strip() == "16"
 
@@ -289,7 +291,7 @@ def test_folders_of_newer_versions_are_refused(tmp_path: Path) -> None:
 
 def test_a_wrong_encryption_key_is_refused(tmp_path: Path) -> None:
     assert "must be 32 bytes" in refused(tmp_path, env={"POSTROOM_ENCRYPTION_KEY": "short"})
-    with Stack(tmp_path, env=LIGHT):
+    with Stack(tmp_path, env=BARE):
         pass
     line = refused(tmp_path, env={"POSTROOM_ENCRYPTION_KEY": "00" * 32})
     assert "is not the key this database was set up with" in line
