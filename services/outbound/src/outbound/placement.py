@@ -71,6 +71,8 @@ class Asking:
     domain: KnownWarmup | None
     yields: float = 0.0
     """Seconds in which room is of no use to it, or is left to others."""
+    stays: bool = False
+    """It takes no other way out than ours: a provider's API promises no TLS from there on (RFC 8689)."""
 
     @property
     def broadcast(self) -> bool:

@@ -17,6 +17,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from mailcore.flow import warmup
@@ -171,7 +172,9 @@ class Sources:
         """What may takes its pool's way out; returns the others, which wait."""
         by_route: dict[int, list[Asking]] = {}
         for ask in asking:
-            if ask.pool is not None and ask.pool.overflow is not None and not self._waits_for_domain(ask):
+            if ask.pool is None or ask.pool.overflow is None or ask.stays:
+                continue
+            if not self._waits_for_domain(ask):
                 by_route.setdefault(ask.pool.overflow, []).append(ask)
         gone: set[Key] = set()
         for route, asks in by_route.items():
@@ -205,7 +208,8 @@ class Sources:
             for row in rows:
                 turn = READERS_TURN if class_ == BROADCAST else TRANSACTIONAL_TURN
                 turn = OTHERS_TURN if row.key in silent else turn
-                asking.append(self._ask(content, row, turn, order, domain))
+                ask = self._ask(content, row, turn, order, domain)
+                asking.append(replace(ask, stays=True) if content.requiretls else ask)
         return sorted(asking, key=lambda ask: ask.turn)
 
     async def _silent(self, rows: Iterable[Leased]) -> set[Key]:

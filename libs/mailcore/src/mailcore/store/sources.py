@@ -214,7 +214,8 @@ async def _serve(db: Connection, pool_id: UUID, serves: Serves) -> None:
 
 
 async def _overflow(db: Connection, pool_id: UUID, way_id: UUID | None) -> None:
-    """The route of what has no room: to one way of the installation. What waits in a route that is gone goes the default way."""
+    """The route of what has no room: to one way of the installation, and back to where it came from while that one rests, to wait
+    for room. What waits in a route that is gone goes the default way."""
     mine = "org_id IS NULL AND tag_name = $1 AND tag_value = $2"
     before = await db.fetchval(f"SELECT id FROM routes_out WHERE {mine}", OVERFLOW, str(pool_id))
     if way_id is None:
@@ -223,11 +224,12 @@ async def _overflow(db: Connection, pool_id: UUID, way_id: UUID | None) -> None:
         return
     if not await ways.known(db, None, [way_id]):
         raise Invalid("The installation has no such way out: see /v1/installation/ways.", field="overflow")
+    named = [way_id, ways.DEFAULT]
     if before is not None:
-        await ways.change_route(db, None, before, [way_id])
+        await ways.change_route(db, None, before, named)
     else:
         tag = {"tag_name": OVERFLOW, "tag_value": str(pool_id)}
-        await ways.add_route(db, route_id=uuid7(), org_id=None, for_org=None, domain_id=None, ways=[way_id], **tag)
+        await ways.add_route(db, route_id=uuid7(), org_id=None, for_org=None, domain_id=None, ways=named, **tag)
 
 
 async def remove_pool(db: Connection, id_: UUID) -> None:
