@@ -104,7 +104,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     tls_results = TlsResults()
     policy_hosts = GuardedClient(
-        Guard("mx", settings.network.allow.mx, resolve=partial(addresses, resolver)), tls=authorities(own.ca_file)
+        Guard("mx", settings.network.allow.mx, resolve=partial(addresses, resolver)),
+        tls=authorities(own.ca_file) if own.ca_file else None,
     )
     retries = Retries(
         own.retry_schedule, {BROADCAST: own.broadcast_lifetime_seconds}, notice_seconds=own.delay_notice_seconds
@@ -274,11 +275,10 @@ async def addresses(resolver: DnsResolver, host: str) -> list[str]:
         return []
 
 
-def authorities(ca_file: str | None) -> ssl.SSLContext:
+def authorities(ca_file: str) -> ssl.SSLContext:
     """Verifies certificates; those of the operator's own authorities too. One for each kind of protocol: clients set its ALPN."""
     context = tls_context()
-    if ca_file:
-        context.load_verify_locations(ca_file)
+    context.load_verify_locations(ca_file)
     return context
 
 
