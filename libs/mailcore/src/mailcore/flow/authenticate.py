@@ -132,6 +132,7 @@ class Authentication:
             },
             "arc": {
                 "result": self.arc.status,
+                "temporary": self.arc.temporary,
                 "sealers": [each.seal.domain for each in self.arc.sets],
                 "reason": _plain(self.arc.reason),
             },

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from mailcore.flow import threads, words
 from mailcore.flow.receive import decision
 from mailcore.kit.ids import uuid7
-from mailcore.mime.fields import MailAddress
-from mailcore.mime.parse import Summary
+from mailcore.mime.fields import Field, MailAddress, read_fields
+from mailcore.mime.parse import Limits, Summary
 from mailcore.store.arrivals import RoutedArrival, Stored
 from mailcore.store.events import NewEvent
 from mailcore.store.messages import RoutedMessage
 
+if TYPE_CHECKING:
+    from mailcore.flow.pass_on import Outgoing
+
 _MOST_DEFECTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One to one endpoint, for one recipient."""
+
+    webhook_id: UUID
+    recipient: str
+    route_id: UUID
+    route: str
 
 
 @dataclass(slots=True)
@@ -33,9 +46,34 @@ class InHand:
     """As flow.authenticate tells it; of a mail that was looked at before the reply, what was found then."""
     held: str = ""
     """Why nothing becomes of it before somebody looks at it: it is quarantined. Empty: nothing is in its way."""
+    held_by: str | None = None
+    """The step that holds it."""
+    state: str = "routed"
+    """What the arrival becomes: routed, quarantined, dropped, refused."""
+    boxes: list[str] = field(default_factory=list)
+    """Addresses of the mailboxes that it goes into, each once."""
+    outgoing: Outgoing | None = None
+    """What is passed on of it."""
+    posts: list[Post] = field(default_factory=list)
+    """Endpoints that its routes name."""
+    _fields: list[Field] | None = None
 
     def decide(self, step: str, what: str, why: str, **more: Any) -> None:
         self.decisions.append(decision(step, what, why, **more))
+
+    def hold(self, by: str, why: str) -> None:
+        """The first to hold it counts. What somebody has let out is held no more, and that is said."""
+        if self.row.released_at is not None:
+            self.decide(by, "not held", f"It has been released. {why}")
+        elif not self.held:
+            self.held, self.held_by, self.state = why, by, "quarantined"
+
+    @property
+    def fields(self) -> list[Field]:
+        """Of its header, under the limits of mime.parse; read at the first question, while `raw` is there."""
+        if self._fields is None:
+            self._fields, _ = read_fields(self.raw, 0, Limits().header_bytes, [])
+        return self._fields
 
 
 def mailbox_addresses(rcpt_to: Sequence[str]) -> list[str]:
@@ -57,7 +95,9 @@ def routed(mail: InHand, made: Sequence[RoutedMessage]) -> RoutedArrival:
     """The arrival as it is when its mail is routed."""
     row = mail.row
     summary = summary_json(row.id, row.rcpt_to, mail.summary)
-    return RoutedArrival(row.id, summary, _decisions(mail, made), mail.auth, "quarantined" if mail.held else "routed")
+    return RoutedArrival(
+        row.id, summary, _decisions(mail, made), mail.auth, mail.state, mail.held_by, mail.held or None
+    )
 
 
 def summary_json(arrival_id: UUID, rcpt_to: Sequence[str], found: Summary) -> dict[str, Any]:
@@ -99,7 +139,7 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
     made = []
     mark, about = words.mark(row.org_id, row.created_at), threads.related(found)
     found_by = words.tsvector(found, org_id=row.org_id, received_at=row.created_at, rcpt_to=row.rcpt_to)
-    for address in mailbox_addresses(row.rcpt_to):
+    for address in mail.boxes:
         mailbox = boxes.get((row.org_id, address))
         if mailbox is not None:
             made.append(
@@ -131,16 +171,35 @@ def _decisions(mail: InHand, made: Sequence[RoutedMessage]) -> list[dict[str, An
     found += mail.decisions
     if mail.held:
         return [*found, decision("route", "quarantined", mail.held)]
-    if not made:
+    if mail.boxes and not made:
         return [*found, decision("route", "no mailbox", "The organization is gone.")]
-    why = "A recipient of this mail has it as its address, apart from a +tag."
+    why = "A recipient of this mail has it as its address, apart from a +tag, or a route names it."
     return [
         *found,
         *(
             decision("route", "delivered", why, mailbox_id=str(message.mailbox_id), message_id=str(message.id))
             for message in made
         ),
-        decision("route", "announced", "Event email.received.", event="email.received"),
+        *(
+            [decision("route", "announced", "Event email.received.", event="email.received")]
+            if mail.state == "routed"
+            else []
+        ),
+    ]
+
+
+def routed_events(mail: InHand) -> list[tuple[NewEvent, UUID]]:
+    """One for each post to an endpoint that a route names, with the endpoint."""
+    row = mail.row
+    return [
+        (
+            NewEvent(
+                *(uuid7(), row.org_id, "email.routed", row.id, row.created_at, [post.recipient]),
+                {"route": {"id": str(post.route_id), "name": post.route}},
+            ),
+            post.webhook_id,
+        )
+        for post in mail.posts
     ]
 
 

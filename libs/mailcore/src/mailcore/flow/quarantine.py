@@ -2,7 +2,7 @@
 
     release   it is routed again, and nothing holds it a second time; the decision and who made it stand in its trace
     delete    its content is gone, the row with everything that was decided about it stays
-    expire    the same after DAYS, for what a decision holds; mail that killed its workers waits for somebody for ever
+    expire    the same after HELD_DAYS, for what a decision holds; mail that killed its workers waits for somebody for ever
 
 Each is one transaction, and twice does what once does.
 """
@@ -19,11 +19,11 @@ from mailcore.kit.log import logger
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ROUTE
 from mailcore.store import quarantine
+from mailcore.store.arrivals import HELD_DAYS
 from mailcore.store.session import Store
 
 log = logger(__name__)
 
-DAYS = 30
 BATCH = 500
 
 
@@ -52,7 +52,7 @@ async def expire(store: Store, blobs: BlobStore, now: datetime) -> int:
     while True:
         async with store.worker() as db:
             due = await quarantine.due(db, now, BATCH)
-            told = decision("quarantine", "dropped", f"Nobody released it within {DAYS} days.", now)
+            told = decision("quarantine", "dropped", f"Nobody released it within {HELD_DAYS} days.", now)
             gone = await quarantine.drop(db, due, told)
         await _remove(blobs, gone.blobs)
         total += gone.count

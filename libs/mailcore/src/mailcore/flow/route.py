@@ -2,9 +2,9 @@
 
 1. `_read`   the arrival's raw mail, parsed under limits (flow.parse): the summary
 2. `_steps`  what is found out about it, each a line there, before anything is written: whom it is from (flow.authenticate), reports
-             about what we sent
-3. `_write`  one transaction: the lease is still ours, mailboxes found or made, messages, the event email.received, state routed
-4. after the commit the webhooks' bell
+             about what we sent, and what the organization's routes say (flow.follow)
+3. `_write`  one transaction: the lease is still ours, mailboxes found or made, messages, what is passed on, events, the new state
+4. after the commit the bells of webhooks and outbound
 
 Steps may talk to the network and hold no transaction; what they find stands in the mail in hand (flow.in_hand), their decisions end
 in `arrivals.decisions`. A step that raises Unavailable makes the mail wait, whatever else it raises fails this try.
@@ -19,24 +19,29 @@ fails is tried again mail by mail, so that one bad mail holds up no other.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from uuid import UUID
 
 from mailcore.blob.base import BlobStore
 from mailcore.dsn import tls_report
 from mailcore.flow import threads, tls_reports
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
-from mailcore.flow.in_hand import InHand, mailbox_addresses, messages_of, received_event, routed
+from mailcore.flow.follow import follow
+from mailcore.flow.in_hand import InHand, messages_of, received_event, routed, routed_events
 from mailcore.flow.parse import Reader, raw_of
+from mailcore.flow.pass_on import PassesOn
 from mailcore.flow.receive import decision
+from mailcore.flow.submit import Due, Submits
+from mailcore.flow.tables import Tables
 from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.retry import delay
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import WEBHOOKS
-from mailcore.store import arrivals, events, mailboxes, messages
+from mailcore.store import arrivals, events, mailboxes, messages, usage
 from mailcore.store.arrivals import Claimed, Stored
-from mailcore.store.session import Store
+from mailcore.store.session import Connection, Store
 
 log = logger(__name__)
 
@@ -55,15 +60,24 @@ class Routes:
     """One a process."""
 
     def __init__(
-        self, store: Store, ringer: Ringer, blobs: BlobStore, *, authenticator: Authenticator | None = None
+        self,
+        store: Store,
+        ringer: Ringer,
+        blobs: BlobStore,
+        *,
+        authenticator: Authenticator | None = None,
+        submits: Submits | None = None,
     ) -> None:
-        """`authenticator`: None leaves out whether mail is from whom it says."""
+        """`authenticator`: None leaves out whether mail is from whom it says. `submits`: by which mail is passed on; None: one of
+        its own."""
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
         self._reader = Reader()
         self._authenticator = authenticator
         self._policies = DmarcPolicies(store)
+        self._tables = Tables(store)
+        self._passes_on = PassesOn(store, submits or Submits(store, ringer, blobs))
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._slow: set[asyncio.Task[None]] = set()
 
@@ -71,6 +85,7 @@ class Routes:
         """Routes what `worker` has claimed; how many were. A mail that fails is due again later. Raises Unavailable."""
         async with self._store.worker() as db:
             rows = {row.id: row for row in await arrivals.load(db, [one.arrival_id for one in claimed])}
+        await self._tables.of({one.org_id for one in claimed})  # for the whole batch, and remembered
         while len(self._slow) >= MAX_SLOW:
             await asyncio.wait(self._slow, return_when=asyncio.FIRST_COMPLETED)
         trying = [asyncio.create_task(self._try(worker, one, rows.get(one.arrival_id))) for one in claimed]
@@ -145,6 +160,7 @@ class Routes:
         """In this order: each may read what those before it found."""
         await self._authenticate(mail)
         await self._reports(mail)
+        await self._follow(mail)
         mail.raw = b""
 
     async def _authenticate(self, mail: InHand) -> None:
@@ -155,7 +171,7 @@ class Routes:
             mail.auth = await self._authenticator.of_arrival(mail.raw, row)
         held = await self._policies.holds(row.org_id, row.rcpt_to, mail.auth)
         if held:
-            mail.held = held
+            mail.hold("dmarc", held)
 
     async def _reports(self, mail: InHand) -> None:
         """Reports about mail that we sent. Each is stored once however often it is read."""
@@ -165,13 +181,18 @@ class Routes:
         for what, why in await tls_reports.receive_mail(self._store, row.org_id, mail.raw, source=row.mail_from):
             mail.decide("report", what, why)
 
+    async def _follow(self, mail: InHand) -> None:
+        """What the organization's routes say becomes of it; nothing of what somebody is to look at first."""
+        org_id = mail.row.org_id
+        await follow(mail, (await self._tables.of([org_id]))[org_id], self._passes_on)
+
     # ---- 3. write ------------------------------------------------------------------------------------------------
 
     async def _write(self, worker: int, ready: list[tuple[Claimed, InHand]]) -> int:
         if not ready:
             return 0
         try:
-            done, queued = await self._commit(worker, [mail for _, mail in ready])
+            done, due = await self._commit(worker, [mail for _, mail in ready])
         except Unavailable:
             raise
         except Exception as error:
@@ -180,26 +201,38 @@ class Routes:
                 return 0
             log.warning("a batch could not be routed; trying its mails alone", mails=len(ready), error=repr(error))
             return sum([await self._write(worker, [one]) for one in ready])
-        if queued:
-            self._ringer.ring(WEBHOOKS)
+        self._passes_on.submits.ring(due)
         return done
 
-    async def _commit(self, worker: int, ready: Sequence[InHand]) -> tuple[int, int]:
-        """How many were routed, how many webhook deliveries that queued."""
+    async def _commit(self, worker: int, ready: Sequence[InHand]) -> tuple[int, Due]:
+        """How many were routed, and what to ring."""
         async with self._store.worker() as db:
             mine = await arrivals.finish(db, worker, [mail.row.id for mail in ready])
             todo = [mail for mail in ready if mail.row.id in mine and mail.row.state == "received"]
-            free = [mail for mail in todo if not mail.held]
-            boxes = await mailboxes.ensure(
-                db, {(mail.row.org_id, address) for mail in free for address in mailbox_addresses(mail.row.rcpt_to)}
-            )
-            new = {mail.row.id: messages_of(mail, boxes) for mail in free}
+            boxes = await mailboxes.ensure(db, {(mail.row.org_id, address) for mail in todo for address in mail.boxes})
+            new = {mail.row.id: messages_of(mail, boxes) for mail in todo if mail.boxes}
             done = await arrivals.settle_routed(db, [routed(mail, new.get(mail.row.id, ())) for mail in todo])
-            made = [message for id_ in done for message in new.get(id_, ())]
+            written = [mail for mail in todo if mail.row.id in done and mail.state == "routed"]
+            made = [message for mail in written for message in new.get(mail.row.id, ())]
             if made:
                 await messages.insert(db, await threads.assign(db, made))
-            queued = await events.insert(db, [received_event(mail.row) for mail in free if mail.row.id in done])
-        return len(done), queued
+            queued = await events.insert(db, [received_event(mail.row) for mail in written])
+            queued += await events.insert_for(db, [post for mail in written for post in routed_events(mail)])
+            due = await self._pass_on(db, written)
+        return len(done), Due(due.sites, due.webhooks or queued > 0)
+
+    async def _pass_on(self, db: Connection, written: Sequence[InHand]) -> Due:
+        """Once: in the transaction that ends the lease."""
+        outgoing = [(mail.row.org_id, mail.outgoing) for mail in written if mail.outgoing is not None]
+        rows = [row for _, each in outgoing for row in each.rows]
+        if not rows:
+            return Due([], webhooks=False)
+        due = await self._passes_on.submits.submit_in(db, rows)
+        stays = Counter[UUID]()
+        for org_id, each in outgoing:
+            stays[org_id] += each.relayed
+        await usage.give_back(db, {org_id: count for org_id, count in stays.items() if count})
+        return due
 
     # ---- what fails ----------------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from mailcore.store.session import Connection
 MAX_CRASHES = 3
 """Of workers that routed a mail alone; the crash that came before, in company, may have been another's fault."""
 
+HELD_DAYS = 30
+"""How long a decision holds a mail in quarantine; then it is deleted (flow.quarantine)."""
 MAX_COUNT = 10_000
 """Arrivals are counted, and paged through by number, up to this many."""
 
@@ -82,6 +84,8 @@ class Stored:
     raw_blob: str | None
     auth: dict[str, Any] | None
     created_at: datetime
+    released_at: datetime | None = None
+    """Since when somebody has let it out of quarantine: nothing holds it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,11 @@ class RoutedArrival:
     auth: dict[str, Any] | None = None
     """None: as it was."""
     state: str = "routed"
-    """Or `quarantined`."""
+    """Or `quarantined`, `dropped`, `refused`."""
+    held_by: str | None = None
+    """Of a quarantined one: the step that holds it …"""
+    held_reason: str | None = None
+    """… and why."""
 
 
 async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
@@ -218,7 +226,8 @@ async def quarantine(db: Connection, ids: Sequence[UUID], decision: dict[str, An
 
 async def load(db: Connection, ids: Sequence[UUID]) -> list[Stored]:
     rows = await db.fetch(
-        "SELECT id, org_id, door, source, mail_from, rcpt_to, facts, state, size, raw, raw_blob, auth, created_at FROM arrivals "
+        "SELECT id, org_id, door, source, mail_from, rcpt_to, facts, state, size, raw, raw_blob, auth, created_at, "
+        "released_at FROM arrivals "
         "WHERE id = ANY ($1)",
         ids,
     )
@@ -244,6 +253,9 @@ async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[
         [_json(one.decisions) for one in routed],
         [one.auth for one in routed],
         [one.state for one in routed],
+        [one.held_by for one in routed],
+        [one.held_reason for one in routed],
+        [HELD_DAYS] * len(routed),
     )
     return {row["id"] for row in rows}
 
@@ -338,9 +350,11 @@ RETURNING q.arrival_id, q.org_id, q.attempt
 _CLAIM_CRASHED = _CLAIM.replace("crashes = 0", "crashes > 0")
 
 _ROUTED = """
-UPDATE arrivals a SET state = r.state, routed_at = CASE r.state WHEN 'routed' THEN now() END, summary = r.summary,
-  decisions = a.decisions || r.decisions::jsonb, auth = coalesce(r.auth, a.auth)
-FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[], $5::text[]) AS r (id, summary, decisions, auth, state)
+UPDATE arrivals a SET state = r.state, routed_at = CASE WHEN r.state <> 'quarantined' THEN now() END, summary = r.summary,
+  decisions = a.decisions || r.decisions::jsonb, auth = coalesce(r.auth, a.auth), held_by = r.held_by, held_reason = r.held_reason,
+  held_until = CASE r.state WHEN 'quarantined' THEN now() + make_interval(days => r.days) END
+FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::integer[])
+  AS r (id, summary, decisions, auth, state, held_by, held_reason, days)
 WHERE a.id = r.id AND a.state = 'received'
 RETURNING a.id
 """

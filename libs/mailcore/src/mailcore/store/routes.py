@@ -112,6 +112,11 @@ async def ensure_lanes(db: Connection, org_id: UUID, ways: Collection[UUID]) -> 
         )
 
 
+async def domain_id(db: Connection, name: str) -> UUID | None:
+    """The organization's own domain of that name, verified or not."""
+    return await db.fetchval("SELECT id FROM domains WHERE name = $1", name)  # type: ignore[no-any-return]
+
+
 # ---- for routing: role worker ----------------------------------------------------------------------------------------
 
 
@@ -146,7 +151,9 @@ SELECT o.org_id, t.routes,
   CASE WHEN t.routes IS NOT NULL THEN
     ARRAY(SELECT w.id FROM webhooks w WHERE w.org_id = o.org_id AND w.status = 'enabled') END AS endpoints,
   CASE WHEN t.routes IS NOT NULL THEN
-    ARRAY(SELECT d.name FROM domains d WHERE d.org_id = o.org_id AND d.status = 'verified' ORDER BY d.id LIMIT 20) END AS senders
+    ARRAY(SELECT d.name FROM domains d WHERE d.org_id = o.org_id AND d.sending
+          AND (d.status = 'verified' OR d.status IN ('partially_verified', 'partially_failed') AND d.lacking = 'receiving')
+          ORDER BY d.id LIMIT 100) END AS senders
 FROM unnest($1::uuid[]) AS o (org_id)
 CROSS JOIN LATERAL (
   SELECT jsonb_agg(jsonb_build_object('id', r.id, 'name', r.name, 'updated_at', r.updated_at, 'match', r.match,

@@ -7,7 +7,7 @@ statement sees a row either there or in its sum.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from uuid import UUID
@@ -41,6 +41,17 @@ async def lock(db: Connection, orgs: Sequence[UUID]) -> None:
     """Until the transaction ends nobody else decides about these quotas; waits for whoever does."""
     ids = sorted(_lock_id(org_id) for org_id in orgs)  # one order for all: no deadlock
     await db.execute("SELECT pg_advisory_xact_lock(id) FROM unnest($1::bigint[]) AS k (id)", ids)
+
+
+async def give_back(db: Connection, copies: Mapping[UUID, int]) -> None:
+    """Copies that the statement which stored them has counted and that count against no quota; role worker."""
+    if copies:
+        await db.execute(
+            "INSERT INTO usage_deltas (org_id, day, sent) SELECT t.org_id, (now() AT TIME ZONE 'UTC')::date, -t.copies "
+            "FROM unnest($1::uuid[], $2::bigint[]) AS t (org_id, copies)",
+            list(copies),
+            list(copies.values()),
+        )
 
 
 async def roll_up(db: Connection) -> int:
