@@ -298,7 +298,7 @@ def test_a_wrong_encryption_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_service_that_cannot_start_is_given_up_with_its_own_words(tmp_path: Path) -> None:
-    line = refused(tmp_path, env={"POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "many"})
+    line = refused(tmp_path, env={"POSTROOM_API__PROCESSES": "1", "POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND": "many"})
     assert line.startswith("Giving up: api")
     assert "POSTROOM_RATE_LIMIT__REQUESTS_PER_SECOND" in line
 
