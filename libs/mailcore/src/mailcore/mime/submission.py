@@ -64,6 +64,8 @@ class Submission:
     """Of From, in normal form."""
     sender_domain: str | None
     """Of Sender, where there is one."""
+    resent_domains: list[str]
+    """Of Resent-From and Resent-Sender, each once: who resends speaks in a name, too (RFC 5322 §3.6.6)."""
     to: list[str]
     cc: list[str]
     reply_to: list[str]
@@ -115,6 +117,7 @@ def prepare(raw: bytes, *, id_: UUID, by: str, protocol: str, now: datetime) -> 
         from_=str(Mailbox(decode_words(mailbox.name), mailbox.address)),
         domain=mailbox.address.domain,
         sender_domain=_sender_domain(read),
+        resent_domains=_resent_domains(read),
         to=_shown(read, "to"),
         cc=_shown(read, "cc"),
         reply_to=_shown(read, "reply-to"),
@@ -190,6 +193,22 @@ def _sender_domain(fields: list[Field]) -> str | None:
         raise _refused("Sender must hold exactly one address.") from error
     except Invalid as error:
         raise _refused("Sender must hold exactly one address.") from error
+
+
+def _resent_domains(fields: list[Field]) -> list[str]:
+    """Raises Refused where they cannot be told."""
+    found: dict[str, None] = {}
+    for name, shown in (("resent-from", "Resent-From"), ("resent-sender", "Resent-Sender")):
+        if not any(field.name == name for field in fields):
+            continue
+        try:
+            named = [parse_address(each.address).domain for each in addresses(fields, name, [])]
+        except Invalid:
+            named = []
+        if not named:
+            raise _refused(f"{shown} must hold addresses.")
+        found.update(dict.fromkeys(named))
+    return list(found)
 
 
 def _shown(fields: list[Field], name: str) -> list[str]:

@@ -104,6 +104,8 @@ class SubmissionSession(Session[Submission]):
         email.requiretls = transaction.requiretls
         if message.sender_domain is not None and message.sender_domain != message.domain:
             await submits.sending_domain(key.org_id, message.sender_domain, only=key.domain_ids, to=wanted)
+        for domain in message.resent_domains:
+            await submits.sending_domain(key.org_id, domain, only=key.domain_ids, to=wanted)
         once = _once(message, wanted)
         done = await submits.submit(key.org_id, [email], door="submission", only=key.domain_ids, once=once)
         self.listener.keys.counts.add(key.org_id, key.id, len(email.recipients), done.names)
