@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
+import time
 from collections.abc import Awaitable, Callable
+from html import unescape
 from html.parser import HTMLParser
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -130,6 +133,33 @@ class _Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+
+
+async def test_files_of_a_shared_page_end_with_it(api: httpx.AsyncClient, make_client: MakeClient) -> None:
+    id_ = await _send(api, attachments=[_file(b"small", filename="a.txt")])
+    for asked, seconds in (("10m", 600), ("2d", 3600)):
+        shared = (await api.post(f"/emails/{id_}/share", json={"expires_in": asked})).json()["url"]
+        page = (await (await make_client()).get(_path(shared))).text
+        (link,) = re.findall(r'href="([^"]*/v1/downloads/[^"]*)"', page)
+        file, of_page = (dict(parse_qsl(urlsplit(unescape(url)).query))["expires"] for url in (link, shared))
+        assert int(file) <= int(of_page)
+        assert seconds - 60 < int(file) - time.time() <= seconds
+        assert (await (await make_client()).get(_path(unescape(link)))).content == b"small"
+
+
+async def test_a_name_of_any_length_fits_into_the_header(api: httpx.AsyncClient, make_client: MakeClient) -> None:
+    names = {
+        "ä" * 250 + ".pdf": "ä" * 98 + ".pdf",
+        "x" * 255: "x" * 200,
+        "a." + "b" * 240: "a." + "b" * 198,
+        "é.txt": "é.txt",
+    }
+    id_ = await _send(api, attachments=[_file(b"-", filename=name) for name in names])
+    for one in (await api.get(f"/emails/{id_}/attachments")).json()["data"]:
+        url = (await api.get(f"/emails/{id_}/attachments/{one['id']}")).json()["download_url"]
+        header = (await (await make_client()).get(_path(url))).headers["content-disposition"]
+        assert unquote(header.partition("filename*=UTF-8''")[2]) == names[one["filename"]]
+        assert len(header) < 1000
 
 
 async def test_a_shared_page(api: httpx.AsyncClient, make_client: MakeClient) -> None:

@@ -25,6 +25,8 @@ from .harness import MakeClient, assert_error, email
 
 PERSON = {"user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 GMAIL = {"user-agent": "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)"}
+PUBLIC = {"public_url": "http://api.test"}
+"""The host that the tests ask: the installation's own."""
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 
 
@@ -97,7 +99,7 @@ async def make_mail(
                 id_,
                 at,
             )
-        return Mail(await make_client(), admin, tracking, org, id_)
+        return Mail(await make_client(None, http=PUBLIC), admin, tracking, org, id_)
 
     return make
 
@@ -263,9 +265,37 @@ async def test_the_tokens_of_another_key_and_of_an_older_one(
     mail = await make_mail()
     foreign = Tracking("", Keyring([b"x" * 32]).derive("track"), True, True)
     assert (await mail.client.get(open_url(foreign, org, mail.id))).status_code == 404
-    rotated = await make_client(encryption_key="ab" * 32, old_encryption_keys=[bytes(range(32)).hex()])
+    rotated = await make_client(
+        None, http=PUBLIC, encryption_key="ab" * 32, old_encryption_keys=[bytes(range(32)).hex()]
+    )
     answer = await rotated.get(mail.click_path("https://a.example/"), headers=PERSON)
     assert answer.status_code == 302, "links of mail that was sent before the key changed go on working"
+
+
+async def test_a_link_leads_from_its_organizations_hosts_only(
+    make_mail: MakeMail, admin: asyncpg.Connection, make_org: Callable[[], Awaitable[UUID]], make_domain: Any
+) -> None:
+    """D3: a link in one organization's mail is not taken for another's word by standing on that one's host."""
+    mail = await make_mail()
+    bank = await make_domain(await make_org(), "bank.test")
+    ours = await admin.fetchval("SELECT id FROM domains WHERE org_id = $1", mail.org_id)
+    for id_ in (bank, ours):
+        await admin.execute(
+            "UPDATE domains SET tracking_subdomain = 'links', old_tracking = '{click}' WHERE id = $1", id_
+        )
+
+    async def status(host: str) -> int:
+        return (await mail.click("https://a.example/", **PERSON, host=host)).status_code
+
+    assert await status("links.bank.test") == await status("click.bank.test") == await status("BANK.test:443") == 404
+    assert await status("stranger.example") == 404
+    assert await status("links.postroom.test") == await status("CLICK.postroom.test:8443") == 302
+    # the installation's own, and what only a proxy in front of it says
+    for host in ("api.test", "127.0.0.1:8080", "[::1]:8080", "api:8080"):
+        assert await status(host) == 302, host
+    assert [detail["click"]["link"] for _, detail in await mail.events()] == ["https://a.example/"] * 6
+    await admin.execute("UPDATE domains SET old_tracking = '{}' WHERE id = $1", ours)
+    assert await status("click.postroom.test") == 302, "known for some minutes"
 
 
 async def test_without_a_database_mail_still_shows_and_links_still_lead(

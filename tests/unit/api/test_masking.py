@@ -55,3 +55,24 @@ def test_text_made_to_hold_up_the_masking_holds_up_nothing(text: str) -> None:
 def test_secrets_in_paths_and_names_of_clients_are_masked(secret: str) -> None:
     assert record._clean(f"/webhooks/{secret}") == "/webhooks/***"
     assert record._agent(f"curl {secret}".encode()) == "curl ***"
+
+
+@pytest.mark.parametrize("value", [[[1] * 900] * 130, [{"a": "b"}] * 20_000, {f"k{n}": n for n in range(20_000)}])
+def test_no_more_is_looked_at_than_is_kept(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a megabyte in small pieces stood in the way of all other calls for 20 ms and more."""
+    limit, looked, masked = 16_384, [], []
+    of, mask = masking._Walk.of, masking.mask
+    monkeypatch.setattr(masking._Walk, "of", lambda *a, **more: (looked.append(1), of(*a, **more))[1])
+    monkeypatch.setattr(masking, "mask", lambda text: (masked.append(len(text)), mask(text))[1])
+    kept = masking.kept(orjson.dumps(value), limit)
+    assert kept is not None and 1_000 < len(kept) <= limit
+    assert len(looked) <= limit / 2 + 10 and max(masked) <= limit + 100
+
+
+@pytest.mark.parametrize("before", [0, 8_000, 8_100, 8_150, 8_185, 16_300, 16_350, 16_380])
+def test_a_secret_where_a_body_is_cut_is_not_shown_in_part(before: int) -> None:
+    secret = "re_c1tpEyD8_NKFusih9vKVQknRAQfmFcWCv"
+    text = masking.kept(orjson.dumps(["x " * (before // 4), "y " * (before // 4), secret, *["z" * 90] * 900]), 16_384)
+    assert text is not None and "re_c1t" not in text
+    many = masking.kept(orjson.dumps([secret] * 5_000), 16_384)
+    assert many is not None and "re_c1" not in many and "***" in many

@@ -23,6 +23,8 @@ from mailcore.store import arrivals
 
 router = APIRouter(include_in_schema=False)
 
+MAX_NAME, MAX_ENDING = 200, 20
+"""Octets of a file's name in UTF-8, and of what stands behind its last dot."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9!#$&+.^_`|~ -]")
 _SAFE_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}\Z")
 
@@ -55,10 +57,22 @@ def number_of(summary: dict[str, Any] | None, attachment_id: str) -> int | None:
     return ids.index(attachment_id) if attachment_id in ids else None
 
 
+def _short(filename: str) -> str:
+    """As long as a file system and a proxy's limit of a header allow; it keeps its ending, by which a person knows what it is."""
+    if len(filename.encode("utf-8", "replace")) <= MAX_NAME:
+        return filename
+    stem, dot, ending = filename.rpartition(".")
+    if not stem or len(ending.encode("utf-8", "replace")) > MAX_ENDING:
+        stem, dot, ending = filename, "", ""
+    room = MAX_NAME - len(f"{dot}{ending}".encode("utf-8", "replace"))
+    return stem.encode("utf-8", "replace")[:room].decode("utf-8", "ignore") + dot + ending
+
+
 def file_response(content: bytes, content_type: str, filename: str) -> Response:
     """What strangers made, as a file and nothing else."""
+    filename = _short(filename)
     # RFC 6266 §5: an ASCII name for old readers, the true one beside it
-    fallback = _UNSAFE.sub("_", filename)[:150]
+    fallback = _UNSAFE.sub("_", filename)
     encoded = quote(filename.encode("utf-8", "replace"), safe="")
     return Response(
         content,

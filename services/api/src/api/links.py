@@ -13,7 +13,7 @@ from api.context import Context
 from api.errors import ApiError
 
 LINK_SECONDS = 3600
-RECEIVED, SENT = "received", "sent"
+RECEIVED, SENT, IMAGE = "received", "sent", "image"
 """The kinds of email, by where they are kept."""
 
 
@@ -30,13 +30,30 @@ class Links:
         self._key = key
         self._base = public_url.rstrip("/")
 
-    def file(self, kind: str, org_id: UUID, email_id: UUID, what: str, *, now: float | None = None) -> Link:
-        """To a download. `kind`: RECEIVED or SENT; `what`: `raw` (received mail), or the id of an attachment."""
-        return self._make("downloads", kind, org_id, email_id, what, LINK_SECONDS, now)
+    def file(
+        self, kind: str, org_id: UUID, email_id: UUID, what: str, *, until: int | None = None, now: float | None = None
+    ) -> Link:
+        """To a download. `kind`: RECEIVED or SENT; `what`: `raw` (received mail), or the id of an attachment. `until`: Unix
+        time of the end of what shows the link."""
+        now = time.time() if now is None else now
+        seconds = LINK_SECONDS if until is None else max(0, min(LINK_SECONDS, until - int(now)))
+        return self._make("downloads", kind, org_id, email_id, what, seconds, now)
 
     def page(self, kind: str, org_id: UUID, email_id: UUID, seconds: int, *, now: float | None = None) -> Link:
         """To the page that shows one email to whoever has the link."""
         return self._make("shared", kind, org_id, email_id, "page", seconds, now)
+
+    def image(self, org_id: UUID, message_id: UUID, url: str, *, now: float | None = None) -> Link:
+        """To an image that a message names elsewhere, through us."""
+        expires = int(time.time() if now is None else now) + LINK_SECONDS
+        signature = self._sign(IMAGE, org_id, message_id, url, expires)
+        query = urlencode({"url": url, "expires": expires, "signature": signature})
+        at = datetime.fromtimestamp(expires, UTC).isoformat()
+        return Link(f"{self._base}/v1/images/{org_id}/{message_id}?{query}", at)
+
+    def check_image(self, org_id: UUID, message_id: UUID, url: str, expires: str, signature: str) -> None:
+        """Raises ApiError 403."""
+        self.check(IMAGE, org_id, message_id, url, expires, signature)
 
     def check(self, kind: str, org_id: UUID, email_id: UUID, what: str, expires: str, signature: str) -> None:
         """Raises ApiError 403."""

@@ -1,6 +1,7 @@
 """The door of opens, clicks and unsubscribes.
 
     tracks.note(Hit(…))           returns at once and never fails: a picture or a redirect does not wait for the database
+    await tracks.leads_from(…)    whether a link of an organization's mail may be followed from that host
     await unsubscribe(store, …)   returns after the commit
 
 The first hit is stored at once. Others wait in memory, in a bounded queue, for a moment, and leave together:
@@ -33,11 +34,12 @@ from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import TRACKING_HITS
+from mailcore.kit.remember import Remembered
 from mailcore.kit.retry import backoff
 from mailcore.mime.tracking import Subscription
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import WEBHOOKS
-from mailcore.store import engagements, events, unsubscribes
+from mailcore.store import domains, engagements, events, unsubscribes
 from mailcore.store.engagements import Engagement
 from mailcore.store.events import NewEvent
 from mailcore.store.session import Store
@@ -55,6 +57,8 @@ AT_ONCE = timedelta(seconds=5)
 """After the delivery no person has read the mail yet: it is the receiving side that looks at it."""
 NEXT_LINK = timedelta(seconds=2)
 """Nobody follows a second link of a mail so soon after the first."""
+HOST_SECONDS = 300.0
+"""So old may be what is known of a tracking host."""
 RETRY_FIRST, RETRY_LONGEST = 0.5, 30.0
 """Seconds between tries while the database is away."""
 
@@ -94,6 +98,9 @@ class Tracks:
         """Of the tokens, for whoever reads them."""
         self._store = store
         self._ringer = ringer
+        self._hosts: Remembered[tuple[UUID, str], bool] = Remembered(
+            self._has_host, seconds=HOST_SECONDS, maximum=10_000
+        )
         self._room = waiting
         self._waiting: deque[_Noted] = deque()
         self._last = UUID(int=0)
@@ -103,6 +110,18 @@ class Tracks:
         """… and how many came beyond."""
         self._task: asyncio.Task[None] | None = None
         self._draining = asyncio.Event()
+
+    async def leads_from(self, host: str, org_id: UUID) -> bool:
+        """False: the host is not one of the organization's tracking hosts, and its name would vouch for another's link. While the
+        database is away nobody can tell, and a reader's link works."""
+        try:
+            return bool(await self._hosts.get((org_id, host)))
+        except Unavailable:
+            return True
+
+    async def _has_host(self, asked: tuple[UUID, str]) -> bool | None:
+        async with self._store.tenant(asked[0]) as db:
+            return await domains.has_tracking_host(db, asked[1]) or None
 
     def note(self, hit: Hit) -> None:
         if self._of_email[hit.email_id] >= EVENTS_AN_HOUR:

@@ -151,6 +151,19 @@ async def tracking_host(db: Connection, id_: UUID) -> str | None:
     )
 
 
+async def has_tracking_host(db: Connection, host: str) -> bool:
+    """Whether links of the organization's mail lead, or once led, there. `host` in lower case."""
+    labels = host.split(".")
+    parents = [".".join(labels[n:]) for n in range(1, len(labels) - 1)]
+    return bool(
+        await db.fetchval(
+            "SELECT true FROM domains d, unnest(ARRAY[tracking_subdomain] || old_tracking) AS t (label) "
+            "WHERE d.name = ANY ($2::text[]) AND t.label || '.' || d.name = $1 LIMIT 1",
+            *(host, parents),
+        )
+    )
+
+
 async def sandbox_id(db: Connection, name: str) -> UUID | None:
     """The sending domain of that name, whoever has it."""
     found: UUID | None = await db.fetchval("SELECT lookup_sandbox_domain($1)", name)

@@ -99,8 +99,11 @@ async def content(ctx: Context, org_id: UUID, email_id: UUID, attachment_id: str
     return await ctx.reader.attachment(raw, ids.index(attachment_id)) if attachment_id in ids else None
 
 
-def shown(ctx: Context, org_id: UUID, email_id: UUID, one: dict[str, Any]) -> dict[str, Any]:
-    link = links(ctx).file(SENT, org_id, email_id, one["id"])
+def shown(
+    ctx: Context, org_id: UUID, email_id: UUID, one: dict[str, Any], *, until: int | None = None
+) -> dict[str, Any]:
+    """`until`: as of `Links.file`."""
+    link = links(ctx).file(SENT, org_id, email_id, one["id"], until=until)
     return {
         "id": one["id"],
         "filename": one["filename"],

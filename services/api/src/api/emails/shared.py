@@ -61,7 +61,8 @@ _BODY_POLICY = (
 @router.get("/v1/shared/{kind}/{org}/{email}", response_model=None)
 async def page(kind: str, org: str, email: str, request: Request, ctx: Ctx) -> Response:
     org_id, email_id, query = _checked(kind, org, email, request, ctx)
-    mail = await _mail(ctx, kind, org_id, email_id)
+    # what the page leads to ends with it
+    mail = await _mail(ctx, kind, org_id, email_id, until=int(request.query_params["expires"]))
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in mail["header"] if value)
     if mail["html"]:
         frame = escape(f"/v1/shared/{kind}/{org_id}/{email_id}/body?{query}")
@@ -101,11 +102,11 @@ def _checked(kind: str, org: str, email: str, request: Request, ctx: Context) ->
     return org_id, email_id, urlencode({"expires": expires, "signature": signature})
 
 
-async def _mail(ctx: Context, kind: str, org_id: UUID, email_id: UUID) -> dict[str, Any]:
-    return await (_sent if kind == SENT else _received)(ctx, org_id, email_id)
+async def _mail(ctx: Context, kind: str, org_id: UUID, email_id: UUID, *, until: int | None = None) -> dict[str, Any]:
+    return await (_sent if kind == SENT else _received)(ctx, org_id, email_id, until)
 
 
-async def _sent(ctx: Context, org_id: UUID, email_id: UUID) -> dict[str, Any]:
+async def _sent(ctx: Context, org_id: UUID, email_id: UUID, until: int | None) -> dict[str, Any]:
     async with ctx.store.tenant(org_id) as db:
         row = await sent.find(db, email_id)
     if row is None:
@@ -115,7 +116,8 @@ async def _sent(ctx: Context, org_id: UUID, email_id: UUID) -> dict[str, Any]:
     if html and row["raw"] is None and row["raw_blob"] is None:
         html = await _with_images(ctx, org_id, email_id, html, entries)
     signed = [
-        (one["filename"] or "attachment", one["size"], files.shown(ctx, org_id, email_id, one)) for one in entries
+        (one["filename"] or "attachment", one["size"], files.shown(ctx, org_id, email_id, one, until=until))
+        for one in entries
     ]
     return {
         "subject": row["subject"],
@@ -131,7 +133,7 @@ async def _sent(ctx: Context, org_id: UUID, email_id: UUID) -> dict[str, Any]:
     }
 
 
-async def _received(ctx: Context, org_id: UUID, email_id: UUID) -> dict[str, Any]:
+async def _received(ctx: Context, org_id: UUID, email_id: UUID, until: int | None) -> dict[str, Any]:
     async with ctx.store.tenant(org_id) as db:
         row = await arrivals.find(db, email_id, raw=True)
     if row is None or row["summary"] is None:
@@ -154,7 +156,11 @@ async def _received(ctx: Context, org_id: UUID, email_id: UUID) -> dict[str, Any
         "html": content["html"],
         "text": content["text"],
         "files": [
-            (one["filename"] or "attachment", one["size"], signed.file(RECEIVED, org_id, email_id, one["id"]).url)
+            (
+                one["filename"] or "attachment",
+                one["size"],
+                signed.file(RECEIVED, org_id, email_id, one["id"], until=until).url,
+            )
             for one in summary["attachments"]
         ],
     }

@@ -42,37 +42,66 @@ def kept(raw: bytes, limit: int) -> str | None:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    text = mask(orjson.dumps(_walk(value, limit)).decode())
-    return text if len(text) <= limit else _cut(text, limit)
+    text = orjson.dumps(_Walk(limit).of(value)).decode()
+    if len(text) <= limit:
+        return mask(text)
+    # of a longer one only the beginning is kept, and only there secrets are looked for; no secret goes past a quote, so that none
+    # is cut in two, where nobody would know it
+    head, quote, _ = text[:limit].rpartition('"')
+    return _cut(mask(head + quote or text[:limit]), limit, len(raw))
 
 
 def too_large(octets: int) -> str:
     return orjson.dumps({"truncated": True, "bytes": octets}).decode()
 
 
-def _cut(text: str, limit: int) -> str:
-    return orjson.dumps({"truncated": True, "characters": len(text), "begins": text[: limit // 2]}).decode()
+def _cut(text: str, limit: int, octets: int) -> str:
+    return orjson.dumps({"truncated": True, "bytes": octets, "begins": text[: limit // 2]}).decode()
 
 
-def _walk(value: Any, limit: int, depth: int = 0, *, attachment: bool = False) -> Any:
-    if isinstance(value, str):
-        return shorten(value, limit // 2)
-    if not isinstance(value, dict | list):
-        return value
-    if depth >= MAX_DEPTH:
-        return "…"
-    if isinstance(value, list):
-        shown = [_walk(item, limit, depth + 1, attachment=attachment) for item in value[:MAX_ITEMS]]
-        return shown if len(value) <= MAX_ITEMS else [*shown, f"… ({len(value)} items)"]
-    out: dict[str, Any] = {}
-    for name, item in value.items():
-        if attachment and name == "content":
-            out[name] = _size(item)
-        elif item is not None and not isinstance(item, bool) and _SECRET.search(name):
-            out[name] = MASK
-        else:
-            out[name] = _walk(item, limit, depth + 1, attachment=name == "attachments")
-    return out
+class _Walk:
+    """Through one value, as far as the kept text can reach: a quarter of a megabyte in small pieces takes no longer than one of
+    `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._longest = limit // 2
+        self._left = limit
+        """Characters, about; what comes when there are none is not looked at."""
+
+    def of(self, value: Any, depth: int = 0, *, attachment: bool = False) -> Any:
+        if isinstance(value, str):
+            self._left -= min(len(value), self._longest) + 3
+            return shorten(value, self._longest)
+        self._left -= 2
+        if not isinstance(value, dict | list):
+            return value
+        if depth >= MAX_DEPTH:
+            return "…"
+        return self._list(value, depth, attachment) if isinstance(value, list) else self._dict(value, depth, attachment)
+
+    def _list(self, value: list[Any], depth: int, attachment: bool) -> list[Any]:
+        shown: list[Any] = []
+        for item in value[:MAX_ITEMS]:
+            if self._left < 0:
+                break
+            shown.append(self.of(item, depth + 1, attachment=attachment))
+        return shown if len(shown) == len(value) else [*shown, f"… ({len(value)} items)"]
+
+    def _dict(self, value: dict[str, Any], depth: int, attachment: bool) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, item in value.items():
+            if self._left < 0:
+                out["…"] = f"({len(value)} fields)"
+                break
+            shown = shorten(name, self._longest)
+            self._left -= len(shown) + 4
+            if attachment and name == "content":
+                out[shown] = _size(item)
+            elif item is not None and not isinstance(item, bool) and _SECRET.search(shown):
+                out[shown] = MASK
+            else:
+                out[shown] = self.of(item, depth + 1, attachment=name == "attachments")
+        return out
 
 
 def shorten(text: str, limit: int) -> str:

@@ -1,11 +1,12 @@
 """What mails lead to, on any host and without a key: the image, the links, unsubscribing (RFC 8058).
 
     GET, HEAD /track/open/{token}     a GIF of one pixel
-    GET, HEAD /track/click/{token}    302 to the link's own address
+    GET, HEAD /track/click/{token}    302 to the link's own address; 404 on the host of another organization's domain
     GET /unsubscribe?token=           a page with a button; it changes nothing, for scanners follow every link
     POST /unsubscribe?token=          with the body List-Unsubscribe=One-Click: done
 
-Image and links need no database to answer. All that is answered here comes out of a signed token.
+Image and links need no database to answer, but for a look every five minutes at whose a tracking host is; where it is away they
+answer all the same. All that is answered here comes out of a signed token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from html import escape
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from starlette.responses import Response
 
 from api.context import Context, Ctx
 from api.errors import ApiError, not_found
+from api.tls.public import own_hosts
 from api.tracking.agents import reader
 from api.tracking.page import ASK, DONE, POLICY
 from mailcore.flow.track import Hit, unsubscribe
@@ -66,10 +68,18 @@ async def open_(request: Request, token: str, ctx: Ctx) -> Response:
 @router.api_route(CLICK + "{token}", methods=_SHOWN, response_model=None)
 async def click(request: Request, token: str, ctx: Ctx) -> Response:
     tracked = read_click(ctx.tracks.keys, token)
-    if tracked is None or tracked.url is None:
+    if tracked is None or tracked.url is None or not await _leads_from_here(request, ctx, tracked):
         raise not_found("Link")
     _note(request, ctx, tracked)
     return Response(None, 302, {**_HEADERS, "location": tracked.url})
+
+
+async def _leads_from_here(request: Request, ctx: Context, tracked: Tracked) -> bool:
+    """A link is the sender's word: on the host of another organization's domain it would be taken for theirs."""
+    host = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").rstrip(".")
+    if host in own_hosts(ctx) or "." not in host.strip("0123456789.") or ":" in host:
+        return True  # ours; or an address, or the name that a proxy on this network has for us: nobody's domain
+    return await ctx.tracks.leads_from(host, tracked.org_id)
 
 
 def _note(request: Request, ctx: Context, tracked: Tracked) -> None:
