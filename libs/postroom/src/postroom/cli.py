@@ -33,6 +33,8 @@ org = typer.Typer(help="Organizations of this installation.", no_args_is_help=Tr
 app.add_typer(org, name="org")
 user = typer.Typer(help="Users of this installation.", no_args_is_help=True)
 app.add_typer(user, name="user")
+keys = typer.Typer(help="The key that stored secrets are sealed with.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 Data = Annotated[
     Path, typer.Option(help="Folder of a running `postroom up`, for when POSTROOM_DATABASE__URL is not set.")
@@ -256,6 +258,30 @@ def password(
         say(json.dumps({"email": email, "sessions_ended": ended}))
     else:
         say(f"The password of {email} is set. Sessions ended: {ended}.")
+
+
+@keys.command("rotate")
+def rotate(data: Data = Path(".postroom"), as_json: Json = False) -> None:
+    """Seal all stored secrets with POSTROOM_ENCRYPTION_KEY that are still sealed with one of POSTROOM_OLD_ENCRYPTION_KEYS.
+
+    Safe while services run, and safe to run again. docs/deploying.md has the steps before and after.
+    """
+    from .keys import rotate  # noqa: PLC0415
+
+    settings = _settings(data)
+    done = _run(rotate(settings.database.migrate_url or settings.database.url, settings.keyring()))
+    if as_json:
+        say(json.dumps({"resealed": done.resealed, "lost": done.lost}))
+    else:
+        for name, rows in done.resealed.items():
+            say(f"{name:<30} {rows} sealed with the new key")
+        if not done.resealed and not done.lost:
+            say("Nothing to do: everything is sealed with POSTROOM_ENCRYPTION_KEY.")
+    if done.lost:
+        which = ", ".join(f"{rows} of {name}" for name, rows in done.lost.items())
+        _end(
+            f"No key opens {which}: set the key they were sealed with in POSTROOM_OLD_ENCRYPTION_KEYS and run this again."
+        )
 
 
 @app.command()

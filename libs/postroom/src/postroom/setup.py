@@ -12,7 +12,7 @@ import hashlib
 import json
 import secrets
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ async def set_up(
     a verified domain of the first organization.
     """
     known = _read(credentials)
-    async with _admin(url) as db:
+    async with as_admin(url) as db:
         org_id = await db.fetchval("SELECT id FROM organizations ORDER BY created_at, id LIMIT 1")
         fresh = org_id is None
         if org_id is None:
@@ -100,7 +100,7 @@ async def set_up(
 
 async def create_organization(url: str, name: str) -> tuple[UUID, str]:
     """A further organization and its first API key. Raises Conflict when one of that name exists."""
-    async with _admin(url) as db:
+    async with as_admin(url) as db:
         if await db.fetchval("SELECT true FROM organizations WHERE lower(name) = lower($1)", name):
             raise Conflict(f"There is an organization called {name} already. Choose another name.")
         org_id = await _make_organization(db, name)
@@ -117,7 +117,7 @@ async def set_limits(url: str, org: str, changes: dict[str, int | None]) -> dict
 
     `org` is an id or a name.
     """
-    async with _admin(url) as db:
+    async with as_admin(url) as db:
         found = await db.fetch("SELECT id FROM organizations WHERE id::text = $1 OR lower(name) = lower($1)", org)
         if not found:
             raise NotFound(f"There is no organization {org}. Use its id, or its name as it was created.")
@@ -136,7 +136,7 @@ async def set_password(url: str, email: str, password: str) -> int:
     """Of a user, by who runs the installation; how many sessions this ended. Raises Invalid, NotFound."""
     if problem := weakness(password, (email,)):
         raise Invalid(problem, field="password")
-    async with _admin(url) as db:
+    async with as_admin(url) as db:
         user_id = await db.fetchval(
             "UPDATE users SET password_hash = $2 WHERE lower(email) = lower($1) RETURNING id", email, hashed(password)
         )
@@ -151,19 +151,19 @@ async def set_password(url: str, email: str, password: str) -> int:
 
 
 @asynccontextmanager
-async def _admin(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """One transaction that may write for every tenant; one such at a time."""
+async def as_admin(url: str, tables: Collection[str] = _FORCED) -> AsyncIterator[asyncpg.Connection]:
+    """One transaction that may write for every tenant in these tables; one such at a time."""
     db = await asyncpg.connect(url)
     try:
         async with db.transaction():
             await db.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             bypasses = await db.fetchval("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
             if not bypasses:  # who owns the tables may lift the force on itself, seen by nobody before the commit
-                for table in _FORCED:
+                for table in tables:
                     await db.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
             yield db
             if not bypasses:
-                for table in _FORCED:
+                for table in tables:
                     await db.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     finally:
         await db.close()

@@ -60,6 +60,14 @@ class Keyring:
         except InvalidTag:
             raise Refused("This secret cannot be opened: it was changed, or sealed for another purpose.") from None
 
+    def is_current(self, sealed: bytes) -> bool:
+        """Sealed with the key in use."""
+        return sealed[:5] == _VERSION + self._current
+
+    def reseal(self, sealed: bytes, purpose: str) -> bytes:
+        """The same secret under the key in use. Raises Refused, as `open`."""
+        return sealed if self.is_current(sealed) else self.seal(self.open(sealed, purpose), purpose)
+
     def derive(self, purpose: str) -> bytes:
         """A 32-byte key for what is signed rather than sealed (links, tokens)."""
         return self.derive_all(purpose)[0]
