@@ -1,4 +1,4 @@
-"""Who resends a mail speaks in a name, too: Resent-From and Resent-Sender (RFC 5322 §3.6.6) are of the organization's own domains."""
+"""Who resends a mail speaks in a name, too: Resent-From and Resent-Sender (RFC 5322 §3.6.6) are of its organization's domains."""
 
 from __future__ import annotations
 
