@@ -4,6 +4,9 @@ ALTER TABLE arrivals ADD auth jsonb;                       -- SPF, DKIM, DMARC, 
 
 ALTER TABLE domains ADD dmarc_policy text NOT NULL DEFAULT 'tag' CHECK (dmarc_policy IN ('tag', 'quarantine', 'reject'));
 
+-- Message-IDs that senders chose themselves, by which a report finds its mail; those that we make hold the email's id.
+CREATE INDEX emails_own_message_id ON emails (message_id) WHERE left(message_id, 38) <> '<' || id::text || '@';
+
 -- DMARC aggregate reports about domains of ours (RFC 9990): what a receiver saw in a day or so.
 CREATE TABLE dmarc_reports (
   id            uuid PRIMARY KEY,                          -- UUIDv7: when it came

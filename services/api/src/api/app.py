@@ -20,6 +20,7 @@ from api.auth import WHO, authenticate
 from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
+from api.dmarc.routes import router as dmarc
 from api.docs.routes import router as docs
 from api.domains.claims import router as domain_claims
 from api.domains.dkim import router as domain_dkim
@@ -109,6 +110,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     tls_public,
     tls_domains,
     tls_reports,
+    dmarc,
     health_sending,
     reputation,
     trace,

@@ -26,6 +26,7 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/v1/accounts", True),
     ("/v1/ways", True),
     ("/v1/routes-out", True),
+    ("/v1/dmarc", True),
 )
 """What a member of an organization may not do, its owner and admins may: paths and all below them; True: reading is for all."""
 

@@ -47,6 +47,9 @@ SECONDS = 20.0
 """For all of it: the most that SPF, DKIM and a sender who waits for our reply may cost (RFC 7208 §4.6.4)."""
 MAX_HEADER = 1024 * 1024
 """Octets of a header; of a mail with a larger one no signature is looked at."""
+REPLAY_PEERS, REPLAY_SECONDS = 50, 86_400.0
+"""From more addresses than this within a day, one signature is passed around by people who did not make it (RFC 6376 §8.6)."""
+MAX_SIGNATURES_KNOWN = 20_000
 REMEMBERED_SECONDS = 4.0
 """A policy that is changed counts within five seconds."""
 DomainPolicy = Literal["tag", "quarantine", "reject"]
@@ -77,6 +80,8 @@ class Authentication:
     dkim: tuple[Verified, ...]
     dmarc: Dmarc
     arc: Chain
+    replayed: bool = False
+    """A signature of it comes from ever more places; what it proves of its author stays true."""
 
     @property
     def header(self) -> str:
@@ -136,6 +141,7 @@ class Authentication:
                 "sealers": [each.seal.domain for each in self.arc.sets],
                 "reason": _plain(self.arc.reason),
             },
+            "replayed": self.replayed,
             "header": self.header,
         }
 
@@ -171,6 +177,31 @@ def failure(found: Mapping[str, Any] | None) -> str:
     return f"DMARC fails: the mail is not proven to be from {dmarc['domain']}, whose policy is {dmarc['policy']}."
 
 
+class Signatures:
+    """Those that this process has seen lately, and where from: a few octets each."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[int, tuple[float, set[int]]] = {}
+
+    def replayed(self, passed: Sequence[Verified], peer_ip: str | None) -> bool:
+        """Whether one of them has come from too many places. `peer_ip`: where the mail comes from now."""
+        known = [each.signature.signature for each in passed if each.signature is not None]
+        return peer_ip is not None and max([self._count(each, peer_ip) for each in known], default=0) > REPLAY_PEERS
+
+    def _count(self, signature: bytes, peer_ip: str) -> int:
+        key, now = hash(signature), self._clock()
+        began, peers = self._seen.get(key, (now, set()))
+        if now - began > REPLAY_SECONDS:
+            began, peers = now, set()
+        if key not in self._seen and len(self._seen) >= MAX_SIGNATURES_KNOWN:
+            del self._seen[next(iter(self._seen))]  # the one that was seen first
+        self._seen[key] = began, peers
+        if len(peers) <= REPLAY_PEERS:
+            peers.add(hash(peer_ip))
+        return len(peers)
+
+
 class Authenticator:
     """One a process. `hostname`: our name in Authentication-Results; `clock`: seconds since 1970."""
 
@@ -186,6 +217,7 @@ class Authenticator:
         self.server = hostname.lower()
         self._seconds = seconds
         self._clock = clock
+        self._signatures = Signatures(clock)
 
     async def check(self, raw: bytes, *, peer_ip: str | None, helo: str, mail_from: str) -> Authentication:
         """`peer_ip`: who handed it over by SMTP; None: nobody did, and there is no SPF. Raises nothing."""
@@ -207,7 +239,9 @@ class Authenticator:
         sender = None if spf is None else Sender(spf.result, spf.domain)
         verdict = evaluate(asked, sender, dkim, self._resolver, sample=zlib.crc32(head) % 100)
         late = Dmarc(Verdict.TEMPERROR, asked.domains[0] if asked.domains else "", reason=_LATE)
-        return Authentication(self.server, spf, tuple(dkim), await _within(half, verdict, late), arc)
+        dmarc = await _within(half, verdict, late)
+        replayed = self._signatures.replayed([each for each in dkim if each.status is Status.PASS], peer_ip)
+        return Authentication(self.server, spf, tuple(dkim), dmarc, arc, replayed)
 
     async def of_arrival(self, raw: bytes, row: Stored) -> dict[str, Any]:
         """For `arrivals.auth`, of a mail that has been taken."""

@@ -124,10 +124,10 @@ class Returned:
         # the mail that came back stands last, and of it only the header is read
         complaint, report = await asyncio.to_thread(_read, raw[:MAX_BYTES])
         if complaint is not None:
-            return await self._complained(path, complaint)
+            return await self.complained(path, complaint)
         if report is None:
             return Taken("ignored", "It is no report.")
-        return await self._reported(path, report)
+        return await self.reported(path, report)
 
     async def complaint(self, raw: bytes) -> Taken | None:
         """A feedback report that came to whoever answers for abuse (RFC 5965 §2), as most do: the return path of the mail that it
@@ -138,9 +138,10 @@ class Returned:
         path = self.path(report.mail_from or "")
         if path is None:
             return Taken("ignored", "The mail it is about has no return path of ours, or one older than seven days.")
-        return await self._complained(path, report)
+        return await self.complained(path, report)
 
-    async def _complained(self, path: ReturnPath, report: feedback.FeedbackReport) -> Taken:
+    async def complained(self, path: ReturnPath, report: feedback.FeedbackReport) -> Taken:
+        """Of a path that is believed. Raises Unavailable."""
         if not report.complaint:
             return Taken("noted", f"A feedback report of type {report.kind} says nothing against the mail.")
         queued = await suppress.complaint(self._store, path.email_id, path.n)
@@ -148,7 +149,8 @@ class Returned:
             self._ringer.ring(WEBHOOKS)
         return Taken("complained", f"A feedback report of type {report.kind}.")
 
-    async def _reported(self, path: ReturnPath, report: DeliveryReport) -> Taken:
+    async def reported(self, path: ReturnPath, report: DeliveryReport) -> Taken:
+        """As `complained`."""
         async with self._store.worker() as db:
             await plans.by_index(db)
             found = await returned.recipient(db, path.email_id, path.n)

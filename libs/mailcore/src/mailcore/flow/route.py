@@ -25,14 +25,15 @@ from functools import partial
 from uuid import UUID
 
 from mailcore.blob.base import BlobStore
-from mailcore.dsn import tls_report
-from mailcore.flow import threads, tls_reports
+from mailcore.flow import threads
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.follow import follow
 from mailcore.flow.in_hand import InHand, messages_of, received_event, routed, routed_events
 from mailcore.flow.parse import Reader, raw_of
 from mailcore.flow.pass_on import PassesOn
 from mailcore.flow.receive import decision
+from mailcore.flow.reports import Reports
+from mailcore.flow.returned import Returned
 from mailcore.flow.submit import Due, Submits
 from mailcore.flow.tables import Tables
 from mailcore.kit.errors import NotFound, Unavailable
@@ -67,15 +68,17 @@ class Routes:
         *,
         authenticator: Authenticator | None = None,
         submits: Submits | None = None,
+        returned: Returned | None = None,
     ) -> None:
         """`authenticator`: None leaves out whether mail is from whom it says. `submits`: by which mail is passed on; None: one of
-        its own."""
+        its own. `returned`: as in flow.reports."""
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
         self._reader = Reader()
         self._authenticator = authenticator
         self._policies = DmarcPolicies(store)
+        self._about_ours = Reports(store, returned)
         self._tables = Tables(store)
         self._passes_on = PassesOn(store, submits or Submits(store, ringer, blobs))
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -174,11 +177,8 @@ class Routes:
             mail.hold("dmarc", held)
 
     async def _reports(self, mail: InHand) -> None:
-        """Reports about mail that we sent. Each is stored once however often it is read."""
-        if not any(one.content_type in (tls_report.JSON, tls_report.GZIP) for one in mail.summary.attachments):
-            return
-        row = mail.row
-        for what, why in await tls_reports.receive_mail(self._store, row.org_id, mail.raw, source=row.mail_from):
+        """Reports about mail that we sent. Each counts once however often it is read."""
+        for what, why in await self._about_ours.read(mail.row, mail.raw, mail.summary, mail.auth):
             mail.decide("report", what, why)
 
     async def _follow(self, mail: InHand) -> None:

@@ -15,7 +15,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow import settle
 from mailcore.kit.ids import lower_bound, uuid7_time
 from mailcore.kit.log import logger
-from mailcore.store import conversations, logs, provider_events, reputation
+from mailcore.store import conversations, dmarc_reports, logs, provider_events, reputation
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -26,6 +26,8 @@ ARRIVAL_KEY_HOURS = 48
 AUTH_EVENT_DAYS = 90
 PROVIDER_EVENT_DAYS = 30
 """A post that is repeated after so long changes nothing either: its delivery has come to its end."""
+DMARC_REPORT_DAYS = 400
+"""After the time that they are about: a year can be compared with the one before."""
 RELAYED_SECONDS = 3 * 86_400.0
 """Longer than providers try: by then they have reported, or they will not."""
 BATCH = 5_000
@@ -106,9 +108,11 @@ async def upkeep_at(
 
 
 async def forget(store: Store) -> int:
-    """Conversations past their 30 days, and what keys sent longer ago. Returns the attempts it came to. Raises Unavailable."""
+    """Conversations past their 30 days, what keys sent longer ago, DMARC reports of more than a year. Returns the attempts it came
+    to. Raises Unavailable."""
     async with store.worker() as db:
         await reputation.forget_keys(db)
+        await dmarc_reports.forget_old(db, days=DMARC_REPORT_DAYS)
         clock: datetime = await db.fetchval("SELECT now()")
     total = 0
     while True:

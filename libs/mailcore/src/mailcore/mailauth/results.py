@@ -21,7 +21,8 @@ from mailcore.kit.errors import Invalid
 NAME = b"authentication-results"
 _TOKEN = re.compile(r"[A-Za-z0-9!#$&*+._{|}~^-]{1,200}\Z")
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$&*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$&*+/=?^_`{|}~-]+)*\Z")
-_NOT_SHOWN = re.compile(r"[^\x20-\x7e]")
+_NOT_SHOWN = re.compile(r'[^\x20-\x7e]|[()<>;"\\]')
+"""Within quotes they would mean nothing, to a reader who knows about quotes."""
 _BLANKS = b" \t\r\n"
 _LINE = re.compile(rb"[^\n]*\n?")
 MAX_REASON = 150
@@ -74,7 +75,7 @@ def compose(server: str, items: Sequence[Item]) -> str:
 def _folded(result: str) -> str:
     """A result over the lines it needs (RFC 5322 §2.1.1), broken between its properties, never inside a quoted string."""
     lines = [""]
-    for piece in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^" ])+', result):
+    for piece in re.findall(r'(?:"[^"]*"|[^" ])+', result):
         if lines[-1] and len(lines[-1]) + len(piece) > 68:
             lines.append("")
         lines[-1] += f" {piece}" if lines[-1] else piece
@@ -82,9 +83,8 @@ def _folded(result: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """RFC 2045 §5.1: a quoted string; what is no printable ASCII is not shown."""
-    shown = _NOT_SHOWN.sub("?", text).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{shown}"'
+    """RFC 2045 §5.1: a quoted string, in which nothing needs a backslash."""
+    return f'"{_NOT_SHOWN.sub("?", text)}"'
 
 
 # ---- what is handed on -----------------------------------------------------------------------------------------------

@@ -43,6 +43,47 @@ async def owner(db: Connection, email_id: UUID, n: int, domain: str) -> UUID | N
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Went:
+    """A delivery, and the hosts that it was tried at."""
+
+    email_id: UUID
+    n: int
+    recipient: str
+    mx_hosts: tuple[str, ...]
+    mx_ips: tuple[str, ...]
+
+
+async def by_message_id(db: Connection, org_id: UUID, message_id: str, since: UUID) -> list[Went]:
+    """The deliveries of the organization's mail with this Message-ID (with its angle brackets) that was made after `since`; at most
+    1,000."""
+    rows = await db.fetch(_BY_MESSAGE_ID, org_id, message_id, since, _own_id(message_id))
+    return [Went(row[0], row[1], row[2], tuple(row[3]), tuple(row[4])) for row in rows]
+
+
+def _own_id(message_id: str) -> UUID | None:
+    """Of an email whose Message-ID we made: it is in it (flow.row)."""
+    try:
+        return UUID(message_id[1:37])
+    except ValueError:
+        return None
+
+
+# ids that are not ours have an index of their own: emails_own_message_id
+_BY_MESSAGE_ID = """
+WITH found AS (
+  SELECT id FROM emails WHERE id = $4::uuid AND org_id = $1 AND message_id = $2 AND id >= $3
+  UNION
+  SELECT id FROM emails WHERE message_id = $2 AND left(message_id, 38) <> '<' || id::text || '@' AND org_id = $1 AND id >= $3
+)
+SELECT d.email_id, d.n, d.recipient,
+  ARRAY(SELECT DISTINCT a.mx_host FROM attempts a WHERE a.email_id = d.email_id AND a.n = d.n AND a.mx_host IS NOT NULL),
+  ARRAY(SELECT DISTINCT a.mx_ip FROM attempts a WHERE a.email_id = d.email_id AND a.n = d.n AND a.mx_ip IS NOT NULL)
+FROM found JOIN deliveries d ON d.email_id = found.id
+ORDER BY d.email_id, d.n LIMIT 1000
+"""
+
+
 async def bounced(db: Connection, report: CameBack) -> bool:
     """It had been taken, and came back. False: another report, or the settlement, said so before."""
     row = await db.fetchrow(
