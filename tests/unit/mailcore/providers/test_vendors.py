@@ -79,6 +79,29 @@ def test_an_answer_is_understood(vendor: str, key: str, case: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
+def test_every_vendor_shows_each_kind_of_answer(vendor: str) -> None:
+    """And what refuses a mail for good says so in the vendor's own words."""
+    answers = fixture(vendor, "answers")
+    classes = {(case["status"] // 100, case["expect"]) for case in answers.values()}
+    taken = {(2, "accepted"), (2, "delivered")}
+    assert classes & taken and classes >= {(4, "refused"), (4, "account"), (4, "limited"), (5, "later"), (5, "down")}
+    assert {case["expect"] for case in answers.values() if case["status"] == 429} <= {"limited", "account"}
+    sender = account(vendor).sender()
+    for name, case in answers.items():
+        if case["expect"] == "refused":
+            reading = sender.read(Answer(case["status"], {}, json.dumps(case["body"]).encode()), letter())
+            words = reading.words.removeprefix(f"HTTP {case['status']}: ")
+            said = [text for text in _texts(case["body"]) if len(text) > 12]
+            assert any(text[:200] in words for text in said), f"{name}: {words}"
+
+
+def _texts(body: Any) -> list[str]:
+    if isinstance(body, dict | list):
+        return [text for each in (body.values() if isinstance(body, dict) else body) for text in _texts(each)]
+    return [body] if isinstance(body, str) else []
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize(
     "body", [b"", b"null", b"[1]", b'{"errors": 3}', b'{"message": {}}', b"\xff\x00", b'{"result": []}']
 )

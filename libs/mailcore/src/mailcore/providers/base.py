@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -259,6 +260,12 @@ def accepted(answer: Answer, words: str, id_: str | None) -> Reading:
     return Reading(Verdict.LATER, f"HTTP {answer.status}, and no id of a message", unsure=True)
 
 
+def endpoint(given: str | None, own: str) -> tuple[str, str]:
+    """Of an API: its base URL without a slash at the end, and its host. `given` stands in for the vendor's own."""
+    base = (given or own).rstrip("/")
+    return base, urlsplit(base).netloc
+
+
 def json_request(url: str, headers: Mapping[str, str], body: object) -> Request:
     return Request("POST", url, {"Content-Type": "application/json", **headers}, orjson.dumps(body))
 
@@ -280,6 +287,16 @@ def text_of(value: object, most: int = MAX_WORDS) -> str:
 def object_of(value: object) -> dict[str, Any]:
     """An object of strangers' JSON; anything else is empty."""
     return value if isinstance(value, dict) else {}
+
+
+def objects_of(value: object) -> list[dict[str, Any]]:
+    """An array of them, what else is in it empty."""
+    return [object_of(each) for each in value] if isinstance(value, list) else []
+
+
+def strings_of(value: object) -> list[str]:
+    """Those of an array of strangers' JSON."""
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 def reply_of(words: str, *, code: object = None, permanent: bool) -> Reply:

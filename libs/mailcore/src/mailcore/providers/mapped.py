@@ -38,6 +38,9 @@ _OWN = frozenset(
 _WHOLE = frozenset(("signed", "encrypted", "report"))
 """Multiparts whose meaning is in their form (RFC 1847, RFC 6522)."""
 
+MAX_HEADER = 102_400
+"""Octets in which the author is looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -66,6 +69,14 @@ class Mapped:
     headers: dict[str, str]
     """The name as it was written → the value; of a repeated one the last."""
     files: list[File]
+
+
+def author(letter: Letter) -> MailAddress:
+    """The first of From. Raises Refused."""
+    found = addresses(read_fields(letter.content, 0, MAX_HEADER, [])[0], "from", [])
+    if not found:
+        raise Refused("The message has no From.", code=554, enhanced="5.6.0")
+    return found[0]
 
 
 def mapped(letter: Letter) -> Mapped:

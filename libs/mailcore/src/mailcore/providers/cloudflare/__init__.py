@@ -7,11 +7,10 @@ nothing in them that names the request: they are not read, and what was queued t
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, StringConstraints
 
-from mailcore.providers.base import Account
+from mailcore.providers.base import Account, endpoint
 from mailcore.providers.cloudflare.send import CloudflareSender
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
@@ -25,5 +24,4 @@ class Cloudflare(Account):
     """With the permission to send emails."""
 
     def sender(self, base_url: str | None = None) -> CloudflareSender:
-        base = (base_url or BASE_URL).rstrip("/")
-        return CloudflareSender(base, urlsplit(base).netloc, self.account_id, self.api_token.get_secret_value())
+        return CloudflareSender(*endpoint(base_url, BASE_URL), self.account_id, self.api_token.get_secret_value())

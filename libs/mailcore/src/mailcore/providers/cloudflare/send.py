@@ -6,8 +6,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mailcore.kit.errors import Refused
-from mailcore.mime.fields import addresses, read_fields
-from mailcore.providers.base import Answer, Letter, Reading, Request, Verdict, failed, json_request, object_of, text_of
+from mailcore.providers.base import (
+    Answer,
+    Letter,
+    Reading,
+    Request,
+    Verdict,
+    failed,
+    json_request,
+    object_of,
+    objects_of,
+    strings_of,
+    text_of,
+)
+from mailcore.providers.mapped import author
 
 _OF_THE_ACCOUNT = frozenset((10101, 10102, 10103, 10105, 10203))
 """Token missing, without the right, of the wrong kind; not entitled; sending disabled."""
@@ -24,16 +36,13 @@ class CloudflareSender:
     most_octets: int = 5_242_880
 
     def request(self, letter: Letter, now: datetime) -> Request:
-        found = addresses(read_fields(letter.content, 0, 102_400, [])[0], "from", [])
-        if not found:
-            raise Refused("The message has no From.", code=554, enhanced="5.6.0")
         try:
             message = letter.content.decode("ascii")
         except UnicodeDecodeError:
             # JSON carries text: 8-bit octets of another charset than UTF-8 would not arrive as they are
             raise Refused("The message has 8-bit octets.", name="8bitmime", code=554, enhanced="5.6.3") from None
         # the sender must be of an onboarded domain, which our return path's subdomain is not: theirs is put in anyway
-        body = {"from": found[0].address, "recipients": list(letter.recipients), "mime_message": message}
+        body = {"from": author(letter).address, "recipients": list(letter.recipients), "mime_message": message}
         url = f"{self.base_url}/accounts/{self.account_id}/email/sending/send_raw"
         return json_request(url, {"Authorization": f"Bearer {self.api_token}"}, body)
 
@@ -47,8 +56,7 @@ class CloudflareSender:
                 recipient.lower(): verdicts.get(recipient.lower(), Verdict.ACCEPTED) for recipient in letter.recipients
             }
             return Reading(Verdict.ACCEPTED, "accepted by Cloudflare", others=others)
-        found = said.get("errors")
-        errors = [object_of(error) for error in found] if isinstance(found, list) else []
+        errors = objects_of(said.get("errors"))
         codes = {error.get("code") for error in errors}
         words = "; ".join(f"{error.get('code')} {text_of(error.get('message'), 200)}" for error in errors[:5])
         verdict = Verdict.ACCOUNT if codes & _OF_THE_ACCOUNT else None
@@ -61,7 +69,5 @@ def _verdicts(result: dict[str, object]) -> dict[str, Verdict]:
     kinds = {"queued": Verdict.ACCEPTED, "delivered": Verdict.DELIVERED, "permanent_bounces": Verdict.BOUNCED}
     verdicts: dict[str, Verdict] = {}
     for name, verdict in kinds.items():
-        named = result.get(name)
-        if isinstance(named, list):
-            verdicts.update({each.lower(): verdict for each in named if isinstance(each, str)})
+        verdicts.update({each.lower(): verdict for each in strings_of(result.get(name))})
     return verdicts

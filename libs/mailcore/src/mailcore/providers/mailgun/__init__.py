@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, StringConstraints
 
-from mailcore.providers.base import Account, EventSource
+from mailcore.providers.base import Account, EventSource, endpoint
 from mailcore.providers.mailgun.events import MailgunEvents
 from mailcore.providers.mailgun.send import MailgunSender
 
@@ -27,8 +26,7 @@ class Mailgun(Account):
     """"HTTP webhook signing key" of the account. Without it a mail counts as delivered once Mailgun has taken it."""
 
     def sender(self, base_url: str | None = None) -> MailgunSender:
-        base = (base_url or BASE_URLS[self.region]).rstrip("/")
-        return MailgunSender(base, urlsplit(base).netloc, self.api_key.get_secret_value(), self.domain)
+        return MailgunSender(*endpoint(base_url, BASE_URLS[self.region]), self.api_key.get_secret_value(), self.domain)
 
     def events(self) -> EventSource | None:
         return MailgunEvents(self.signing_secret.get_secret_value()) if self.signing_secret else None

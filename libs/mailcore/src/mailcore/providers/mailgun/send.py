@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mailcore.kit.errors import Refused
-from mailcore.mime.fields import addresses, read_fields
 from mailcore.providers.base import (
     REFERENCE,
     Answer,
@@ -22,6 +21,7 @@ from mailcore.providers.base import (
     object_of,
     text_of,
 )
+from mailcore.providers.mapped import author
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ class MailgunSender:
     def _domain(self, letter: Letter) -> str:
         if self.domain:
             return self.domain
-        found = addresses(read_fields(letter.content, 0, 102_400, [])[0], "from", [])
-        domain = found[0].address.rpartition("@")[2].lower() if found else ""
+        domain = author(letter).address.rpartition("@")[2].lower()
         if not domain or not all(char.isalnum() or char in ".-" for char in domain) or not domain.isascii():
             raise Refused("The domain of From cannot be read.", code=554, enhanced="5.6.0")
         return domain

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, StringConstraints
 
-from mailcore.providers.base import Account, EventSource
+from mailcore.providers.base import Account, EventSource, endpoint
 from mailcore.providers.postmark.events import PostmarkEvents
 from mailcore.providers.postmark.send import PostmarkSender
 
@@ -25,8 +24,7 @@ class Postmark(Account):
     counts as delivered once Postmark has taken it."""
 
     def sender(self, base_url: str | None = None) -> PostmarkSender:
-        base = (base_url or BASE_URL).rstrip("/")
-        return PostmarkSender(base, urlsplit(base).netloc, self.server_token.get_secret_value(), self.message_stream)
+        return PostmarkSender(*endpoint(base_url, BASE_URL), self.server_token.get_secret_value(), self.message_stream)
 
     def events(self) -> EventSource | None:
         return PostmarkEvents(self.webhook_password.get_secret_value()) if self.webhook_password else None

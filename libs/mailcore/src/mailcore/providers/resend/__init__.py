@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from mailcore.providers.base import Account, EventSource
+from mailcore.providers.base import Account, EventSource, endpoint
 from mailcore.providers.resend.events import ResendEvents
 from mailcore.providers.resend.send import ResendSender
 
@@ -23,8 +22,7 @@ class Resend(Account):
     """`whsec_…` of the webhook that posts to us. Without it a mail counts as delivered once Resend has taken it."""
 
     def sender(self, base_url: str | None = None) -> ResendSender:
-        base = (base_url or BASE_URL).rstrip("/")
-        return ResendSender(base, urlsplit(base).netloc, self.api_key.get_secret_value())
+        return ResendSender(*endpoint(base_url, BASE_URL), self.api_key.get_secret_value())
 
     def events(self) -> EventSource | None:
         return ResendEvents(self.signing_secret.get_secret_value()) if self.signing_secret else None

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 
 from mailcore import events as webhooks
 from mailcore.kit.errors import Invalid
-from mailcore.providers.base import REFERENCE, Event, Fetch, Forged, Kind, Post, object_of, reply_of, text_of
+from mailcore.providers.base import (
+    REFERENCE,
+    Event,
+    Fetch,
+    Forged,
+    Kind,
+    Post,
+    object_of,
+    reply_of,
+    strings_of,
+    text_of,
+)
 from mailcore.smtp.reply import Reply
 
 _KINDS = {
@@ -32,12 +43,11 @@ class ResendEvents:
         kind = _KINDS.get(text_of(event.get("type")))
         about = object_of(event.get("data"))
         reference = text_of(object_of(about.get("tags")).get(REFERENCE))
-        recipients = about.get("to")
-        if kind is None or not reference or not isinstance(recipients, list):
+        if kind is None or not reference:
             return []
         reply = _reply(kind, about)
-        named = [recipient for recipient in recipients if isinstance(recipient, str)]
-        return [Event(f"{id_}:{recipient}", kind, reference, recipient, reply) for recipient in named]
+        recipients = strings_of(about.get("to"))
+        return [Event(f"{id_}:{recipient}", kind, reference, recipient, reply) for recipient in recipients]
 
 
 def _reply(kind: Kind, about: dict[str, object]) -> Reply | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-from mailcore.providers.base import Account, EventSource
+from mailcore.providers.base import Account, EventSource, endpoint
 from mailcore.providers.sendgrid.events import SendGridEvents, public_key
 from mailcore.providers.sendgrid.send import SendGridSender
 
@@ -29,8 +28,7 @@ class SendGrid(Account):
     """Of the signed event webhook, as its settings show it (base64). Without it a mail counts as delivered once SendGrid has it."""
 
     def sender(self, base_url: str | None = None) -> SendGridSender:
-        base = (base_url or BASE_URLS[self.region]).rstrip("/")
-        return SendGridSender(base, urlsplit(base).netloc, self.api_key.get_secret_value())
+        return SendGridSender(*endpoint(base_url, BASE_URLS[self.region]), self.api_key.get_secret_value())
 
     def events(self) -> EventSource | None:
         return SendGridEvents(public_key(self.verification_key)) if self.verification_key else None

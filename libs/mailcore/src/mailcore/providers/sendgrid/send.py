@@ -18,6 +18,7 @@ from mailcore.providers.base import (
     failed,
     json_request,
     object_of,
+    objects_of,
     text_of,
 )
 from mailcore.providers.mapped import mapped
@@ -81,8 +82,7 @@ class SendGridSender:
     def read(self, answer: Answer, letter: Letter) -> Reading:
         if 200 <= answer.status < 300:
             return accepted(answer, "accepted by SendGrid", answer.headers.get("x-message-id"))
-        said = object_of(answer.json()).get("errors")
-        errors = [object_of(error) for error in said] if isinstance(said, list) else []
+        errors = objects_of(object_of(answer.json()).get("errors"))
         words = "; ".join(text for error in errors[:5] if (text := text_of(error.get("message"))))
         verdict: Verdict | None = None
         if answer.status == 403 and "sender identity" in words.lower():

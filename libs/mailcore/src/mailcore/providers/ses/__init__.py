@@ -7,11 +7,10 @@ SES writes its own Message-ID and Date into what passes, so that a signature of 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, StringConstraints
 
-from mailcore.providers.base import Account, EventSource
+from mailcore.providers.base import Account, EventSource, endpoint
 from mailcore.providers.ses.events import SesEvents
 from mailcore.providers.ses.send import SesSender
 
@@ -35,9 +34,9 @@ class Ses(Account):
     delivered once SES has taken it."""
 
     def sender(self, base_url: str | None = None) -> SesSender:
-        base = (base_url or f"https://email.{self.region}.{_suffix(self.region)}").rstrip("/")
+        own = f"https://email.{self.region}.{_suffix(self.region)}"
         return SesSender(
-            *(base, urlsplit(base).netloc, self.region, self.access_key_id),
+            *(*endpoint(base_url, own), self.region, self.access_key_id),
             self.secret_access_key.get_secret_value(),
             self.configuration_set,
         )

@@ -19,7 +19,20 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.x509 import load_pem_x509_certificate
 
-from mailcore.providers.base import REFERENCE, Event, Fetch, Forged, Kind, Post, object_of, reply_of, same, text_of
+from mailcore.providers.base import (
+    REFERENCE,
+    Event,
+    Fetch,
+    Forged,
+    Kind,
+    Post,
+    object_of,
+    objects_of,
+    reply_of,
+    same,
+    strings_of,
+    text_of,
+)
 from mailcore.smtp.reply import Reply
 
 _AMAZON = re.compile(r"sns\.[a-z0-9-]{1,40}\.amazonaws\.com(\.cn)?")
@@ -100,7 +113,7 @@ def _of_amazon(url: str) -> str:
 def _outcomes(record: dict[str, object], mail: dict[str, object]) -> Iterator[tuple[Kind, str, Reply | None]]:
     match record.get("eventType") or record.get("notificationType"):
         case "Delivery":
-            for recipient in _strings(object_of(record.get("delivery")).get("recipients")):
+            for recipient in strings_of(object_of(record.get("delivery")).get("recipients")):
                 yield Kind.DELIVERED, recipient, None
         case "Bounce":
             bounce = object_of(record.get("bounce"))
@@ -118,14 +131,9 @@ def _outcomes(record: dict[str, object], mail: dict[str, object]) -> Iterator[tu
                 yield Kind.DELAYED, recipient, reply_of(text_of(about.get("diagnosticCode")), permanent=False)
         case "Reject":
             words = text_of(object_of(record.get("reject")).get("reason"))
-            for recipient in _strings(mail.get("destination")):
+            for recipient in strings_of(mail.get("destination")):
                 yield Kind.FAILED, recipient, reply_of(words, permanent=True)
 
 
-def _strings(found: object) -> list[str]:
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
-
-
 def _named(found: object) -> list[tuple[str, dict[str, object]]]:
-    each_of = [object_of(each) for each in found] if isinstance(found, list) else []
-    return [(text_of(each.get("emailAddress")), each) for each in each_of if text_of(each.get("emailAddress"))]
+    return [(address, each) for each in objects_of(found) if (address := text_of(each.get("emailAddress")))]
