@@ -1,4 +1,5 @@
-"""Delivery reports and complaints collected by others: whom each is about, and whether it is for good. Agreement is printed (-rP).
+"""Delivery reports, complaints and DMARC reports of others: what each says, whom it is about, whether it is for good. Agreement is
+printed (-rP).
 
 The suites are read where they are, beside the checkout (POSTROOM_SUITES).
 """
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import suites
-from mailcore.dsn import feedback
+from mailcore.dsn import dmarc_report, feedback
 from mailcore.dsn.parse import parse
 from mailcore.dsn.report import Action
+from mailcore.mime.parse import Message
 
 RIGHT_RECIPIENT = 0.98
 RIGHT_HARDNESS = 0.97
@@ -127,3 +129,56 @@ def test_complaints_say_what_they_say_to_others() -> None:
             assert ours == theirs, f"{path.name}: {name}"
         compared += len(pairs)
     print(f"ARF: {compared} fields of {len(files)} reports agree")
+
+
+def test_dmarc_reports_say_what_they_say_to_others() -> None:
+    """Large receivers' own reports, plain and packed in their mails: every field that a reader of ours has."""
+    files = sorted((suites.suite("mail-auth") / "dmarc-feedback").glob("*.[ex]ml"))
+    assert len(files) >= 10
+    compared = 0
+    for path in files:
+        expected: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        if path.suffix == ".eml":
+            message = Message(path.read_bytes())
+            assert dmarc_report.may_hold(message.summary()), path.name
+            (found,) = dmarc_report.in_mail(message)
+        else:
+            found = dmarc_report.read(path.read_bytes())
+        assert isinstance(found, dmarc_report.Report), path.name
+        about, policy = expected["report_metadata"], expected["policy_published"]
+        pairs: dict[str, tuple[object, object]] = {
+            "org_name": (found.organization, about["org_name"]),
+            "email": (found.contact, about["email"]),
+            "report_id": (found.report_id, about["report_id"]),
+            "begin": (found.begins_at.timestamp(), about["date_range"]["begin"]),
+            "end": (found.ends_at.timestamp(), about["date_range"]["end"]),
+            "domain": (found.domain, policy["domain"]),
+            "p": (found.policy.get("p"), policy["p"].lower()),
+            "messages": (found.messages, sum(each["row"]["count"] for each in expected["record"])),
+        }
+        theirs = sorted(map(_record, expected["record"]))
+        ours = sorted(
+            (
+                *(row.source_ip, row.messages, row.disposition, row.dkim, row.spf, row.header_from, row.envelope_from),
+                str([(each.get("domain"), each.get("selector", ""), each["result"]) for each in row.results["dkim"]]),
+                str([(each.get("domain"), each["result"]) for each in row.results["spf"]]),
+            )
+            for row in found.rows
+        )
+        pairs["records"] = (ours, theirs)
+        for name, (our, their) in pairs.items():
+            assert our == their, f"{path.name}: {name}"
+        compared += len(pairs) - 1 + 9 * len(theirs)
+    print(f"DMARC: {compared} fields of {len(files)} reports agree")
+
+
+def _record(record: dict[str, Any]) -> tuple[Any, ...]:
+    row, who, results = record["row"], record["identifiers"], record["auth_results"]
+    verdict = row["policy_evaluated"]
+    disposition = verdict["disposition"].lower()
+    return (
+        *(row["source_ip"], row["count"], disposition if disposition in ("quarantine", "reject") else "none"),
+        *(verdict["dkim"] == "Pass", verdict["spf"] == "Pass", who["header_from"], who["envelope_from"] or ""),
+        str([(each["domain"], each["selector"] or "", each["result"].lower()) for each in results["dkim"]]),
+        str([(each["domain"], each["result"].lower()) for each in results["spf"]]),
+    )

@@ -88,12 +88,12 @@ class XmlReader:
             raise _Refused(f"the XML has more than {self._max_octets} octets")
         done: list[tuple[str, Node]] = []
         parser = _parser(_Builder(self._wanted, done.append))
-        for at in range(0, len(octets), _PIECE):
-            parser.Parse(octets[at : at + _PIECE], False)
-            yield from done
-            done.clear()
-        parser.Parse(b"", True)
-        yield from done
+        for at in range(0, len(octets) + 1, _PIECE):
+            try:
+                parser.Parse(octets[at : at + _PIECE], at + _PIECE > len(octets))
+            finally:  # what was whole before it went wrong
+                yield from done
+                done.clear()
 
 
 def _parser(builder: _Builder) -> expat.XMLParserType:
