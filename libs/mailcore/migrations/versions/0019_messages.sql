@@ -33,6 +33,7 @@ ALTER TABLE messages
   ADD COLUMN reply_to     text[] NOT NULL DEFAULT '{}',
   ADD COLUMN attachments  integer NOT NULL DEFAULT 0,      -- those that are not shown within its text
   ADD COLUMN snippet      text CHECK (length(snippet) <= 300),
+  ADD COLUMN doubts       text[] NOT NULL DEFAULT '{}',    -- what makes it look like another's (mime/doubts.py)
   ADD COLUMN seen         boolean NOT NULL GENERATED ALWAYS AS ('\Seen' = ANY (flags)) STORED,
   ADD COLUMN flagged      boolean NOT NULL GENERATED ALWAYS AS ('\Flagged' = ANY (flags)) STORED;
 

@@ -39,7 +39,10 @@ from api.health.routes import router as health
 from api.health.sending import router as health_sending
 from api.lab.routes import router as lab
 from api.logs.routes import router as logs
+from api.mailboxes.routes import router as mailboxes
+from api.messages.images import router as images
 from api.messages.routes import router as messages
+from api.messages.threads import router as threads
 from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
 from api.people.routes import router as people
@@ -85,7 +88,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     caught,
     lab,
     accounts,
+    mailboxes,
     messages,
+    threads,
+    images,
     arrivals,
     downloads,
     webhooks,

@@ -24,6 +24,7 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/v1/domains", True),
     ("/suppressions", True),
     ("/v1/accounts", True),
+    ("/v1/mailboxes", True),
     ("/v1/ways", True),
     ("/v1/routes-out", True),
     ("/v1/dmarc", True),

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from api.limits import Limits
 from api.logs.writer import LogWriter
+from api.messages.remote import RemoteImages
 from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
@@ -44,6 +45,8 @@ class Context:
     tracks: Tracks
     attachments: GuardedClient
     """For URLs that callers name as attachments."""
+    images: RemoteImages
+    """For images that strangers' mail names."""
     keys: Keys
     limits: Limits
     logs: LogWriter | None

@@ -10,6 +10,7 @@ from api.app import build
 from api.context import Context
 from api.limits import Limits
 from api.logs.writer import LogWriter
+from api.messages.remote import RemoteImages
 from api.people.attempts import Attempts
 from api.people.tokens import Tokens
 from api.settings import Settings
@@ -94,6 +95,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ),
         tracks=Tracks(store, ringer, settings.keyring().derive_all("track")),
         attachments=GuardedClient(Guard("attachments", settings.network.allow.attachments)),
+        images=RemoteImages(GuardedClient(Guard("images", settings.network.allow.images))),
         keys=Keys(store),
         shaping=Shaping.load(settings.outbound.shaping_file),
         limits=Limits(RateLimiter(ringer, settings.rate_limit.requests_per_second), settings.rate_limit),
@@ -139,6 +141,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     finally:
         ctx.people.close()
         await ctx.attachments.close()
+        await ctx.images.close()
         await providers.close()
         await ringer.close()
         await store.close()

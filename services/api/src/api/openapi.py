@@ -42,6 +42,8 @@ _ALSO = {
     ("post", "/api-keys"): {"404": "`domain_id` or one of `domain_ids` is no domain of this organization."},
     ("patch", "/api-keys/{id}"): {"403": "The key is suspended, which only the operator can take back."},
     ("post", "/v1/accounts"): {"409": "This account is connected already."},
+    ("post", "/v1/mailboxes"): {"409": "There is a mailbox with this address already."},
+    ("delete", "/v1/mailboxes/{mailbox_id}"): {"409": "It mirrors an account, which is to be removed instead."},
     ("post", "/v1/domains/{id}/dkim-keys"): {
         "409": "The selector was used before, or a key of this algorithm waits already."
     },

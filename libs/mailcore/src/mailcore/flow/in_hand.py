@@ -159,6 +159,7 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
                     reply_to=[shown(one) for one in found.reply_to],
                     attachments=words.files(found),
                     snippet=words.snippet(found.text),
+                    doubts=found.doubts,
                     words=words.of_mailbox(found_by, mark, mailbox),
                     related=about,
                 )

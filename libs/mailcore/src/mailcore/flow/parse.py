@@ -20,6 +20,7 @@ from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.log import logger
 from mailcore.mime.parse import Message, Summary, content_as_json
 from mailcore.mime.submission import Submission, prepare
+from mailcore.mime.view import REMOTE, View, view
 
 log = logger(__name__)
 
@@ -73,6 +74,12 @@ class Reader:
             return await asyncio.to_thread(lambda: content_as_json(Message(raw), html_format))
         found: dict[str, Any] = orjson.loads(await self._child(raw, "content", html_format))
         return found
+
+    async def view(self, raw: bytes, inline: str, *, remote: bool = False) -> View:
+        """The mail as it may be shown; `inline` and `remote` as for mime.view. Raises as `content`."""
+        if len(raw) <= IN_A_THREAD // 4:  # HTML is cleaned in one go
+            return await asyncio.to_thread(lambda: view(Message(raw), inline, remote=remote))
+        return View(**orjson.loads(await self._child(raw, "view", inline + (REMOTE if remote else ""))))
 
     async def attachment(self, raw: bytes, n: int) -> File | None:
         """Number `n`, decoded; None: there is no such attachment. Raises as `content`."""

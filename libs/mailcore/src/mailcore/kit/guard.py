@@ -96,7 +96,7 @@ class Answer:
 
 
 class Guard:
-    """The checks of one purpose: `webhooks`, `imap`, `ai`, `local_mail`, `attachments`, `mx`."""
+    """The checks of one purpose: `webhooks`, `imap`, `ai`, `local_mail`, `attachments`, `images`, `mx`."""
 
     def __init__(self, purpose: str, allow: Sequence[Network] = (), *, resolve: Resolve | None = None) -> None:
         self.purpose = purpose

@@ -118,6 +118,7 @@ class Allow(Group):
     ai: Networks = []
     local_mail: Networks = []
     attachments: Networks = []
+    images: Networks = []
     mx: Networks = []
     smarthosts: Networks = []
 

@@ -1,4 +1,4 @@
-"""Reads one large mail in a process of its own: `python -m mailcore.mime.child summary|content|attachment|submission ARG`.
+"""Reads one large mail in a process of its own: `python -m mailcore.mime.child summary|content|view|attachment|submission ARG`.
 
 Raw mail on standard input, JSON on standard output (of an attachment and of a submission: JSON in a line, then the octets). The
 process holds itself to ten seconds of processor and 512 MB beyond the mail, so that a mail made to exhaust its reader ends
@@ -16,6 +16,7 @@ from uuid import UUID
 from mailcore.kit.errors import MailError
 from mailcore.mime.parse import Message, content_as_json
 from mailcore.mime.submission import prepare
+from mailcore.mime.view import REMOTE, view
 
 CPU_SECONDS = 10
 MEMORY_BYTES = 512 * 1024 * 1024
@@ -36,6 +37,12 @@ def main(what: str, argument: str) -> None:
         out.write(json.dumps(message.summary().as_json()).encode())
     elif what == "content":
         out.write(json.dumps(content_as_json(message, argument)).encode())
+    elif what == "view":
+        out.write(
+            json.dumps(
+                view(message, argument.removesuffix(REMOTE), remote=argument.endswith(REMOTE)).as_json()
+            ).encode()
+        )
     else:
         found = message.attachment(int(argument))
         if found is not None:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote_to_bytes
 
+from mailcore.dns.names import normalize_domain
+from mailcore.kit.errors import Invalid
 from mailcore.mime.text import decode_header, decode_text, decode_words, one_line
 
 MAX_ADDRESSES = 10_240
@@ -19,6 +21,8 @@ _LINE = re.compile(rb"[^\n]*\n?")
 _PLAIN_RUN = re.compile(r'[^"(),:;<>\\]+')
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"?', re.DOTALL)
 _BLANKS = re.compile(r"\s+")
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Marks that turn the direction of writing (Unicode, Bidi_Control)."""
 _PARAMETER = re.compile(r';\s*([^\s=;"]{1,100})\s*=\s*("(?:[^"\\]|\\.)*"?|[^;]*)', re.DOTALL)
 _SECTION = re.compile(r"([^*]+)\*(?:(\d{1,3})(\*)?)?\Z")
 _ID = re.compile(r"<[^<>\s]{1,996}>")
@@ -163,6 +167,17 @@ def parse_addresses(text: str, limit: int = MAX_ADDRESSES) -> list[MailAddress]:
     if len(found) < limit:
         close()
     return found
+
+
+def shown(one: MailAddress) -> MailAddress:
+    """As it is kept: the domain in A-labels, so that one domain is one, and nothing that turns writing around in the name."""
+    local, at, domain = one.address.rpartition("@")
+    if not domain.isascii():
+        try:
+            domain = normalize_domain(domain)
+        except Invalid:
+            pass  # no domain at all: as it was written
+    return MailAddress(TURNING.sub("", one.name), f"{local}{at}{domain}")
 
 
 def parameters(value: str) -> dict[str, str]:

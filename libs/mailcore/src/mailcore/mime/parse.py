@@ -19,13 +19,13 @@ from typing import Any
 from urllib.parse import unquote
 
 from mailcore.mime import fields as header
-from mailcore.mime.fields import Field, MailAddress
+from mailcore.mime.doubts import doubts
+from mailcore.mime.fields import TURNING, Field, MailAddress
 from mailcore.mime.plaintext import html_to_text
 from mailcore.mime.text import decode_header, decode_text, decode_transfer, decode_words, many_lines, one_line
 
 _DASHES = re.compile(rb"^--[^\r\n]{1,998}", re.MULTILINE)
 _TYPE = re.compile(r"\s*([!#$%&'*+.^_`|~\w-]{1,64})/([!#$%&'*+.^_`|~\w-]{1,64})", re.ASCII)
-_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _CID = re.compile(r"cid:([^\"'\s<>()]{1,300})", re.IGNORECASE)
 _IMAGE = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
 """Types that may stand in an attribute of HTML as they are."""
@@ -97,6 +97,8 @@ class Summary:
     received_for: list[str] = field(default_factory=list)
     attachments: list[Attachment] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """Names of what makes it look like another's (mime.doubts)."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"date": self.date.isoformat() if self.date else None}
@@ -139,10 +141,13 @@ class Message:
             for name in ("to", "cc", "bcc", "reply_to")
         }
         ids = [found.value for found in self.fields if found.name == "message-id"]
+        authors = header.addresses(self.fields, "from", defects)
         files = [attachment for attachment, _ in self._attachments()]
+        names = [one.name for some in people.values() for one in some] + [_written_name(part) for part in self.leaves]
         return Summary(
-            from_=header.addresses(self.fields, "from", defects),
-            **people,
+            from_=[header.shown(one) for one in authors],
+            **{name: [header.shown(one) for one in some] for name, some in people.items()},
+            doubts=doubts(authors, names),
             subject=header.field(self.fields, "subject"),
             message_id=one_line(ids[0].decode("utf-8", "replace"))[:998] or None if ids else None,
             date=header.date(header.field(self.fields, "date")),
@@ -376,13 +381,13 @@ def is_body(part: Part) -> bool:
 
 
 def _attachment(n: int, part: Part, size: int) -> Attachment:
-    kind, parameters = _disposition(part)
+    kind = _disposition(part)[0]
     content_id = header.field(part.fields, "content-id")
     if content_id is not None:
         content_id = content_id.strip("<> ")[:300] or None
     return Attachment(
         n=n,
-        filename=_filename(parameters.get("filename") or part.parameters.get("name")),
+        filename=_filename(_written_name(part)),
         content_type=part.content_type,
         content_disposition="inline" if kind == "inline" or (not kind and content_id) else "attachment",
         content_id=content_id,
@@ -390,11 +395,16 @@ def _attachment(n: int, part: Part, size: int) -> Attachment:
     )
 
 
+def _written_name(part: Part) -> str | None:
+    written = _disposition(part)[1].get("filename") or part.parameters.get("name")
+    return decode_words(written) if written else None
+
+
 def _filename(written: str | None) -> str | None:
     """The last piece of a path, without the marks that turn a name's end around (`invoice\u202egpj.exe`)."""
     if not written:
         return None
-    name = _BIDI.sub("", decode_words(written)).replace("\\", "/").rpartition("/")[2]
+    name = TURNING.sub("", written).replace("\\", "/").rpartition("/")[2]
     name = one_line(name)
     if len(name) > 255:
         stem, dot, ending = name.rpartition(".")

@@ -54,6 +54,7 @@ class RoutedMessage:
     """Those that are not shown within its text."""
     snippet: str | None = None
     flags: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     words: str = ""
     """As Postgres reads a tsvector; each with its mark (flow.words)."""
     related: Related = Related()
@@ -85,6 +86,7 @@ async def insert(db: Connection, new: Sequence[RoutedMessage]) -> None:
         [one.thread_id for one in new],
         [one.thread_by for one in new],
         [one.words for one in new],
+        [_list(one.doubts) for one in new],
     )
 
 
@@ -181,7 +183,8 @@ def _list(texts: Sequence[str]) -> str:
 
 _SELECT = """
 SELECT m.id, m.org_id, m.mailbox_id, b.address, b.account_id, m.arrival_id, m.message_id, m.from_, m.to_, m.cc, m.reply_to,
-       m.subject, m.date, m.size, m.flags, m.seen, m.flagged, m.received_at, m.attachments, m.snippet, m.thread_id, m.thread_by
+       m.subject, m.date, m.size, m.flags, m.seen, m.flagged, m.received_at, m.attachments, m.snippet, m.doubts, m.thread_id,
+       m.thread_by
 FROM messages m JOIN mailboxes b ON b.id = m.mailbox_id
 """
 
@@ -189,16 +192,17 @@ _INSERT = """
 WITH given AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
                        $10::timestamptz[], $11::bigint[], $12::timestamptz[], $13::text[], $14::integer[], $15::text[],
-                       $16::text[], $17::uuid[], $18::text[], $19::text[])
+                       $16::text[], $17::uuid[], $18::text[], $19::text[], $20::text[])
     AS t (id, org_id, mailbox_id, arrival_id, message_id, from_, to_, cc, subject, date, size, received_at, reply_to, attachments,
-          snippet, flags, thread_id, thread_by, words)
+          snippet, flags, thread_id, thread_by, words, doubts)
 ), made AS (
   INSERT INTO messages (id, org_id, mailbox_id, arrival_id, message_id, from_, to_, cc, subject, date, size, received_at, reply_to,
-                        attachments, snippet, flags, thread_id, thread_by)
+                        attachments, snippet, flags, thread_id, thread_by, doubts)
   SELECT id, org_id, mailbox_id, arrival_id, message_id, from_, ARRAY(SELECT jsonb_array_elements_text(to_::jsonb)),
          ARRAY(SELECT jsonb_array_elements_text(cc::jsonb)), subject, date, size, received_at,
          ARRAY(SELECT jsonb_array_elements_text(reply_to::jsonb)), attachments, snippet,
-         ARRAY(SELECT jsonb_array_elements_text(flags::jsonb)), thread_id, thread_by
+         ARRAY(SELECT jsonb_array_elements_text(flags::jsonb)), thread_id, thread_by,
+         ARRAY(SELECT jsonb_array_elements_text(doubts::jsonb))
   FROM given
   ON CONFLICT (mailbox_id, arrival_id) WHERE arrival_id IS NOT NULL DO NOTHING
   RETURNING id

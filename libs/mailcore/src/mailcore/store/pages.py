@@ -9,7 +9,7 @@ from uuid import UUID
 from mailcore.kit.ids import uuid7_time
 from mailcore.store.session import Connection
 
-_LAST = 0xE000_0000_0000 << 80
+LAST_ID = UUID(int=0xE000_0000_0000 << 80)
 """Beyond this an id names a year that there is not."""
 
 
@@ -59,7 +59,7 @@ async def fetch_by_time(
     cursor = page.after or page.before
     backwards = page.before is not None and page.after is None
     if cursor is not None:
-        args += [cursor, uuid7_time(UUID(int=min(cursor.int, _LAST)))]
+        args += [cursor, uuid7_time(UUID(int=min(cursor.int, LAST_ID.int)))]
         at = f"coalesce((SELECT {time} FROM {table} WHERE id = ${len(args) - 1}), ${len(args)}::timestamptz)"
         select += f" AND ({alias}.{time}, {alias}.id) {'>' if backwards else '<'} ({at}, ${len(args) - 1})"
     direction = "ASC" if backwards else "DESC"

@@ -1,1 +1,1 @@
-"""Mail in mailboxes, received and mirrored: `/v1/messages`."""
+"""Messages and threads: `/v1/messages`, `/v1/threads`; images that mail names elsewhere: `/v1/images`."""

@@ -1,0 +1,1 @@
+"""Mailboxes: `/v1/mailboxes`."""
