@@ -2,7 +2,7 @@
 
 1. large parts come from the blob store
 2. compose and sign in a thread: OpenSSL frees the interpreter, so that several threads sign at once
-   a message that was handed in whole is signed as it stands, with what others have signed
+   a message that was handed in whole is signed as it stands, with what others have signed; one that is only passed on is not
    tracking comes before signing, and the text that is made from the html before tracking
 3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row.
    Of a mail that has waited for days (held back, or its site suspended) the signature is made anew, so that it is good for
@@ -27,6 +27,7 @@ from uuid import UUID
 import orjson
 
 from mailcore.blob.base import BlobStore
+from mailcore.flow.passed_on import PassedOn
 from mailcore.kit.errors import NotFound, Refused
 from mailcore.kit.log import logger
 from mailcore.mailauth.dkim.keys import SigningKey
@@ -124,7 +125,7 @@ def compose_one(work: Work, now: float) -> Composed:
     `now` in seconds since 1970.
     """
     content = work.content
-    if not work.keys:
+    if not work.keys and not content.relayed:
         # never unsigned; a key is made or mended while the mail waits
         return Outcome(
             Result.DEFERRED, Reply(451, "the sending domain has no usable DKIM key", "4.7.0"), rule="no-signing-key"
@@ -132,6 +133,8 @@ def compose_one(work: Work, now: float) -> Composed:
     try:
         date = content.scheduled_at or content.created_at
         signed_at = signature_time(date, now)
+        if content.passed_on is not None and work.raw is not None:
+            return PassedOn.from_json(content.passed_on).octets(work.raw, work.keys, now=signed_at)
         tracking = work.tracker.of(content) if work.tracker else None
         if work.raw is not None:
             raw = tracked_raw(work.raw, content, tracking) if tracking else work.raw

@@ -309,6 +309,7 @@ class SiteRun:
             helo=source.ehlo,
             mails_per_connection=self._share.shape.mails_per_connection,
             source_ip6=source.ip6,
+            lmtp=way.lmtp,
             requiretls=content.requiretls,
         )
 

@@ -163,7 +163,7 @@ class _Preparation:
             if identity is None:
                 run.settle_all(self._by_email[content.id], _DOMAIN_GONE)
                 continue
-            if identity.paused:
+            if identity.paused and not content.relayed:
                 run.settle_all(self._by_email[content.id], _PAUSED)
                 continue
             fetched = await fetch(content, identity.keys, office.blobs, office.tracker)

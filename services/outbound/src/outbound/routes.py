@@ -62,6 +62,7 @@ class Way:
     credentials: Credentials | None = None
     transport: Transport | None = None
     """None: the process's own."""
+    lmtp: bool = False
 
 
 class NoWay(Exception):

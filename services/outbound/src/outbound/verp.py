@@ -17,6 +17,8 @@ def enveloped(verp: Verp, content: Content, row: Leased, domain: str, octets: by
     What the sender asked to be told is not passed on to the next hop: the return path is ours, so a report comes to us, and what we
     hear of it we tell him (RFC 3461 §5.2.7, as a list does).
     """
+    if content.relayed:  # to another server of its own organization: who sent it hears of what becomes of it there
+        return Mail((content.passed_on or {})["mail_from"], row.recipient, octets, replace(row, relayed=True))
     if content.dsn is None:
         return Mail(
             f"{verp.local_part(row.email_id, row.n)}@{domain}",

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from mailcore.dns.mx import addresses_of
 from mailcore.dns.resolver import Resolver
-from mailcore.flow.ways import TENANTS_PORTS, SmartHost, account_of
+from mailcore.flow.ways import SmartHost, account_of
 from mailcore.kit.addresses import Network, parse_address
 from mailcore.kit.errors import Invalid, Refused, Unavailable
 from mailcore.kit.guard import Guard
@@ -178,7 +178,7 @@ class Ways:
         if row.org_id is None:
             hops = (await OneHost("smarthost", account.host, account.port, self._resolver).find("")).hops
         else:
-            ips = await self._guard.check_host(account.host, account.port, ports=TENANTS_PORTS)
+            ips = await self._guard.check_host(account.host, account.port, ports=account.ports)
             hops = (Hop(account.host, tuple(ips), account.port),)
         password = account.password.get_secret_value() if account.password else ""
         return Way(
@@ -188,6 +188,7 @@ class Ways:
             tls=account.policy,
             bind_tls=True,
             credentials=Credentials(account.username, password) if account.username else None,
+            lmtp=account.lmtp,
         )
 
     async def _caught(self, site: Site) -> Way:

@@ -169,7 +169,8 @@ async def settle(store: Store, attempts: Sequence[Attempt]) -> Batch:
         now = datetime.now(UTC)
         raised = [event for row in settled for event in _events(row, by_key[row.email_id, row.n], now)]
         queued = await events.insert(db, raised)
-        hard = [row for row in settled if _is_hard(by_key[row.email_id, row.n].outcome)]
+        ended = [(row, by_key[row.email_id, row.n]) for row in settled]
+        hard = [row for row, attempt in ended if _is_hard(attempt.outcome) and not attempt.row.relayed]
         if hard:
             new = [NewSuppression(row.org_id, folded(row.recipient), "bounce", row.email_id) for row in hard]
             queued += await suppress.add_in(db, new)
@@ -199,7 +200,7 @@ def _events(row: Settled, attempt: Attempt, now: datetime) -> list[NewEvent]:
         raised.append(ended)
     if outcome.rule == TEST_COMPLAINT:
         raised.append(("email.complained", {}))
-    if outcome.rule in (TEST_ADDRESS, TEST_COMPLAINT):
+    if outcome.rule in (TEST_ADDRESS, TEST_COMPLAINT) or attempt.row.relayed:
         raised = [
             (type_, {**detail, "test": True}) for type_, detail in raised
         ]  # says nothing about anybody (flow.reputation)

@@ -38,7 +38,9 @@ NO_ROUTE = 0
 SUBMISSIONS = 465
 STARTTLS_PORTS = (25, 587)
 TENANTS_PORTS = (25, 465, 587, 2525)
-"""That a tenant may name for a smart host."""
+"""That a tenant may name for a smart host …"""
+LMTP_PORTS = (24, 2003, 2424, 7025)
+"""… and for a server that takes mail by LMTP; never 25 (RFC 2033 §5)."""
 
 
 def smart_host_tls(tls: str, port: int) -> TlsPolicy:
@@ -52,6 +54,9 @@ class SmartHost(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     vendor: ClassVar[str] = "smarthost"
+    lmtp: ClassVar[bool] = False
+    ports: ClassVar[tuple[int, ...]] = TENANTS_PORTS
+    """That a tenant may name."""
 
     host: Annotated[str, StringConstraints(min_length=1, max_length=253, to_lower=True)]
     port: Annotated[int, Field(ge=1, le=65535)] = 587
@@ -78,7 +83,24 @@ class SmartHost(BaseModel):
         return
 
 
-KINDS: Mapping[str, type[Account] | type[SmartHost]] = {SmartHost.vendor: SmartHost, **VENDORS}
+class Lmtp(SmartHost):
+    """A server with mailboxes that takes mail by LMTP (RFC 2033): for received mail that a route hands on."""
+
+    vendor: ClassVar[str] = "lmtp"
+    lmtp: ClassVar[bool] = True
+    ports: ClassVar[tuple[int, ...]] = LMTP_PORTS
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 24
+    tls: Literal["none", "opportunistic", "required", "implicit"] = "opportunistic"
+
+    @model_validator(mode="after")
+    def _not_smtp(self) -> Lmtp:
+        if self.port == 25:
+            raise ValueError("port 25 is for SMTP (RFC 2033 §5); LMTP usually has 24")
+        return self
+
+
+KINDS: Mapping[str, type[Account] | type[SmartHost]] = {SmartHost.vendor: SmartHost, Lmtp.vendor: Lmtp, **VENDORS}
 
 
 def check(kind: str, given: Mapping[str, Any]) -> Account | SmartHost:

@@ -114,6 +114,11 @@ class Content:
     passed_on: dict[str, Any] | None = None
     """`raw` is somebody else's mail that goes on as it came (mailcore.flow.passed_on)."""
 
+    @property
+    def relayed(self) -> bool:
+        """To another server of its own organization: its domain need not be able to send, nobody there is ever suppressed."""
+        return self.passed_on is not None and self.passed_on["kind"] == "relay"
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:

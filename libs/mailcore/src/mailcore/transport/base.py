@@ -91,11 +91,14 @@ class Destination:
     fails (RFC 8689 §4.2.1)."""
     source_ip6: str | None = None
     """Local IPv6 address to bind, beside an IPv4 one."""
+    lmtp: bool = False
+    """It speaks LMTP (RFC 2033): with a recipient a transaction, LHLO is all that is different."""
 
     @property
     def pool_key(self) -> tuple[object, ...]:
         """What two destinations must have in common to use the same connections."""
-        return (self.source_ip, self.source_ip6, self.helo, self.site, self.tls, self.credentials, self.requiretls)
+        own = (self.source_ip, self.source_ip6, self.helo, self.site)
+        return (*own, self.tls, self.credentials, self.requiretls, self.lmtp)
 
     @property
     def source_ips(self) -> dict[int, str]:

@@ -167,9 +167,10 @@ class Session:
             source_ip = destination.source_ips.get(ipaddress.ip_address(self.target.ip).version)
             await self._connect(source_ip, (destination.tls_context or verifying_context()) if implicit else None)
             await self._greeting()
-            await self._ehlo(helo)
+            hello = f"{'LHLO' if destination.lmtp else 'EHLO'} {helo}"
+            await self._ehlo(hello)
             if demand is not Demand.NONE and not implicit and await self._starttls(destination, demand):
-                await self._ehlo(helo)
+                await self._ehlo(hello)
             if self.capabilities.requiretls and not self.verified:
                 self.capabilities = replace(
                     self.capabilities, requiretls=False
@@ -229,17 +230,18 @@ class Session:
         if heard.code != 220:  # RFC 5321 §3.1: 554, 4yz or 521 (RFC 7504): this host takes no mail now
             raise Broken("greeting-refused", "the greeting was a refusal", heard.reply())
 
-    async def _ehlo(self, helo: str) -> None:
-        heard = await self._ask(f"EHLO {helo}", self.timeouts.ehlo)
+    async def _ehlo(self, hello: str) -> None:
+        heard = await self._ask(hello, self.timeouts.ehlo)
         if heard.code == 250:
             self.capabilities = Capabilities.of(heard.texts)
             return
         self.capabilities = Capabilities()
-        if heard.code in (500, 502):  # RFC 5321 §3.2: an old server, asked again in the old way
-            heard = await self._ask(f"HELO {helo}", self.timeouts.ehlo)
+        if heard.code in (500, 502) and hello.startswith("EHLO"):
+            # RFC 5321 §3.2: an old server, asked again in the old way
+            heard = await self._ask(hello.replace("EHLO", "HELO", 1), self.timeouts.ehlo)
             if heard.code == 250:
                 return
-        raise Broken("ehlo-refused", "EHLO was refused", heard.reply())
+        raise Broken("ehlo-refused", f"{hello[:4]} was refused", heard.reply())
 
     async def _starttls(self, destination: Destination, demand: Demand) -> bool:
         if not self.capabilities.starttls:

@@ -16,7 +16,7 @@ from api.ways import schemas
 from api.ways.schemas import ChangedWay, NewWay
 from api.ways.scope import Of, Scope
 from mailcore.flow import ways as kinds
-from mailcore.flow.ways import TENANTS_PORTS, SmartHost
+from mailcore.flow.ways import SmartHost
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.guard import Guard
 from mailcore.kit.ids import uuid7
@@ -163,7 +163,7 @@ async def _check_host(scope: Scope, account: Account | SmartHost) -> None:
         return
     guard: Guard = scope.ctx.smart_hosts
     try:
-        await guard.check_host(account.host, account.port, ports=TENANTS_PORTS)
+        await guard.check_host(account.host, account.port, ports=account.ports)
     except (Refused, Unavailable) as error:
         raise invalid(error.public) from error
 
@@ -171,7 +171,7 @@ async def _check_host(scope: Scope, account: Account | SmartHost) -> None:
 def _shape(scope: Scope, row: Any) -> dict[str, Any]:
     resting = row["suspended_until"] is not None and row["suspended_until"] > datetime.now(UTC)
     state = "off" if not row["enabled"] else "resting" if resting else "working"
-    can_report = row["kind"] not in ("smarthost", "cloudflare")
+    can_report = row["kind"] not in ("smarthost", "lmtp", "cloudflare")
     return {
         "id": str(row["id"]),
         "name": row["name"],
