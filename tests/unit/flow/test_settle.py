@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import orjson
@@ -30,16 +29,16 @@ LATER = Outcome(Result.DEFERRED, Reply(451, "later", "4.2.0"))
     ],
 )
 def test_states(outcome: Outcome, attempt: int, state: str, event: str) -> None:
-    made = settlement(Attempt(replace(ROW, attempt=attempt), outcome, "mx:x", 3))
+    made = settlement(Attempt(ROW._replace(attempt=attempt), outcome, "mx:x", 3))
     assert (made.state, made.last_event, made.worker, made.attempt) == (state, event, 7, attempt)
 
 
 @pytest.mark.parametrize(
     ("outcome", "unsure"),
     [
-        (replace(LATER, dot_sent=True), False),  # the peer said no after the dot
-        (replace(LATER, dot_sent=True, rule="reply-lost"), True),
-        (replace(LATER, rule="connect-failed"), False),
+        (LATER._replace(dot_sent=True), False),  # the peer said no after the dot
+        (LATER._replace(dot_sent=True, rule="reply-lost"), True),
+        (LATER._replace(rule="connect-failed"), False),
         (Outcome(Result.DELIVERED, Reply(250, "ok"), dot_sent=True), False),
     ],
 )
@@ -95,12 +94,12 @@ def test_an_expired_mail_bounces_for_a_while() -> None:
         (LATER, ("recipient", "mailbox")),
         # a peer that refuses us in its greeting speaks about us
         (
-            replace(LATER, reply=Reply(554, "blocked using zen.spamhaus.org"), rule="greeting-refused"),
+            LATER._replace(reply=Reply(554, "blocked using zen.spamhaus.org"), rule="greeting-refused"),
             ("block", "list-spamhaus"),
         ),
         # our own words are not read as a peer's
         (
-            replace(LATER, reply=Reply(451, "no usable key for the sending domain"), rule="no-signing-key"),
+            LATER._replace(reply=Reply(451, "no usable key for the sending domain"), rule="no-signing-key"),
             ("infrastructure", "no-signing-key"),
         ),
         (Outcome(Result.FAILED, Reply(552, "too large", "5.3.4"), rule="size"), ("content", "size")),

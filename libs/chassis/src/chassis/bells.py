@@ -23,6 +23,12 @@ Wake = Callable[[str], None]
 Do = Callable[[str], Awaitable[None]]
 
 
+POLL_SECONDS = 0.02
+LOOK_SHARE = 19
+"""Times as long as a look took, nothing is looked for."""
+LONGEST_PAUSE = 0.1
+
+
 class Bells:
     """`bells` maps a bell to what wakes its runner with the key; `chores` a chore to what does it for an id."""
 
@@ -47,12 +53,12 @@ class Bells:
         """Until cancelled. A bell that rings while Redis is away is made up for by the runner's sweep."""
         failures = 0
         while True:
-            worker = Worker(
+            worker = _Worker(
                 functions=self._functions,
                 cron_jobs=self._cron or None,
                 redis_settings=redis_settings(self._url),
                 queue_name=arq_queue(self._service),
-                poll_delay=0.02,
+                poll_delay=POLL_SECONDS,
                 max_jobs=1000,
                 keep_result=0,
                 handle_signals=False,
@@ -72,6 +78,17 @@ class Bells:
             finally:
                 await _close(worker)
             await asyncio.sleep(backoff(failures, first=0.2, longest=5.0))
+
+
+class _Worker(Worker):
+    """Looks less often when a look takes long: on a busy loop it would take a tenth of it, to hear that nothing rang."""
+
+    async def _poll_iteration(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await super()._poll_iteration()
+        # what poll_delay leaves of it counts: an idle process goes on looking as often as it was told
+        await asyncio.sleep(min(LONGEST_PAUSE, LOOK_SHARE * (loop.time() - began)))
 
 
 async def _close(worker: Worker) -> None:

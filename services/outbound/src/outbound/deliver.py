@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Sequence
@@ -47,7 +46,9 @@ MOST = 600
 AHEAD = 8
 """Rows that wait for a session, to begin with: a slow site has not all its mails signed before the quick ones have theirs."""
 AHEAD_SECONDS = 0.1
-"""What more of them last at least: whoever comes new to the site waits no longer behind them, unless sessions would have no work."""
+"""What more of them last at least, unless sessions had no work: whoever comes new to the site waits no longer behind them."""
+AHEAD_MOST = 256
+"""Of them, however many sessions there are."""
 LANES = 64
 """That share one claim."""
 RUN_SECONDS = 300.0
@@ -198,7 +199,7 @@ class SiteRun:
         now = time.monotonic()
         rate = self._done / max(now - self._asked, 0.001)
         if self._starved:
-            self._ahead = min(2 * self._ahead, MOST)
+            self._ahead = min(2 * self._ahead, AHEAD_MOST)
         else:
             self._ahead = max(AHEAD, min(self._ahead, max(int(rate * AHEAD_SECONDS), self._ahead * 7 // 8)))
         self._asked, self._done, self._starved = now, 0, False
@@ -210,7 +211,7 @@ class SiteRun:
         for lane in turn:
             del self._lanes[lane]
         quantum = max(1, limit // len(turn))
-        async with office.store.worker() as db:
+        async with office.store.worker(by_index=True) as db:
             worker = office.lease.id
             rows = await deliveries.claim(
                 db, list(turn), worker, limit=limit, quantum=quantum, schedule=office.retries.schedule
@@ -333,7 +334,7 @@ class SiteRun:
         elif is_down(outcome, self._way.tls):
             refused = self._places.refused(row.key, outcome)
             if refused:  # of its source alone: once more, at once, from another
-                self._settle(row, dataclasses.replace(outcome, retry_after=0.0))
+                self._settle(row, outcome._replace(retry_after=0.0))
             elif refused is not None:
                 self._put_back([row])
             elif self._down is None:
@@ -407,7 +408,7 @@ class SiteRun:
         for row in list(self._under_way.values()):
             # the transport ended without a word about it: its final dot may have left
             outcome = own(Result.DEFERRED, "this process failed", "4.3.0", "internal-error")
-            self._settle(row, dataclasses.replace(outcome, dot_sent=True))
+            self._settle(row, outcome._replace(dot_sent=True))
         await self._rest()
 
     async def _emptied(self) -> None:

@@ -18,7 +18,7 @@ from mailcore.transport import Mail
 
 log = logger(__name__)
 
-GATHER_SECONDS = 0.003
+GATHER_SECONDS = 0.005
 """Between two statements: a lone mail does not wait, a busy process marks a dozen at a time."""
 
 
@@ -54,7 +54,7 @@ class Gate:
         while self._asking:
             asking, self._asking = self._asking, []
             try:
-                async with self._store.worker(durable=False) as db:
+                async with self._store.worker(durable=False, by_index=True) as db:
                     mine = await deliveries.mark_dot_sent(db, [row for row, _ in asking])
             except Unavailable as error:
                 log.warning("no final dot may leave: the database is away", mails=len(asking), error=error.public)

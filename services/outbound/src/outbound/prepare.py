@@ -77,7 +77,7 @@ class _Preparation:
         try:
             if not taken:
                 return
-            async with office.store.worker() as db:
+            async with office.store.worker(by_index=True) as db:
                 light, heavy = await deliveries.light_contents(db, by_email, LIGHT_BYTES)
             taken -= self._hold(share, {content.id: size for content, size in light})
             share.give(taken)
@@ -116,7 +116,7 @@ class _Preparation:
             self._run.wait_for_memory(-rows)
         self._hold(share, sizes)
         try:
-            async with self._office.store.worker() as db:
+            async with self._office.store.worker(by_index=True) as db:
                 contents = await deliveries.contents(db, sizes)
             self._settle_gone({id_: self._by_email[id_] for id_ in sizes}, contents.keys())
             await self._compose_chunk(list(contents.values()))

@@ -200,7 +200,7 @@ class Outbound:
         office = self._office
         try:
             while not office.draining:
-                async with office.store.worker() as db:
+                async with office.store.worker(by_index=True) as db:
                     rows = await deliveries.claim(
                         *(db, [lane.lane_id], office.lease.id),
                         limit=MOST,

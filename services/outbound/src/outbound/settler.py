@@ -22,7 +22,7 @@ from mailcore.store.session import Store
 log = logger(__name__)
 
 BATCH = 500
-GATHER_SECONDS = 0.01
+GATHER_SECONDS = 0.02
 """Between two commits: a lone outcome does not wait."""
 MAX_PAUSE = 2.0
 

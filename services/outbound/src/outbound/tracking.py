@@ -5,7 +5,6 @@ An email's own switch goes before its domain's. What cannot be tracked is sent a
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -52,7 +51,7 @@ def with_unsubscribe(
     if field is None and content.broadcast and content.alone:
         # the signature covers both (RFC 8058 §4): mailauth.dkim.sign lists them
         field, asked = "List-Unsubscribe", True
-        content = dataclasses.replace(content, headers={**content.headers, field: f"<{PLACE}>"})
+        content = content._replace(headers={**content.headers, field: f"<{PLACE}>"})
     if not asked and not any(part and PLACE in part for part in (html, text)):
         return html, text, content.headers
     headers = dict(content.headers)

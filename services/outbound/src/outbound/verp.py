@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mailcore.dsn.verp import Verp
 from mailcore.dsn.wishes import Wishes
 from mailcore.smtp.dsn import Notify
@@ -29,7 +27,7 @@ def enveloped(verp: Verp, content: Content, row: Leased, domain: str, octets: by
         )
     wishes = Wishes.from_json(content.dsn)
     if wishes.wants(row.n, Notify.SUCCESS):
-        row = replace(row, success=True)
+        row = row._replace(success=True)
     # RFC 5321 §4.5.5: a report has an empty return path, so that nobody reports about it
     mail_from = f"{verp.local_part(row.email_id, row.n)}@{domain}" if wishes.mail_from else ""
     return Mail(mail_from, row.recipient, octets, row, requiretls=content.requiretls)

@@ -216,9 +216,9 @@ class Ways:
             return outcome
         lines = (Line(time.time(), said=f"[{taken.words}]"), *outcome.conversation)
         if not (taken.others_free and _fell(outcome)):
-            return replace(outcome, conversation=lines)
+            return outcome._replace(conversation=lines)
         asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.wake)
-        return replace(outcome, conversation=lines, retry_after=0.0)
+        return outcome._replace(conversation=lines, retry_after=0.0)
 
 
 def _fell(outcome: Outcome) -> bool:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -56,8 +56,7 @@ _OWN = {"size": Category.CONTENT, "invalid-message": Category.CONTENT, "bad-addr
 """What our own refusals are about, where that is not the machines between."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One attempt on one leased row, and how it ended."""
 
     row: Leased
@@ -164,7 +163,7 @@ def storable(text: str) -> str:
 async def settle(store: Store, attempts: Sequence[Attempt]) -> Batch:
     """One transaction. Raises Unavailable; then nothing is known, and the same call may be made again: it is fenced."""
     by_key = {attempt.row.key: attempt for attempt in attempts}
-    async with store.worker() as db:
+    async with store.worker(by_index=True) as db:
         settled = await deliveries.settle(db, [settlement(attempt) for attempt in attempts])
         now = datetime.now(UTC)
         raised = [event for row in settled for event in _events(row, by_key[row.email_id, row.n], now)]
@@ -338,7 +337,7 @@ async def release(store: Store, rows: Iterable[Leased]) -> None:
     if not rows:
         return
     try:
-        async with store.worker() as db:
+        async with store.worker(by_index=True) as db:
             await deliveries.release(db, rows)
     except Unavailable as error:
         log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=error.public)

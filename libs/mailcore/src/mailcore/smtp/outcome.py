@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from mailcore.smtp.reply import Reply
 
@@ -21,8 +22,7 @@ class Result(StrEnum):
     """It must not be sent to this address: nothing was."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of the conversation. `at` is seconds since 1970."""
 
     at: float
@@ -46,8 +46,7 @@ class TlsSession:
     """Domains for whose mail it has been counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     result: Result
     reply: Reply | None = None
     """The peer's words, or ours when no peer spoke."""
@@ -58,14 +57,14 @@ class Outcome:
     """`TLSv1.3 TLS_AES_256_GCM_SHA384`, or None for clear text."""
     rule: str | None = None
     """Which of our rules decided, when not simply the reply."""
-    conversation: tuple[Line, ...] = field(default=())
+    conversation: tuple[Line, ...] = ()
     dot_sent: bool = False
     """The final dot left us: the peer may hold a copy even though no reply was read."""
     dsn: bool = False
     """The peer knows DSN and took over what the sender asked to be told; otherwise we owe a "relayed" (RFC 3461 §5.2.1)."""
     tls_policy: str | None = None
     """What ruled the connection's TLS: `opportunistic`, `required`, `dane`, `mta-sts` …; None: nobody spoke to a mail host."""
-    sessions: tuple[TlsSession, ...] = field(default=(), compare=False)
+    sessions: tuple[TlsSession, ...] = ()
     """Of the connection, and of those before it in this call that failed for their TLS."""
     retry_after: float | None = None
     """Seconds until another attempt is worth it, where the peer says so or another way out is free. None: by the schedule."""

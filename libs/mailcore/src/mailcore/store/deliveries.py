@@ -6,6 +6,8 @@
 4. `settle`         what became of leased rows, only where the lease is still the one that was claimed
 5. `release`        give back rows that were never begun
 
+What is done to many rows (`claim`, `contents`, `mark_dot_sent`, `settle`, `release`) is done in `store.worker(by_index=True)`.
+
 A row whose attempt ended with its worker's death is a suspect (`crashes` > 0): `claim` leaves it to `claim_suspect`, which leases
 one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it. Suspects take turns: the next
 is leased when the final dot of the one before may leave. So at a death the suspect without `dot_sent` is the one to blame.
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -48,8 +50,7 @@ class DueLane:
     """Of a lane with a route: the way that its mail takes; None: the domain's own site."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leased:
+class Leased(NamedTuple):
     email_id: UUID
     n: int
     attempt: int
@@ -74,8 +75,7 @@ class Leased:
         return (self.email_id, self.n)
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """What an email is composed of, as submit stored it."""
 
     id: UUID
@@ -120,8 +120,7 @@ class Content:
         return self.passed_on is not None and self.passed_on["kind"] == "relay"
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What one attempt came to. `state` is the delivery's new state; `queued` means it is tried again."""
 
     email_id: UUID
@@ -139,8 +138,6 @@ class Settlement:
     mx_ip: str | None = None
     source_ip: str | None = None
     tls: str | None = None
-    tls_policy: str | None = None
-    """What ruled the connection's TLS."""
     code: int | None = None
     enhanced_code: str | None = None
     reply: str | None = None
@@ -151,13 +148,14 @@ class Settlement:
     """The final dot left and no reply was read: from now on a retry may be a second copy."""
     retry_after: float | None = None
     """Seconds until the next attempt, where that is not for the schedule to say."""
+    tls_policy: str | None = None
+    """What ruled the connection's TLS."""
     category: str | None = None
     category_rule: str | None = None
     """Of a refusal: what it is about, and the rule that says so (mailcore.dsn.classify)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     email_id: UUID
     n: int
     org_id: UUID
@@ -225,7 +223,6 @@ async def claim(
     `schedule`: seconds after attempt 1, 2, … until the next; the row's due time is set to it now, so that a worker that vanishes
     leaves a row with a future. A lane that returns fewer rows than `quantum` has no more that are due and free.
     """
-    await by_index(db)
     rows = await db.fetch(_CLAIM, worker, list(schedule), JITTER, list(lanes), quantum, limit)
     return [_leased(row, worker) for row in rows]
 
@@ -300,7 +297,7 @@ WITH picked AS MATERIALIZED (
 
 
 async def contents(db: Connection, ids: Iterable[UUID]) -> dict[UUID, Content]:
-    return {row["id"]: _content(row) for row in await db.fetch(_CONTENTS, list(ids))}
+    return {row[0]: Content(*row) for row in await db.fetch(_CONTENTS, list(ids))}
 
 
 async def light_contents(
@@ -313,47 +310,31 @@ async def light_contents(
     light: list[tuple[Content, int]] = []
     heavy: dict[UUID, int] = {}
     for row in await db.fetch(_LIGHT_CONTENTS, list(ids), most):
-        if row["light"]:
-            light.append((_content(row), row["size"]))
+        *content, is_light, size = row
+        if is_light:
+            light.append((Content(*content), size))
         else:
-            heavy[row["id"]] = row["size"]
+            heavy[row[0]] = size
     return light, heavy
 
 
-def _content(row: asyncpg.Record) -> Content:
-    return Content(
-        id=row["id"],
-        org_id=row["org_id"],
-        domain_id=row["domain_id"],
-        from_=row["from_"],
-        to=row["to_"],
-        cc=row["cc"] or [],
-        reply_to=row["reply_to"] or [],
-        subject=row["subject"],
-        html=row["html"],
-        text=row["text_"],
-        headers=row["headers"] or {},
-        attachments=row["attachments"] or [],
-        body_blob=row["body_blob"],
-        message_id=row["message_id"],
-        created_at=row["created_at"],
-        scheduled_at=row["scheduled_at"],
-        raw=row["raw"],
-        raw_blob=row["raw_blob"],
-        track_opens=bool(row["opens"]),
-        track_clicks=bool(row["clicks"]),
-        tracking_host=row["tracking_host"],
-        alone=bool(row["alone"]),
-        broadcast=row["class"] == 1,
-        dsn=row["dsn"],
-        requiretls=bool(row["requiretls"]),
-        passed_on=row["passed_on"],
-    )
+def _columns(**special: str) -> str:
+    """Of a Content, in its order."""
+    return ", ".join((_SPECIAL | special).get(name, name) for name in Content._fields)
 
 
-_COLUMNS = """id, org_id, domain_id, from_, to_, cc, reply_to, subject, html, text_, headers, attachments, body_blob, message_id,
-       created_at, scheduled_at, raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls,
-       passed_on"""
+_SPECIAL = {
+    "to": "to_",
+    "cc": "coalesce(cc, '{}')",
+    "reply_to": "coalesce(reply_to, '{}')",
+    "text": "text_",
+    "headers": "coalesce(headers, '{}')",
+    "attachments": "coalesce(attachments, '[]')",
+    "track_opens": "coalesce(opens, false)",
+    "track_clicks": "coalesce(clicks, false)",
+    "alone": "coalesce(alone, false)",
+    "broadcast": "class = 1",
+}
 # asked with each content, and not kept: who switches it means the next mail
 _TRACKED = """
 LEFT JOIN LATERAL (
@@ -363,13 +344,16 @@ LEFT JOIN LATERAL (
   FROM domains d WHERE d.id = domain_id
 ) tracked ON true
 """
-_CONTENTS = f"SELECT {_COLUMNS} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[])"
+_CONTENTS = f"SELECT {_columns()} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[])"
+_IF_LIGHT = {
+    "html": "CASE WHEN light THEN html END",
+    "text": "CASE WHEN light THEN text_ END",
+    "attachments": "'[]'::jsonb",
+    "raw": "CASE WHEN light THEN raw END",
+}
 # octet_length knows the size of a stored text without reading it
 _LIGHT_CONTENTS = f"""
-SELECT id, org_id, domain_id, from_, to_, cc, reply_to, subject, CASE WHEN light THEN html END AS html,
-       CASE WHEN light THEN text_ END AS text_, headers, NULL::jsonb AS attachments, body_blob, message_id, created_at,
-       scheduled_at, CASE WHEN light THEN raw END AS raw, raw_blob, opens, clicks, tracking_host, alone, class, dsn, requiretls,
-       passed_on, light,
+SELECT {_columns(**_IF_LIGHT)}, light,
        CASE WHEN attachments IS NULL THEN size
             ELSE size + (SELECT coalesce(sum((part->>'size')::bigint), 0) FROM jsonb_array_elements(attachments) part) END::bigint
          AS size
@@ -389,10 +373,9 @@ FROM (
 async def mark_dot_sent(db: Connection, rows: Sequence[Leased]) -> set[Key]:
     """The ones that are still leased as they were claimed: only their final dot may leave.
 
-    In `store.worker(durable=False)`: a server that crashes may forget the mark, which is why a lease older than the server's
-    start counts as marked (`leases.take_back`).
+    In `store.worker(durable=False, by_index=True)`: a server that crashes may forget the mark, which is why a lease older than
+    the server's start counts as marked (`leases.take_back`).
     """
-    await by_index(db)
     marked = await db.fetch(
         _MARK,
         [row.email_id for row in rows],
@@ -419,17 +402,11 @@ RETURNING q.email_id, q.n
 
 async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
     """Stores what became of them; returns those whose lease was still held. The others were taken back meanwhile."""
-    await by_index(db)
-    columns = [[getattr(item, name) for item in settlements] for name in _SETTLE_COLUMNS]
-    rows = await db.fetch(_SETTLE, *columns)
+    rows = await db.fetch(_SETTLE, *zip(*settlements, strict=True)) if settlements else []
     return [Settled(*row) for row in rows]
 
 
-_SETTLE_COLUMNS = (
-    *("email_id", "n", "attempt", "worker", "leased_at", "state", "last_event", "outcome", "site", "mx_host", "mx_ip"),
-    *("source_ip", "tls", "code", "enhanced_code", "reply", "rule", "conversation", "unsure", "retry_after"),
-    *("tls_policy", "category", "category_rule"),
-)
+# its parameters are the fields of Settlement, in their order
 # possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
 _SETTLE = """
 WITH o AS MATERIALIZED (
@@ -497,7 +474,6 @@ async def complained(db: Connection, email_id: UUID, n: int) -> tuple[UUID, str]
 
 async def release(db: Connection, rows: Sequence[Leased]) -> int:
     """Gives back leased rows that were not begun, due again at once and with the attempt not counted. Returns how many."""
-    await by_index(db)
     released: int = await db.fetchval(
         _RELEASE,
         [row.email_id for row in rows],

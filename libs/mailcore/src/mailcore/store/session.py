@@ -28,6 +28,7 @@ import orjson
 
 from mailcore.kit.errors import Exceeded, Unavailable
 from mailcore.kit.metrics import DB_POOL_IN_USE
+from mailcore.store import plans
 
 Connection: TypeAlias = "asyncpg.Connection"
 
@@ -124,10 +125,15 @@ class Store:
             yield db
 
     @asynccontextmanager
-    async def worker(self, *, durable: bool = True) -> AsyncIterator[Connection]:
-        """`durable=False` does not wait for the disk: only for what may be lost in a crash (`dot_sent`)."""
+    async def worker(self, *, durable: bool = True, by_index: bool = False) -> AsyncIterator[Connection]:
+        """`durable=False` does not wait for the disk: only for what may be lost in a crash (`dot_sent`). `by_index`: as
+        `plans.by_index`, without a round trip of its own."""
         begin = "BEGIN; SET LOCAL ROLE postroom_worker"
-        async with self._transaction(begin if durable else begin + "; SET LOCAL synchronous_commit = off") as db:
+        if not durable:
+            begin += "; SET LOCAL synchronous_commit = off"
+        if by_index:
+            begin += "; " + plans.BY_INDEX
+        async with self._transaction(begin) as db:
             yield db
 
     @asynccontextmanager
