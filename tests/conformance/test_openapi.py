@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from conformance.world import told_about_tls
+from conformance.world import dmarc_report, told_about_dmarc, told_about_tls
 from stack import Stack, wait_for
 
 Document: TypeAlias = dict[str, Any]
@@ -58,6 +58,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/auth/password"): {"old_password": "good enough for this", "new_password": "better than the old"},
     ("POST", "/v1/auth/organization"): {"organization_id": str(UUID(int=1))},
     ("PATCH", "/v1/domains/{id}/tls"): {"mode": None},
+    ("POST", "/v1/dmarc/reports"): {"content": dmarc_report("postroom.test", "openapi")},
     ("POST", "/v1/pools"): {"name": "openapi", "mail": ["broadcast"], "domains": ["openapi.example"]},
     ("PATCH", "/v1/pools/{id}"): {"name": "renamed", "domains": ["openapi-4.example"]},
     ("POST", "/v1/sources"): {"pool": "openapi", "ipv4": "203.0.113.7", "ehlo_name": "out.example.com"},
@@ -159,6 +160,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "domains": domain,
         "dkim_key": newest(f"/v1/domains/{domain}/dkim-keys"),
         "tls/reports": told_about_tls(api, domain, "openapi-2.example"),
+        "dmarc/reports": told_about_dmarc(api, "openapi-2.example"),
         "claim": api.post("/domains/claim", json={"name": CLAIMED}).json()["domain_id"],
         "logs": newest("/logs"),
         "api-keys": api.post("/api-keys", json={"name": "gone soon"}).json()["id"],

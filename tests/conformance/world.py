@@ -135,6 +135,7 @@ def _fill(there: World) -> None:
     ids["dkim_key"] = first(f"/v1/domains/{ids['domain']}/dkim-keys")
     ids["alarm"] = there.made(f"/v1/domains/{ids['domain']}/pause", {"reason": "one of everything"})["id"]
     ids["tls_report"] = told_about_tls(api, ids["domain"], "world.example")
+    ids["dmarc_report"] = told_about_dmarc(api, "world.example")
     ids["way"] = there.made("/v1/ways", {"name": "w", "kind": "resend", "settings": {"api_key": "re_x"}})["id"]
     ids["route"] = there.made("/v1/routes-out", {"ways": ["default"], "tag": {"name": "never"}})["id"]
     ids["api_key"] = there.made("/api-keys", {"name": "one of everything"})["id"]
@@ -159,6 +160,25 @@ def told_about_tls(api: httpx.Client, domain: str, name: str) -> str:
     answer = api.post(path, content=json.dumps(report), headers={"content-type": "application/tlsrpt+json"})
     assert answer.status_code == 201, answer.text
     return str(api.get("/v1/tls/reports").json()["data"][0]["id"])
+
+
+def told_about_dmarc(api: httpx.Client, name: str, report_id: str = "1") -> str:
+    """A report about mail in the name of that domain; its id."""
+    answer = api.post("/v1/dmarc/reports", json={"content": dmarc_report(name, report_id)})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def dmarc_report(name: str, report_id: str) -> str:
+    """In base64."""
+    xml = (
+        f"<feedback><report_metadata><org_name>o</org_name><email>a@b.example</email><report_id>{report_id}</report_id>"
+        "<date_range><begin>1790000000</begin><end>1790086399</end></date_range></report_metadata>"
+        f"<policy_published><domain>{name}</domain><p>none</p></policy_published><record><row><source_ip>192.0.2.1</source_ip>"
+        "<count>1</count><policy_evaluated><disposition>none</disposition><dkim>pass</dkim><spf>fail</spf></policy_evaluated>"
+        f"</row><identifiers><header_from>{name}</header_from></identifiers></record></feedback>"
+    )
+    return base64.b64encode(xml.encode()).decode()
 
 
 def _receive(there: World) -> tuple[str, str]:

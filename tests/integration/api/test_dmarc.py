@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 from uuid import UUID, uuid4
 
@@ -35,7 +36,7 @@ def report(id_: str, *records: str, day: int = 0, domain: str = "postroom.test",
 
 
 async def upload(api: httpx.AsyncClient, octets: bytes) -> httpx.Response:
-    return await api.post("/v1/dmarc/reports", content=octets, headers={"content-type": "application/xml"})
+    return await api.post("/v1/dmarc/reports", json={"content": base64.encodebytes(octets).decode()})
 
 
 async def test_who_fails_from_where_since_when(api: httpx.AsyncClient, domain: UUID) -> None:
@@ -129,7 +130,9 @@ async def test_a_report_is_read_as_it_came(api: httpx.AsyncClient, domain: UUID)
 async def test_what_is_refused(api: httpx.AsyncClient) -> None:
     assert_error(await upload(api, b"unused"), 422, "validation_error")
     assert_error(await upload(api, report("1", domain="other.test")), 404, "not_found")
-    assert_error(await upload(api, b"x" * 2_000_001), 413, "validation_error")
+    assert_error(await upload(api, b"x" * 2_000_001), 422, "validation_error")
+    for body in ({}, {"content": "a"}, {"content": "%%%%"}, {"content": 1}, {"content": "A" * 3_000_000}):
+        assert (await api.post("/v1/dmarc/reports", json=body)).status_code == 422
     assert_error(await api.get(f"/v1/dmarc/reports/{uuid4()}"), 404, "not_found")
     for query in ({"offset": "-1"}, {"offset": "10001"}, {"failing": "x"}, {"limit": "0"}, {"start_date": "x"}):
         assert_error(await api.get("/v1/dmarc/sources", params=query), 422, "validation_error")

@@ -1,7 +1,7 @@
 """DMARC reports about our domains, and what they come to.
 
 GET /v1/dmarc/reports[/{id}]   what came, newest first
-POST /v1/dmarc/reports         one that came elsewhere, as its file: XML, gzip or zip
+POST /v1/dmarc/reports         one that came elsewhere: its file, XML, gzip or zip
 GET /v1/dmarc/sources          who sends in the name of our domains, address by address: what fails most comes first
 GET /v1/dmarc/domains          the same, domain by domain
 """
@@ -9,6 +9,7 @@ GET /v1/dmarc/domains          the same, domain by domain
 from __future__ import annotations
 
 import asyncio
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,10 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.auth import FullAccess
+from api.body import read, takes
 from api.context import Ctx
 from api.dmarc import schemas
 from api.emails.reading import moment_of
-from api.errors import ApiError, invalid, not_found
+from api.errors import invalid, not_found
 from api.pages import PARAMETERS, listed, page, path_id, plain_limit
 from mailcore.dsn import dmarc_report
 from mailcore.dsn.dmarc_report import BrokenReport
@@ -68,27 +70,18 @@ async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     status_code=201,
     response_model=None,
     responses={201: {"model": schemas.Uploaded}, 200: {"model": schemas.Uploaded}},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                media_type: {"schema": {"type": "string", "format": "binary"}}
-                for media_type in ("application/xml", "application/gzip", "application/zip")
-            },
-        }
-    },
+    openapi_extra=takes(schemas.Upload),
 )
 async def upload(request: Request, who: FullAccess, ctx: Ctx) -> Response:
     """201 for a new report, 200 for one that came before. What it is is told by its octets."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > dmarc_report.MAX_PACKED:
-            raise ApiError(413, "validation_error", f"A report has at most {dmarc_report.MAX_PACKED} octets.")
+    asked = await read(request, schemas.Upload)
     try:
-        report = await asyncio.to_thread(lambda: dmarc_report.read(dmarc_report.unpack(bytes(body))))
+        octets = base64.b64decode("".join(asked.content.split()), validate=True)
+        report = await asyncio.to_thread(lambda: dmarc_report.read(dmarc_report.unpack(octets)))
     except BrokenReport as error:
         raise invalid(f"{str(error).capitalize()}.") from None
+    except ValueError:
+        raise invalid("Invalid `content`. Give the report's file in base64.") from None
     letter = Letter(who.org_id, None, "", None, uploaded=True)
     domain, id_ = await receive(ctx.store, letter, report)
     shown = {

@@ -2,6 +2,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from api.body import Asked
+
+MAX_CONTENT = 2_800_000
+"""Of base64: a report of `dsn.dmarc_report.MAX_PACKED` octets, and line ends."""
+
+
+class Upload(Asked):
+    content: str = Field(description="The report's file in base64: XML, gzip or zip.", max_length=MAX_CONTENT)
+
 
 class ReportSummary(BaseModel):
     id: str
