@@ -6,12 +6,23 @@ import gc
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
 # a busy machine is no failure: hypothesis measures nothing here
 settings.register_profile("postroom", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("postroom")
+
+# structlog's own way shows every local variable of a traceback, which takes seconds where the stack holds a whole test run
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(),
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 FIRST = ("conformance", "e2e", "integration/postroom", "integration/outbound", "integration", "unit")
 """What boots whole stacks is given out first and the many short files last, so that all workers end at the same time."""

@@ -7,7 +7,7 @@ import pytest
 from conformance.world import World, world
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """An organization with one of everything, and a stranger."""
     with world(tmp_path_factory.mktemp("world")) as made:
