@@ -16,7 +16,7 @@ def enveloped(verp: Verp, content: Content, row: Leased, domain: str, octets: by
     hear of it we tell him (RFC 3461 §5.2.7, as a list does).
     """
     if content.relayed:  # to another server of its own organization: who sent it hears of what becomes of it there
-        return Mail((content.passed_on or {})["mail_from"], row.recipient, octets, replace(row, relayed=True))
+        return Mail((content.passed_on or {})["mail_from"], row.recipient, octets, row._replace(relayed=True))
     if content.dsn is None:
         return Mail(
             f"{verp.local_part(row.email_id, row.n)}@{domain}",
