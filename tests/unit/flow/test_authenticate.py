@@ -149,6 +149,12 @@ async def test_the_dns_is_asked_in_vain() -> None:
         found = await check(signed(), failing=[name])
         assert found.dmarc.result is Verdict.TEMPERROR, name
         assert disposition(found.json(), "reject") == "none"
+    # it may be of the same organization, which begins where nobody can ask just now
+    zones = ZONES | {"_dmarc.sub.legit.example": {"TXT": ["v=DMARC1; p=reject"]}}
+    for keys, verdict in (([ED], Verdict.TEMPERROR), ([EVIL], Verdict.FAIL)):
+        of = head("a@sub.legit.example")
+        found = await check(signed(keys, of=of), zones=zones, failing=["_dmarc.legit.example"])
+        assert found.dmarc.result is verdict
     # what fails of a stranger's own DNS does not help him
     assert (await check(failing=["evil.example", EVIL.record_name], raw=signed([EVIL]))).dmarc.result is Verdict.FAIL
 

@@ -81,6 +81,14 @@ async def test_a_walk_ends_at_psd() -> None:
 async def test_nobody_can_tell_when_the_dns_does_not_answer() -> None:
     with pytest.raises(TemporaryDNSError):
         await walk("a.example.com", StaticResolver({}, failing=["_dmarc.example.com"]))
+    # whose policy counts is known, how far the organization reaches is not
+    resolver = StaticResolver({"_dmarc.a.example.com": {"TXT": ["v=DMARC1"]}}, failing=["_dmarc.example.com"])
+    found = await walk("a.example.com", resolver)
+    assert (found.organization, found.policy is None) == ("a.example.com", False)
+    assert "did not answer" in found.unsure
+    # a top level domain says nothing as a rule
+    found = await walk("a.example.com", StaticResolver({}, failing=["_dmarc.com"]))
+    assert (found.records, found.unsure) == ({}, "")
 
 
 async def test_b9_reports_to_others_need_their_word() -> None:

@@ -139,7 +139,14 @@ async def _aligned(
                 passed[kind] = None
             elif fits:
                 unsure = unsure or f"{kind.upper()} of {claimed} could not be checked just now."
+            elif well and tree.unsure and _may_be_one(claimed, tree.domain):
+                unsure = unsure or tree.unsure
     return tuple(passed), unsure
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    """Whether two names may be of one organization, wherever it begins: they end in the same two labels."""
+    return one.split(".")[-2:] == other.split(".")[-2:]
 
 
 async def _speaks_for(claimed: str, tree: Walk, strict: bool, resolver: Resolver) -> bool:

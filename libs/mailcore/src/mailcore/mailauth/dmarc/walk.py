@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mailcore.dns.resolver import NoSuchDomain, Resolver
+from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.mailauth.dmarc.record import PREFIX, Record, only
 
 MAX_QUERIES = 8
@@ -20,6 +20,8 @@ class Walk:
     """Where it began."""
     records: Mapping[str, Record]
     """Those that were found, by name, the longest first."""
+    unsure: str = ""
+    """Why the organization may lie higher than it seems: the DNS did not answer there. Empty: it did."""
 
     @property
     def organization(self) -> str:
@@ -50,10 +52,18 @@ def steps(domain: str) -> list[str]:
 
 
 async def walk(domain: str, resolver: Resolver) -> Walk:
-    """Raises TemporaryDNSError: then nobody can tell."""
+    """Raises TemporaryDNSError where nobody can tell whose policy counts. Above a record that was found, what does not answer makes
+    the organization unsure; a top level domain that does not is as one without a record, as nearly all of them are."""
     found: dict[str, Record] = {}
     for name in steps(domain):
-        record = await look_up(name, resolver)
+        try:
+            record = await look_up(name, resolver)
+        except TemporaryDNSError as error:
+            if "." not in name:
+                break
+            if not found:
+                raise
+            return Walk(domain, found, error.public)
         if record is not None:
             found[name] = record
             if record.psd != "u":
