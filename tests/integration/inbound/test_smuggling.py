@@ -115,12 +115,22 @@ async def test_a_browser_is_shown_the_door(server: Server, verb: str) -> None:
         assert (await client.ends()).startswith(b"421 4.7.0")
 
 
-async def test_bdat_is_not_offered_and_refused(server: Server) -> None:
+async def test_a_chunk_is_counted_and_never_read_as_commands(server: Server, admin: asyncpg.Connection) -> None:
+    inner = SMUGGLED.replace(b"\r\n", b"\n")
     async with server.client() as client:
-        code, text = await client.ask("EHLO x")
-        assert code == 250
-        assert "CHUNKING" not in text
-        assert (await client.ask("BDAT 10 LAST"))[0] == 502
+        assert "CHUNKING" in (await client.ask("EHLO x"))[1]
+        for refused in (b"BDAT 5 LAST\r\nNOOP\n", b"BDAT 5\r\nQUIT\n"):
+            client.send(refused)
+            assert (await client.reply())[0] == 503  # there is no transaction, and yet these octets are no commands
+        for wrong in ("BDAT", "BDAT -1", "BDAT 1 FIRST", "BDAT 0x10 LAST"):
+            assert (await client.ask(wrong))[0] == 501
+        await client.ask("MAIL FROM:<a@sender.example>")
+        await client.ask("RCPT TO:<v@postroom.test>")
+        client.send(b"BDAT %d LAST\r\n" % len(inner) + inner)
+        code, text = await client.reply()
+        assert (code, text[:6]) == (550, "5.6.11")
+        assert (await client.ask("NOOP"))[0] == 250
+    assert await _stored(admin) == []
 
 
 async def test_a_client_that_talks_first_is_answered_in_order(server: Server) -> None:

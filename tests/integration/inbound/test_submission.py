@@ -91,7 +91,16 @@ async def test_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, t
         assert (await client.ask(f"AUTH PLAIN {plain(token)}"))[0] == 503  # RFC 3207 §4.2: EHLO counts for nothing now
         _, offers = await client.ask("EHLO x")
         found = {line.split()[0] for line in offers.split("\n")[1:]}
-        assert found == {"PIPELINING", "SIZE", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "AUTH", "REQUIRETLS"}
+        assert found == {
+            "PIPELINING",
+            "SIZE",
+            "ENHANCEDSTATUSCODES",
+            "8BITMIME",
+            "DSN",
+            "CHUNKING",
+            "AUTH",
+            "REQUIRETLS",
+        }
         assert "AUTH PLAIN LOGIN" in offers
         assert (await client.ask("STARTTLS"))[0] == 503
 

@@ -73,6 +73,8 @@ async def test_ehlo_offers_what_is_true(server: Server) -> None:
                 f"SIZE {40 * 1024 * 1024}",
                 "ENHANCEDSTATUSCODES",
                 "8BITMIME",
+                "DSN",
+                "CHUNKING",
                 "SMTPUTF8",
             ),
         ]

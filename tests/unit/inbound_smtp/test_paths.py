@@ -1,17 +1,14 @@
-"""The arguments of MAIL and RCPT, and the wire below them."""
+"""The arguments of MAIL and RCPT, replies, connections."""
 
 from __future__ import annotations
-
-import asyncio
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inbound_smtp import replies
-from inbound_smtp.checks import content, paths
+from inbound_smtp.checks import paths
 from inbound_smtp.connections import Connections
-from inbound_smtp.wire import BadLine, Closed, Content, Flood, Memory, Wire
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.smtp.dsn import Notify, Ret
 from mailcore.smtp.reply import Reply
@@ -68,75 +65,6 @@ def test_no_path_breaks_the_reader_or_smuggles_a_hop(text: str, smtputf8: bool) 
     else:
         assert "\0" not in sender
         assert "\0" not in sender and not set("<>") & set(sender.partition('"')[0])
-
-
-async def _wire(*chunks: bytes) -> Wire:
-    reader = asyncio.StreamReader()
-    for chunk in chunks:
-        reader.feed_data(chunk)
-    reader.feed_eof()
-    return Wire(reader)
-
-
-async def test_lines() -> None:
-    wire = await _wire(b"A\r\nB\nC\rD\r\nE\0\r\n" + b"x" * 5_000 + b"\r\nF\r\nG")
-    assert [await wire.line() for _ in range(6)] == [
-        *(b"A", BadLine.BARE_LF, BadLine.BARE_LF, BadLine.BARE_LF, BadLine.TOO_LONG, b"F")
-    ]
-    with pytest.raises(Closed):
-        await wire.line()
-    with pytest.raises(Flood):
-        await (await _wire(b"x" * 300_000)).line()
-
-
-async def _data(octets: bytes, limit: int = 1_000_000, memory: Memory | None = None) -> tuple[Content, bytes | BadLine]:
-    wire = await _wire(octets)
-    found = await wire.data(limit, memory or Memory(10_000_000), lambda _: None)
-    return found, await wire.line()
-
-
-@given(st.lists(st.sampled_from([b".", b"..", b"a", b"\r\n", b"\n", b"\r", b"\0", b" "]), max_size=30).map(b"".join))
-async def test_what_is_stuffed_comes_out_as_it_went_in(body: bytes) -> None:
-    message = body + b"\r\n"
-    wire = (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\nNEXT\r\n"
-    assert await _data(wire) == (Content(message), b"NEXT")
-
-
-async def test_size_counts_without_the_added_dots_and_memory_is_given_back() -> None:
-    message = b".\r\n" * 100_000
-    stuffed = b"..\r\n" * 100_000 + b".\r\nNEXT\r\n"
-    memory = Memory(10_000_000)
-    read, following = await _data(stuffed, 300_000, memory)
-    assert (read, following) == (Content(message), b"NEXT")
-    assert memory.held == read.held > 0, "until the caller is done with it"
-    memory.give_back(read.held)
-    assert await _data(stuffed, 299_999, memory) == (Content(None), b"NEXT")
-    assert await _data(stuffed, 300_000, Memory(100_000)) == (Content(None, starved=True), b"NEXT")
-    assert memory.held == 0
-    with pytest.raises(Closed):
-        await _data(stuffed[:-20], 300_000, memory)
-    assert memory.held == 0
-
-
-@pytest.mark.parametrize(
-    ("raw", "enhanced"),
-    [
-        (b"", None),
-        (b"A: b\r\n\r\nc\r\n", None),
-        (b"A: b\n", "5.6.11"),
-        (b"A: b\r\r\n", "5.6.11"),
-        (b"A: \0\r\n", "5.6.11"),
-        (b"x" * 99 + b"\r\n", "5.6.0"),
-        (b"x" * 98 + b"\r\n", None),
-        (b"a\r\n" * 50 + b"x" * 99 + b"\r\n", "5.6.0"),
-        (b"Received: x\r\n" * 49 + b"\r\n", None),
-        (b"RECEIVED : x\r\n" * 50 + b"\r\n", "5.4.6"),
-        (b"A: b\r\n\r\n" + b"Received: x\r\n" * 60, None),
-    ],
-)
-def test_content(raw: bytes, enhanced: str | None) -> None:
-    found = content.check(raw, max_line=100)
-    assert (found and found.enhanced) == enhanced
 
 
 def test_connections_are_counted_by_network() -> None:

@@ -14,6 +14,11 @@ class Connections:
         self._open: Counter[str] = Counter()
         self.count = 0
 
+    @property
+    def share(self) -> float:
+        """Of all that there may be."""
+        return self.count / self._total
+
     def enter(self, ip: str) -> bool:
         """False: one too many; then there is nothing to leave."""
         place = client_network(ip)

@@ -26,11 +26,13 @@ class Domains:
         self._known: dict[str, tuple[float, Owner | None]] = {}
         self._operator: UUID | None = None
 
+    def known(self, name: str) -> tuple[Owner | None] | None:
+        """What `owner` would say; None: it would have to ask."""
+        known = self._known.get(name)
+        return (known[1],) if known is not None and known[0] > time.monotonic() else None
+
     async def owner(self, name: str) -> Owner | None:
         """None: not ours. Raises Unavailable."""
-        known = self._known.get(name)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
         asked = time.monotonic()
         rows = await self._store.lookup("SELECT org_id, domain_id FROM lookup_receiving_domain($1)", name)
         owner = Owner(rows[0]["org_id"], rows[0]["domain_id"]) if rows else None

@@ -1,19 +1,32 @@
-"""What the connections of one port share."""
+"""What the connections of one port share, and the clock that none of them outlives."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from inbound_smtp.body import Room
 from inbound_smtp.connections import Connections
-from inbound_smtp.verbs import Verb
-from inbound_smtp.wire import Memory
+from inbound_smtp.proxy import Proxies
+from inbound_smtp.tls import Certificate
 
 if TYPE_CHECKING:
-    from inbound_smtp.session import Session
+    from inbound_smtp.verbs import Verb
+
+
+class Client(Protocol):
+    """A connection, as its listener sees it."""
+
+    def tick(self, now: float, patience: float) -> None: ...
+    def hurry(self) -> None: ...
+
+
+TICK_SECONDS = 0.25
+CROWDED = 0.8
+"""Of all connections that there may be: from there on a client has HURRIED_SECONDS for a command, as with Postfix under stress."""
+HURRIED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +49,25 @@ class Listener:
     hostname: str
     limits: Limits
     connections: Connections
-    """Those of the process: all its listeners count together."""
-    memory: Memory
-    """Of the process, too."""
-    tls: ssl.SSLContext | None = None
-    proxy_version: int | None = None
-    """1 or 2: each connection begins with a PROXY header of that version."""
+    room: Room
+    """Of the process: all its listeners share it."""
+    certificate: Certificate | None = None
+    proxies: Proxies = field(default_factory=Proxies)
     draining: bool = False
-    _sessions: set[Session[Any]] = field(default_factory=set)
+    _sessions: set[Client] = field(default_factory=set)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _timer: asyncio.TimerHandle | None = None
 
-    def begin(self, session: Session[Any]) -> None:
+    @property
+    def greeting(self) -> bytes:
+        return f"220 {self.hostname} ESMTP Postroom\r\n".encode()
+
+    def begin(self, session: Client) -> None:
         self._sessions.add(session)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
-    def end(self, session: Session[Any]) -> None:
+    def end(self, session: Client) -> None:
         self._sessions.discard(session)
         if self.draining and not self._sessions:
             self._gone.set()
@@ -61,3 +79,13 @@ class Listener:
             session.hurry()
         if self._sessions:
             await self._gone.wait()
+
+    def _tick(self) -> None:
+        """One timer for all: a thousand connections that drip cost nobody anything."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        crowded = self.connections.share >= CROWDED
+        patience = min(self.limits.command_seconds, HURRIED_SECONDS) if crowded else self.limits.command_seconds
+        for session in list(self._sessions):
+            session.tick(now, patience)
+        self._timer = loop.call_later(TICK_SECONDS, self._tick) if self._sessions else None

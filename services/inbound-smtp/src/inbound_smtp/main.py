@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from chassis.bells import Bells
 from chassis.process import Running, bind, run
 from chassis.runner import Runner
+from inbound_smtp.body import Room
+from inbound_smtp.checks.authentication import BeforeReply
 from inbound_smtp.connections import Connections
 from inbound_smtp.domains import Domains
 from inbound_smtp.listener import Limits, Listener
 from inbound_smtp.mx import Mx, MxSession
-from inbound_smtp.proxied import ProxiedServer
+from inbound_smtp.proxy import Proxies
 from inbound_smtp.router import Router
-from inbound_smtp.session import HANDSHAKE_SECONDS
 from inbound_smtp.settings import Settings, Smtp
 from inbound_smtp.submission.failures import Failures
 from inbound_smtp.submission.listener import Submission
 from inbound_smtp.submission.session import SubmissionSession
-from inbound_smtp.wire import Memory
+from inbound_smtp.tls import Certificate
+from inbound_smtp.wire import Budget
 from mailcore import blob
+from mailcore.blob.local import LocalBlobs
+from mailcore.dns.resolver import DnsResolver
 from mailcore.dsn.verp import Verp
+from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.keys import Keys
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.parse import Reader
@@ -60,13 +65,18 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     blobs = blob.open(**dict(settings.blob))
     receives = Receives(store, ringer, blobs)
     lease = WorkerLease(store, "inbound_smtp", lease_seconds=settings.queue.lease_seconds)
-    router = Router(store, lease, Routes(store, ringer, blobs), batch=settings.inbound_smtp.batch)
+    resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds)
+    authenticator = Authenticator(resolver, settings.smtp.name)
+    returned = None
+    if settings.encryption_key is not None:
+        returned = Returned(store, ringer, Verp(*settings.keyring().derive_all("verp")))
+    routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned)
+    router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
     runner = Runner("router", router.work, sweep_seconds=settings.queue.sweep_seconds)
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
     smtp = settings.smtp
-    mx = make_mx(smtp, Domains(store), receives)
-    if settings.encryption_key is not None:
-        mx.returned = Returned(store, ringer, Verp(*settings.keyring().derive_all("verp")))
+    mx = make_mx(smtp, Domains(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
+    mx.returned, mx.before_reply = returned, BeforeReply(authenticator, DmarcPolicies(store))
     submits = Submits(
         store,
         ringer,
@@ -83,7 +93,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         servers.append(await listen(SubmissionSession, submission, smtp.host, smtp.submissions_port, tls=True))
     routing = asyncio.create_task(runner.run())
     ports = [server.sockets[0].getsockname()[1] for server in servers]
-    log.info("listening", smtp=f"{smtp.host}:{ports[0]}", submission=ports[1:], tls=mx.tls is not None)
+    log.info("listening", smtp=f"{smtp.host}:{ports[0]}", submission=ports[1:], tls=mx.certificate is not None)
 
     async def drain() -> None:
         for server in servers:
@@ -98,7 +108,10 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     try:
         yield Running(
             checks={"database": store.check, "blobs": blobs.check},
-            tasks=[_until_drained(routing), lease.keep(), bells.run(), keys.note_use()],
+            tasks=[
+                *(_until_drained(routing), lease.keep(), bells.run(), keys.note_use()),
+                *([mx.certificate.keep()] if mx.certificate is not None else []),
+            ],
             drain=drain,
             drain_seconds=25,
         )
@@ -121,22 +134,17 @@ async def _until_drained(routing: asyncio.Task[None]) -> None:
 
 async def listen(
     kind: Callable[..., asyncio.Protocol], listener: Listener, host: str, port: int, *, tls: bool = False
-) -> asyncio.Server | ProxiedServer:
+) -> asyncio.Server:
     """`tls`: from the first octet (RFC 8314 §3.3)."""
-    if tls and listener.tls is not None and listener.proxy_version is not None:
-        return ProxiedServer(
-            bind(host, port), listener.tls, listener.proxy_version, lambda peer_ip: kind(listener, peer_ip)
-        )
     return await asyncio.get_running_loop().create_server(
-        lambda: kind(listener),
-        sock=bind(host, port),
-        backlog=1024,
-        ssl=listener.tls if tls else None,
-        ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+        lambda: kind(listener, tls=tls), sock=bind(host, port), backlog=1024
     )
 
 
-def make_mx(smtp: Smtp, domains: Domains, receives: Receives) -> Mx:
+def make_mx(smtp: Smtp, domains: Domains, receives: Receives, *, spool: Path | None = None) -> Mx:
+    """`spool`: the folder for large messages on their way in, where the settings name none. Raises Refused when the certificate
+    cannot be used."""
+    spool = Path(smtp.spool_dir) if smtp.spool_dir else spool
     return Mx(
         hostname=smtp.name,
         limits=Limits(
@@ -151,17 +159,19 @@ def make_mx(smtp: Smtp, domains: Domains, receives: Receives) -> Mx:
             data_bytes_per_second=smtp.data_bytes_per_second,
         ),
         connections=Connections(total=smtp.max_connections, per_ip=smtp.max_connections_per_ip),
-        memory=Memory(smtp.max_buffered_bytes),
+        room=Room(Budget(smtp.max_buffered_bytes), Budget(smtp.max_spooled_bytes), spool),
         domains=domains,
         receives=receives,
-        tls=_tls(smtp.tls_cert, smtp.tls_key),
-        proxy_version={"off": None, "v1": 1, "v2": 2}[smtp.proxy_protocol],
+        certificate=Certificate(smtp.tls_cert, smtp.tls_key) if smtp.tls_cert and smtp.tls_key else None,
+        proxies=Proxies({"off": None, "v1": 1, "v2": 2}[smtp.proxy_protocol], smtp.proxy_trusted),
     )
 
 
 def make_submission(smtp: Smtp, mx: Mx, keys: Keys, submits: Submits, rate: RateLimiter) -> Submission:
-    """Shares limits, connections and memory with the MX. Raises Refused when it has a port and cannot have TLS (RFC 8314)."""
-    if (smtp.submission_port or smtp.submissions_port) and mx.tls is None:
+    """Shares limits, memory and certificate with the MX; connections count apart.
+
+    Raises Refused when it has a port and cannot have TLS (RFC 8314)."""
+    if (smtp.submission_port or smtp.submissions_port) and mx.certificate is None:
         raise Refused(
             "Submission takes API keys, so it needs TLS: set POSTROOM_SMTP__TLS_CERT and __TLS_KEY, or set "
             "POSTROOM_SMTP__SUBMISSION_PORT and __SUBMISSIONS_PORT to 0."
@@ -169,10 +179,10 @@ def make_submission(smtp: Smtp, mx: Mx, keys: Keys, submits: Submits, rate: Rate
     return Submission(
         hostname=mx.hostname,
         limits=mx.limits,
-        connections=mx.connections,
-        memory=mx.memory,
-        tls=mx.tls,
-        proxy_version=mx.proxy_version,
+        connections=Connections(total=smtp.max_connections, per_ip=smtp.max_connections_per_ip),
+        room=mx.room,
+        certificate=mx.certificate,
+        proxies=mx.proxies,
         keys=keys,
         submits=submits,
         rate=rate,
@@ -180,16 +190,3 @@ def make_submission(smtp: Smtp, mx: Mx, keys: Keys, submits: Submits, rate: Rate
         failures=Failures(smtp.max_auth_failures_per_ip),
         failure_seconds=smtp.auth_failure_seconds,
     )
-
-
-def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    """Raises Refused when the files are there but cannot be used."""
-    if not cert or not key:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise Refused(f"POSTROOM_SMTP__TLS_CERT and __TLS_KEY cannot be used: {error}") from error
-    return context

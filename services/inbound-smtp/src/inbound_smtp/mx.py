@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 from uuid import UUID
 
+from inbound_smtp.checks.authentication import Asked, BeforeReply
 from inbound_smtp.domains import Domains
 from inbound_smtp.listener import Listener
-from inbound_smtp.replies import from_error
 from inbound_smtp.session import Session
 from inbound_smtp.transaction import Transaction
-from inbound_smtp.verbs import COMMON, Verb
+from inbound_smtp.verbs import COMMON, Answer, Later, Verb
 from inbound_smtp.verbs.mail import mail
 from inbound_smtp.verbs.rcpt import rcpt
-from mailcore.flow.receive import Arrival, Receives, decision
-from mailcore.flow.returned import Returned
+from mailcore.blob.base import Spooled
+from mailcore.flow.receive import Arrival, Received, Receives, decision
+from mailcore.flow.returned import MAX_BYTES, Returned
 from mailcore.kit.log import logger
 from mailcore.smtp.envelope import Envelope
 from mailcore.smtp.reply import Reply
@@ -41,27 +43,61 @@ class Mx(Listener):
     receives: Receives
     returned: Returned | None = None
     """None: this process has no key to tell our return paths by."""
+    before_reply: BeforeReply | None = None
+    """None: nothing is refused for not being from whom it says."""
 
 
 class MxSession(Session[Mx]):
     transaction: Transaction[Recipient] | None
 
     def extensions(self) -> list[str]:
-        # RFC 2034, RFC 6152, RFC 6531
-        return ["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"]
+        return ["SMTPUTF8"]  # RFC 6531
 
-    async def take(self, transaction: Transaction[Recipient], raw: bytes) -> Reply:
-        try:
-            for address in [address for address, org_id in transaction.recipients if org_id is None]:
-                await self._returned(address, raw, transaction)
-            told = await self._complaint(raw) if _may_be_complaint(transaction, raw) else []
-        except Exception as error:
-            return from_error(error)
-        tenants = _tenants(transaction)
-        if not tenants:
+    def take(self, transaction: Transaction[Recipient], message: bytes | Spooled) -> Answer:
+        if any(org_id is None for _, org_id in transaction.recipients) or _asks_for_operator(transaction):
+            return self._take_report(transaction, message)
+        before_reply = self.listener.before_reply
+        if before_reply is None or before_reply.needless(_tenants(transaction)):
+            return self._receive(transaction, message)
+        return self._take_proven(before_reply, transaction, message)
+
+    async def _take_proven(
+        self, before_reply: BeforeReply, transaction: Transaction[Recipient], message: bytes | Spooled
+    ) -> Reply:
+        asked = await before_reply.ask(
+            message,
+            peer_ip=self.peer_ip,
+            helo=self.helo or "",
+            mail_from=transaction.mail_from,
+            tenants=_tenants(transaction),
+        )
+        if asked.refused is not None:
+            log.info("refused", peer=self.peer_ip, mail_from=transaction.mail_from, reply=str(asked.refused))
+            return asked.refused
+        later = self._receive(transaction, message, asked=asked)
+        return later.reply(await later.future)
+
+    async def _take_report(self, transaction: Transaction[Recipient], message: bytes | Spooled) -> Reply:
+        """It came to a return path, or where complaints come to: it may also be mail to somebody."""
+        head = message if isinstance(message, bytes) else await asyncio.to_thread(message.read, MAX_BYTES)
+        for address in [address for address, org_id in transaction.recipients if org_id is None]:
+            await self._returned(address, head, transaction)
+        told = await self._complaint(head) if _may_be_complaint(transaction, head) else []
+        if not _tenants(transaction):
             return Reply(250, "Ok: the report has been read", "2.0.0")
+        later = self._receive(transaction, message, told)
+        return later.reply(await later.future)
+
+    def _receive(
+        self,
+        transaction: Transaction[Recipient],
+        message: bytes | Spooled,
+        told: Sequence[dict[str, Any]] = (),
+        asked: Asked | None = None,
+    ) -> Later:
+        tenants = _tenants(transaction)
         arrival = Arrival(
-            raw=raw,
+            raw=message,
             envelope=Envelope(
                 transaction.mail_from,
                 tuple(address for addresses in tenants.values() for address in addresses),
@@ -74,13 +110,9 @@ class MxSession(Session[Mx]):
             door="smtp",
             tenants=tenants,
             decisions=told,
+            auth=asked.auth if asked is not None else None,
         )
-        try:
-            done = await self.listener.receives.receive(arrival)
-        except Exception as error:
-            return from_error(error)
-        first = next(iter(tenants))
-        return Reply(250, f"Ok: queued as {done.ids[first]}", "2.0.0")
+        return Later(self.listener.receives.begin(arrival), _stored)
 
     async def _returned(self, address: str, raw: bytes, transaction: Transaction[Recipient]) -> None:
         """What became of a mail, told to its return path; its row says so when this returns, or an arrival why it does not."""
@@ -112,10 +144,17 @@ class MxSession(Session[Mx]):
         }
 
 
+def _stored(done: Received) -> Reply:
+    return Reply(250, f"Ok: queued as {next(iter(done.ids.values()))}", "2.0.0")
+
+
+def _asks_for_operator(transaction: Transaction[Recipient]) -> bool:
+    return any(address.partition("@")[0].lower() in COMPLAINTS for address, _ in transaction.recipients)
+
+
 def _may_be_complaint(transaction: Transaction[Recipient], raw: bytes) -> bool:
     """Without reading it."""
-    asked = any(address.partition("@")[0].lower() in COMPLAINTS for address, _ in transaction.recipients)
-    return asked and any(mark in raw[:COMPLAINT_BYTES].lower() for mark in _MARKS)
+    return _asks_for_operator(transaction) and any(mark in raw[:COMPLAINT_BYTES].lower() for mark in _MARKS)
 
 
 def _tenants(transaction: Transaction[Recipient]) -> dict[UUID, list[str]]:

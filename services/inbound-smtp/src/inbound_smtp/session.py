@@ -1,315 +1,316 @@
-"""A connection, from greeting to QUIT.
+"""The conversation, from greeting to QUIT: commands in, replies out, messages between (RFC 5321 §4).
 
-aiosmtpd gives the protocol object on asyncio and the PROXY header; what it lacks for a server that faces the world is here: limits
-on connections, errors, junk and time, lines that end with CRLF alone, replies in one packet for a group of commands, TLS that
-forgets what was said before it. The commands are in verbs/.
+    _read_command → a verb (verbs/) → _said
+    _read_data, _read_chunk → the octets of a message (body.py) → take → _said
 
-Time is watched by one timer. A client has `command_seconds` for a command, and inside a message may be silent for
-`data_seconds` and must manage a minimum rate, so that a big mail over a slow line has its time and a connection that only
-drips has not. A client that does not read its replies meets the same timer.
+A verb that answers at once costs no task; what has to be waited for is waited for by this session alone (connection.py). A client
+has `command_seconds` for a command, counted from our last reply, so that one which drips gains nothing; inside a message it may be
+silent for `data_seconds` and must manage a minimum rate, so that a big mail over a slow line has its time.
 
-A client that talks before our greeting is answered in order like any other: nothing of what it sent can be taken for
-something else, as commands are only ever read one after the other. HTTP's verbs end the connection.
+A client that talks before our greeting is answered in order like any other: nothing of what it sent can be taken for something
+else, as commands are only ever read one after the other. HTTP's verbs end the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from abc import ABC, abstractmethod
-from contextlib import suppress
+from abc import abstractmethod
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar, cast
-
-from aiosmtpd.proxy_protocol import ProxyData, get_proxy
-from aiosmtpd.smtp import SMTP
+from typing import Any, TypeVar, cast
 
 from inbound_smtp import replies
+from inbound_smtp.body import END, PIECE, Body, read_chunk, read_data
+from inbound_smtp.checks import content
+from inbound_smtp.connection import Connection
 from inbound_smtp.listener import Listener
 from inbound_smtp.transaction import Transaction
-from inbound_smtp.verbs import HTTP, JUNK
-from inbound_smtp.wire import BadLine, Closed, Content, Flood, TooSlow, Wire
+from inbound_smtp.verbs import HTTP, JUNK, Answer, Later
+from inbound_smtp.wire import MAX_COMMAND, MAX_WASTE, BadLine, take_line
+from mailcore.blob.base import Spooled
 from mailcore.kit import failpoint
-from mailcore.kit.log import logger
 from mailcore.smtp.reply import Reply
-
-log = logger(__name__)
 
 L = TypeVar("L", bound=Listener)
 
-PROXY_SECONDS = 10.0
-HANDSHAKE_SECONDS = 60.0
-LINGER_SECONDS = 5.0
-"""How long a client that is being told to go may take to read it."""
 
+class Session(Connection[L]):
+    """What a listener is for stands in its own kind of session (mx.py, submission/session.py)."""
 
-class Session(SMTP, Generic[L], ABC):
-    """The conversation itself; what a listener is for stands in its own kind of session (mx.py, submission/session.py)."""
-
-    line_length_limit = 65_536
-    """Of the stream: how much is buffered before the client has to wait."""
-
-    def __init__(self, listener: L, peer_ip: str = "") -> None:
-        """`peer_ip`: the client's, where it is known already."""
-        self.listener = listener
+    def __init__(self, listener: L, *, tls: bool = False) -> None:
+        super().__init__(listener, tls=tls)
         self.helo: str | None = None
         self.extended = False
-        self.tls: str | None = None
         self.transaction: Transaction[Any] | None = None
         self.leaving = False
         self.upgrade = False
         self.junk = 0
-        self.peer_ip = peer_ip
-        self._errors = 0
-        self._replies: list[bytes] = []
-        self._between = True
-        self._deadline = 0.0
         self.connected_at = datetime.now(UTC)
-        self._set_up_protocol()
-
-    def _set_up_protocol(self) -> None:
-        """What SMTP.__init__ sets of the things that are used here.
-
-        It also looks through all members of the class for verbs, hooks and mechanisms, at every connection: a fifth of
-        what a short mail costs, for verbs that are not asked.
-        """
-        self.loop = asyncio.get_running_loop()
-        self.session = self.envelope = self.transport = None
-        self._original_transport = self._tls_protocol = None
-        self._timeout_handle = self._handler_coroutine = None
-        stream = asyncio.StreamReader(limit=self.line_length_limit, loop=self.loop)
-        asyncio.StreamReaderProtocol.__init__(self, stream, self._cb_client_connected, self.loop)
+        self._errors = 0
+        self._wasted = 0
+        self._body: Body | None = None
+        """Of a large message, or one that comes in chunks."""
+        self._began: float | None = None
+        """When the message did that is coming in; None: none is, and none waits for its reply."""
+        self._came = 0
+        self._looked = 0
+        self._counted = 0
+        """Octets that it holds of the memory for all, beside the body's own."""
+        self._chunk: tuple[int, bool, Reply | None] = (0, False, None)
 
     # ---- what a kind of session says --------------------------------------------------------------------------------
 
-    @abstractmethod
+    def open(self) -> None:
+        pass
+
     def extensions(self) -> list[str]:
-        """What EHLO offers beside PIPELINING, SIZE and STARTTLS."""
+        """What EHLO offers beside what every session does."""
+        return []
 
     @abstractmethod
-    async def take(self, transaction: Transaction[Any], raw: bytes) -> Reply:
+    def take(self, transaction: Transaction[Any], message: bytes | Spooled) -> Answer:
         """What the message comes to: 250 only when it is on disk. Its octets have been checked (checks.content)."""
-
-    def forget(self) -> None:
-        """RFC 3207 §4.2: what the client said before TLS counts for nothing."""
-        self.helo = self.transaction = None
 
     # ---- what the verbs use -----------------------------------------------------------------------------------------
 
     def hello(self, name: str, *, extended: bool) -> None:
         """RFC 5321 §4.1.4: EHLO begins anew."""
-        self.helo, self.extended, self.transaction = name, extended, None
+        self.helo, self.extended = name, extended
+        self.reset()
 
-    def reply(self, reply: Reply) -> None:
-        """Sent with others of its group, before the client is waited for (RFC 2920 §3.2)."""
-        self._replies.append(replies.octets(reply))
+    def reset(self) -> None:
+        """No transaction is under way any more."""
+        self.transaction = None
+        self.lost()
 
-    async def ask(self, reply: Reply) -> bytes | BadLine:
-        """The client's answer to `reply`: one line."""
-        self.reply(reply)
-        return await self._next_line()
+    def forget(self) -> None:
+        self.helo = None
+        self.reset()
 
-    async def read_message(self) -> Content:
-        limits = self.listener.limits
-        began = self.loop.time()
+    @property
+    def chunking(self) -> bool:
+        """The message is coming in by BDAT."""
+        return self._body is not None
 
-        def progress(came: int) -> None:
-            failpoint.hit("f14")
-            took = self.loop.time() - began - limits.data_grace_seconds
-            if took > 0 and came < took * limits.data_bytes_per_second:
-                raise TooSlow
-            self._reset_timeout(limits.data_seconds)
+    def begin_data(self) -> None:
+        # the CRLF that ended the command stands before the message: a lone dot may be its first line
+        self.octets[:0] = END[:2]
+        self._looked = 0
+        self._begin(self._read_data)
 
-        self._reset_timeout(limits.data_seconds)
-        await self._flush()
-        try:
-            return await self.wire.data(limits.message_bytes, self.listener.memory, progress)
-        finally:
-            self._reset_timeout()
+    def begin_chunk(self, octets: int, *, last: bool, refused: Reply | None) -> None:
+        self._chunk = octets, last, refused
+        if self._body is None and refused is None:
+            self._body = self._new_body()
+        self._begin(self._read_chunk)
 
     def hurry(self) -> None:
         """The process is ending: now, when nothing is under way."""
-        if self._between and self.transport is not None:
-            self._goodbye(replies.SHUTTING_DOWN)
+        if self.transaction is None and self._held is None and self._began is None:
+            self.goodbye(replies.SHUTTING_DOWN)
 
-    # ---- the life of a connection -----------------------------------------------------------------------------------
+    # ---- commands ---------------------------------------------------------------------------------------------------
 
-    async def _handle_client(self) -> None:
-        self.wire = Wire(self._reader)
-        entered = False
-        self.listener.begin(self)
-        try:
-            if not await self._learn_peer():
-                return
-            entered = self.listener.connections.enter(self.peer_ip)
-            if not entered:
-                self._goodbye(replies.TOO_MANY_CONNECTIONS)
-                return
-            self._reset_timeout()
-            self._note_tls()
-            self.reply(Reply(220, f"{self.listener.hostname} ESMTP Postroom"))
-            await self._converse()
-        except TooSlow:
-            self._goodbye(replies.TOO_SLOW)
-        except Flood:
-            self._goodbye(replies.TOO_BIG)
-        except (ConnectionError, ssl.SSLError, TimeoutError) as error:
-            log.debug("connection lost", peer=self.peer_ip, error=repr(error))
-        except Exception as error:
-            self._goodbye(Reply(421, replies.from_error(error).text, "4.3.0"))
-        finally:
-            self.listener.end(self)
-            if entered:
-                self.listener.connections.leave(self.peer_ip)
-            self._close()
+    def greet(self) -> None:
+        self._replies.append(self.listener.greeting)
+        self._advance()
 
-    async def _learn_peer(self) -> bool:
-        """The client's address, or what the load balancer says it is. False: it said nothing we can believe."""
-        if self.peer_ip:
-            return True
-        assert self.session is not None  # set in connection_made
-        self.peer_ip = str((self.session.peer or ("",))[0])
-        if self.listener.proxy_version is None:
-            return True
-        self._reset_timeout(PROXY_SECONDS)
-        proxy: ProxyData = await get_proxy(self._reader)
-        if not proxy or proxy.version != self.listener.proxy_version:
-            log.warning("no valid PROXY header", peer=self.peer_ip)
+    def _read_command(self) -> bool:
+        if self.listener.draining and self.transaction is None and self._asked is None:
+            self.goodbye(replies.SHUTTING_DOWN)
             return False
-        if proxy.src_addr is not None:  # a health check of the balancer itself names nobody
-            self.peer_ip = str(proxy.src_addr)
+        line = take_line(self.octets)
+        if line is None:
+            if len(self.octets) > MAX_COMMAND:
+                self._waste()
+            return False
+        if self._wasted:
+            self._wasted, line = 0, BadLine.TOO_LONG
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            asked.set_result(line)
+            return False
+        self._obey(line)
         return True
 
-    async def _converse(self) -> None:
-        limits = self.listener.limits
-        while not self.leaving and self.transport is not None:
-            if self.listener.draining and self.transaction is None:
-                self._goodbye(replies.SHUTTING_DOWN)
-                return
-            line = await self._next_line()
-            reply = await self._answer(line)
-            self.reply(reply)
-            if reply.code == 421:
-                return
-            if reply.permanent:
-                self._errors += 1
-                if self._errors >= limits.errors:
-                    self.reply(replies.TOO_MANY_ERRORS)
-                    return
-            if self.upgrade:
-                await self._start_tls()
-            elif reply.code == 250 and isinstance(line, bytes) and line[:4].upper() == b"DATA":
-                await self._flush()
-                failpoint.hit("f17")
+    def _waste(self) -> None:
+        self._wasted += len(self.octets)
+        self.octets.clear()
+        if self._wasted > MAX_WASTE:
+            self.goodbye(replies.TOO_BIG)
 
-    async def _next_line(self) -> bytes | BadLine:
-        """Our replies go out before we wait, all of a group at once."""
-        self._reset_timeout()
-        if not self.wire.has_line:
-            await self._flush()
-        self._between = self.transaction is None
-        try:
-            return await self.wire.line()
-        except Closed:
-            await self._flush()
-            raise
-        finally:
-            self._between = False
-
-    async def _answer(self, line: bytes | BadLine) -> Reply:
-        if line is BadLine.TOO_LONG:
-            return Reply(500, "Line too long", "5.5.2")
-        if line is BadLine.BARE_LF:
-            return Reply(500, "A command ends with CRLF and holds no other CR, LF or NUL", "5.5.2")
-        assert isinstance(line, bytes)
+    def _obey(self, line: bytes | BadLine) -> None:
+        if not isinstance(line, bytes):
+            self._said(replies.TOO_LONG if line is BadLine.TOO_LONG else replies.BARE_LF)
+            return
         try:
             verb, _, argument = line.decode("utf-8").partition(" ")
         except UnicodeDecodeError:
-            return Reply(500, "A command is ASCII, or UTF-8 in an address", "5.5.2")
+            self._said(replies.NOT_UTF8)
+            return
         verb = verb.upper()
         if verb in HTTP:
-            return Reply(421, "This is SMTP, not HTTP", "4.7.0")
+            self._said(replies.NOT_HTTP)
+            return
         run = self.listener.verbs.get(verb)
         if run is None or verb in JUNK:
             self.junk += 1
             if self.junk > self.listener.limits.junk_commands:
-                return Reply(421, "Too many commands that bring no mail, closing the connection", "4.7.0")
+                self._said(replies.TOO_MUCH_JUNK)
+                return
         if run is None:
-            return replies.NOT_A_COMMAND
+            self._said(replies.NOT_A_COMMAND)
+            return
         try:
-            return await run(self, argument.strip(" "))
-        except (ConnectionError, TimeoutError):
-            raise
+            answer = run(self, argument.strip(" "))
+        except Exception as error:
+            answer = replies.from_error(error)
+        self._settle(answer)
+
+    def _settle(self, answer: Answer | None) -> None:
+        if isinstance(answer, Reply):
+            self._said(answer)
+        elif isinstance(answer, Later):
+            self.wait_for(answer.future, answer.reply)
+        elif answer is not None:
+            self.wait_for(asyncio.ensure_future(answer), _itself)
+
+    def _said(self, reply: Reply) -> None:
+        self._replies.append(replies.octets(reply))
+        if self._began is not None and reply.code != 354:
+            self._end(reply)
+        if reply.code == 421:
+            self.close()
+        elif reply.permanent:
+            self._errors += 1
+            if self._errors >= self.listener.limits.errors:
+                self.goodbye(replies.TOO_MANY_ERRORS)
+        elif self.upgrade:
+            self.upgrade = False
+            self.start_tls()
+        elif self.leaving:
+            self.close()
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, read: Callable[[], bool]) -> None:
+        self._read = read
+        self._came = 0
+        self._began = self._since = self._loop.time()
+        self._patience = self.listener.limits.data_seconds
+
+    def heard(self, octets: int) -> None:
+        if self._began is None or (self._held is not None and self._more is None):
+            return
+        failpoint.hit("f14")
+        self._came += octets
+        self._since = self._loop.time()
+        limits = self.listener.limits
+        took = self._since - self._began - limits.data_grace_seconds
+        if took > 0 and self._came < took * limits.data_bytes_per_second:
+            self.goodbye(replies.TOO_SLOW)
+
+    def _read_data(self) -> bool:
+        octets = self.octets
+        end = octets.find(END, self._looked)
+        if end < 0 or end > PIECE:
+            if end < 0 and len(octets) < PIECE and self._count(len(octets)):
+                self._looked = max(0, len(octets) - len(END) + 1)
+                return False
+            self.wait_for(self._loop.create_task(self._read_large()), self._finish)
+            return False
+        raw = bytes(octets[2 : end + 2])
+        del octets[: end + len(END)]
+        if b"\r\n." in raw or raw.startswith(b"."):
+            # RFC 5321 §4.5.2: the first dot of a line goes
+            raw = (b"\r\n" + raw).replace(b"\r\n.", b"\r\n")[2:]
+        limits = self.listener.limits
+        if len(raw) > limits.message_bytes:
+            self._settle(self._finish(replies.TOO_BIG))
+        elif not self._count(len(raw)):
+            self._settle(self._finish(replies.NO_MEMORY))
+        else:
+            self._settle(self._finish(content.check(raw, max_line=limits.line_bytes) or raw))
+        return True
+
+    async def _read_large(self) -> bytes | Spooled | Reply:
+        body = self._body = self._new_body()
+        if not self._count(2 * PIECE):
+            body.refuse(replies.NO_MEMORY)
+        await read_data(self, body)
+        self._count(0)
+        return await body.done()
+
+    def _read_chunk(self) -> bool:
+        octets, last, refused = self._chunk
+        if refused is None and len(self.octets) < octets <= PIECE and self._count(len(self.octets)):
+            return False
+        self.wait_for(self._loop.create_task(self._read_octets(octets, last, refused)), self._finish)
+        return False
+
+    async def _read_octets(self, octets: int, last: bool, refused: Reply | None) -> bytes | Spooled | Reply:
+        """A chunk; of the last one, the message."""
+        body = self._body
+        if refused is not None or body is None:
+            body = self._new_body()
+            body.refuse(refused or replies.BAD_SEQUENCE)
+        elif not self._count(min(octets, 2 * PIECE)):
+            body.refuse(replies.NO_MEMORY)
+        await read_chunk(self, body, octets)
+        self._count(0)
+        if last or body.refused is not None:
+            return await body.done()
+        return Reply(250, f"{octets} octets received", "2.0.0")
+
+    def _finish(self, found: bytes | Spooled | Reply) -> Reply | None:
+        """A message is in, or a chunk of one. None: what comes of it is said when it is known."""
+        if isinstance(found, Reply):
+            if found.code != 250:
+                self.transaction = None
+            return found
+        transaction, self.transaction = self.transaction, None
+        self._patience = None
+        try:
+            answer = self.take(cast(Transaction[Any], transaction), found)
         except Exception as error:
             return replies.from_error(error)
+        if isinstance(answer, Reply):
+            return answer
+        self._settle(answer)
+        return None
 
-    async def _start_tls(self) -> None:
-        self.upgrade = False
-        assert self.listener.tls is not None and self.transport is not None
-        self._writer.write(b"".join(self._replies))
-        self._replies.clear()
-        # between this and start_tls nothing is awaited: nothing said in clear can slip in
-        self.wire.drop()
-        transport = await self.loop.start_tls(
-            cast(asyncio.WriteTransport, self.transport),
-            self,
-            self.listener.tls,
-            server_side=True,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
-        )
-        if transport is None:
-            raise Closed
-        self.transport = transport
-        self._reader._transport = transport  # type: ignore[attr-defined]
-        self._writer._transport = transport  # type: ignore[attr-defined]
-        self._over_ssl = True
-        self._note_tls()
-        self.forget()
-
-    def _note_tls(self) -> None:
-        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
-        if tls is not None:
-            self.tls = f"{tls.version()} {tls.cipher()[0]}"
-
-    async def _flush(self) -> None:
-        if self._replies:
-            self._writer.write(b"".join(self._replies))
-            self._replies.clear()
-            await self._writer.drain()
-
-    def _goodbye(self, reply: Reply) -> None:
-        self.reply(reply)
-        self._close()
-
-    def _close(self) -> None:
-        if self.transport is None or self.transport.is_closing():
+    def _end(self, reply: Reply) -> None:
+        """A message, or a chunk of one, has its reply."""
+        self._read, self._began, self._patience = self._read_command, None, None
+        if self.transaction is not None:
             return
-        transport = cast(asyncio.WriteTransport, self.transport)
-        with suppress(Exception):
-            transport.write(b"".join(self._replies))
-        self._replies.clear()
-        if transport.get_write_buffer_size():
-            self.loop.call_later(LINGER_SECONDS, transport.abort)
-        transport.close()
+        self.lost()
+        if reply.code == 250:
+            self.junk = 0
+            if failpoint.armed("f17"):
+                self._loop.call_later(0.05, failpoint.hit, "f17")  # when the reply is on the wire
 
-    # ---- asyncio's and aiosmtpd's calls -----------------------------------------------------------------------------
+    def lost(self) -> None:
+        """What is held of a message that is done with, or will never be, is given back."""
+        self._count(0)
+        if self._body is not None:
+            self._body.discard()
+            self._body = None
 
-    def eof_received(self) -> bool:
-        """A client may close its side after QUIT has been sent: what it sent is still answered, except within TLS."""
-        self._reader.feed_eof()
-        return self.tls is None
+    def _count(self, octets: int) -> bool:
+        """It holds so many of the memory for all from here on. False: there are not so many; then it holds what it held."""
+        memory = self.listener.room.memory
+        if octets > self._counted and not memory.take(octets - self._counted):
+            return False
+        if octets < self._counted:
+            memory.give_back(self._counted - octets)
+        self._counted = octets
+        return True
 
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        """The timer is moved, not made anew: it looks at the deadline when it goes off."""
-        self._deadline = self.loop.time() + (duration or self.listener.limits.command_seconds)
-        if self._timeout_handle is None or self._timeout_handle.when() > self._deadline:
-            if self._timeout_handle is not None:
-                self._timeout_handle.cancel()
-            self._timeout_handle = self.loop.call_at(self._deadline, self._timeout_cb)
+    def _new_body(self) -> Body:
+        limits = self.listener.limits
+        return Body(self.listener.room, limit=limits.message_bytes, max_line=limits.line_bytes)
 
-    def _timeout_cb(self) -> None:
-        if self.loop.time() < self._deadline:
-            self._timeout_handle = self.loop.call_at(self._deadline, self._timeout_cb)
-            return
-        self._timeout_handle = self.loop.call_later(LINGER_SECONDS, lambda: None)
-        self._goodbye(replies.TOO_SLOW)
+
+def _itself(reply: Reply) -> Reply:
+    return reply

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mailcore.kit.settings import Base, Group
+from mailcore.kit.settings import Base, Group, Networks
 
 
 def _none_if_empty(value: Any) -> Any:
@@ -31,7 +31,9 @@ class Smtp(Group, extra="ignore"):
     """PEM chain; with tls_key it makes STARTTLS be offered."""
     tls_key: OptionalFile = None
     proxy_protocol: Literal["off", "v1", "v2"] = "off"
-    """A load balancer before us names the client: then nobody else may reach this port."""
+    """A load balancer before us names the client, with the first octets of each connection."""
+    proxy_trusted: Networks = Field(default_factory=list)
+    """Networks of the balancers; whoever else connects speaks for himself. Empty: all are balancers, nobody else may reach us."""
     max_message_bytes: int = Field(40 * 1024 * 1024, ge=64 * 1024)
     max_line_bytes: int = Field(1024 * 1024, ge=1_000)
     """Of a line in a message. RFC 5322 says 998; longer ones are kept as they are up to this."""
@@ -42,7 +44,11 @@ class Smtp(Group, extra="ignore"):
     max_connections_per_ip: int = Field(50, ge=1)
     """At once in this process from one address (IPv6: one /64)."""
     max_buffered_bytes: int = Field(512 * 1024 * 1024, ge=64 * 1024 * 1024)
-    """Of all messages that are coming in at once in this process."""
+    """Of memory for all messages that are coming in at once in this process."""
+    max_spooled_bytes: int = Field(384 * 1024 * 1024, ge=64 * 1024 * 1024)
+    """The same of messages that are larger than 256 KiB: they wait in files of `spool_dir`."""
+    spool_dir: str = ""
+    """Empty: the folder of the blobs, or where they are no folder the system's for temporary files."""
     max_errors: int = Field(20, ge=1)
     """Commands of one connection that were refused for good."""
     max_junk_commands: int = Field(100, ge=1)

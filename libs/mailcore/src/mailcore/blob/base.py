@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
@@ -23,9 +25,27 @@ def new_key(org_id: UUID, row: UUID | None = None) -> str:
     return f"{org_id}/{uuid7_time(id_):%Y-%m}/{id_}"
 
 
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Content that is too large for memory: in a file of its maker's, who removes it."""
+
+    path: Path
+    size: int
+    sha256: bytes
+
+    def read(self, most: int = -1) -> bytes:
+        """The first so many octets; all of them by default. Blocks: for a thread. Raises OSError."""
+        with self.path.open("rb") as file:
+            return file.read(most)
+
+
 class BlobStore(Protocol):
     async def put(self, key: str, content: bytes) -> None:
         """Durable when it returns. Raises Unavailable."""
+        ...
+
+    async def put_file(self, key: str, content: Spooled) -> None:
+        """The same of a file, without reading it into memory. Raises Unavailable."""
         ...
 
     async def get(self, key: str) -> bytes:

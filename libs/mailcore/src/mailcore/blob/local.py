@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -11,9 +12,11 @@ from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
-from mailcore.blob.base import check_key, round_trip
+from mailcore.blob.base import Spooled, check_key, round_trip
 from mailcore.kit.errors import NotFound, Unavailable
 
+SPOOL = "incoming"
+"""Folder of files that are on their way in."""
 _PART = ".part"
 """Ends the name of a file that is being written; what a crash leaves of one is swept like any orphan."""
 _LISTED = 500
@@ -25,6 +28,9 @@ class LocalBlobs:
 
     async def put(self, key: str, content: bytes) -> None:
         await asyncio.to_thread(self._put, self._path(key), content)
+
+    async def put_file(self, key: str, content: Spooled) -> None:
+        await asyncio.to_thread(self._put_file, self._path(key), content)
 
     async def get(self, key: str) -> bytes:
         path = self._path(key)
@@ -51,6 +57,12 @@ class LocalBlobs:
     async def check(self) -> None:
         await round_trip(self)
 
+    def spool(self) -> Path:
+        """A folder on the same disk, from which `put_file` takes files without copying them. What a crash leaves there is swept."""
+        folder = self._folder / SPOOL
+        self._make_folder(folder)
+        return folder
+
     def _path(self, key: str) -> Path:
         return self._folder / check_key(key)
 
@@ -67,6 +79,23 @@ class LocalBlobs:
             _fsync(path.parent)
         except OSError as error:
             with suppress(OSError):  # else the sweep takes it away
+                part.unlink(missing_ok=True)
+            raise _unavailable(error) from error
+
+    def _put_file(self, path: Path, content: Spooled) -> None:
+        part = path.with_name(f"{path.name}.{uuid4().hex}{_PART}")
+        try:
+            self._make_folder(path.parent)
+            try:
+                os.link(content.path, part)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(content.path, part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+            _fsync(path.parent)
+        except OSError as error:
+            with suppress(OSError):
                 part.unlink(missing_ok=True)
             raise _unavailable(error) from error
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
-from mailcore.blob.base import check_key, round_trip
+from mailcore.blob.base import Spooled, check_key, round_trip
 from mailcore.kit.errors import NotFound
 
 
@@ -15,6 +16,9 @@ class MemoryBlobs:
 
     async def put(self, key: str, content: bytes) -> None:
         self._blobs[check_key(key)] = datetime.now(UTC), bytes(content)
+
+    async def put_file(self, key: str, content: Spooled) -> None:
+        await self.put(key, await asyncio.to_thread(content.read))
 
     async def get(self, key: str) -> bytes:
         if check_key(key) not in self._blobs:

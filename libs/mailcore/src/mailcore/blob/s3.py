@@ -10,7 +10,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from mailcore.blob.base import check_key, round_trip
+from mailcore.blob.base import Spooled, check_key, round_trip
 from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.log import logger
 
@@ -61,6 +61,13 @@ class S3Blobs:
     async def put(self, key: str, content: bytes) -> None:
         try:
             await obstore.put_async(self._store, check_key(key), content)
+        except (BaseError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def put_file(self, key: str, content: Spooled) -> None:
+        try:
+            with content.path.open("rb") as file:  # in parts, a few at a time
+                await obstore.put_async(self._store, check_key(key), file)
         except (BaseError, OSError) as error:
             raise _unavailable(error) from error
 

@@ -46,6 +46,10 @@ class GroupCommit(Generic[M, R]):
 
     async def join(self, member: M) -> R:
         """Returns after the commit. Raises the member's MailError, Unavailable when the database is away."""
+        return await asyncio.shield(self.begin(member))
+
+    def begin(self, member: M) -> asyncio.Future[R]:
+        """As `join`, for who cannot wait here. Not to be cancelled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((member, future))
@@ -54,7 +58,7 @@ class GroupCommit(Generic[M, R]):
             task = loop.create_task(self._run())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return await asyncio.shield(future)
+        return future
 
     async def drain(self) -> None:
         """Returns when everything that joined so far is committed or failed."""

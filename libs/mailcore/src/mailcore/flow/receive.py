@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
+from mailcore.blob.base import INLINE_BYTES, BlobStore, Spooled, new_key
 from mailcore.flow.group import GroupCommit
 from mailcore.kit import failpoint
 from mailcore.kit.errors import MailError
@@ -51,7 +51,7 @@ _BLOBS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    raw: bytes
+    raw: bytes | Spooled
     envelope: Envelope
     facts: dict[str, Any]
     """What is known about the handing over: peer name, TLS, protocol. JSON, no control characters."""
@@ -85,6 +85,10 @@ class _Member:
     window: float | None
     weight: int = field(default=1)
 
+    def repeats(self, done: Received) -> list[NewArrival]:
+        """Those that are no new arrivals."""
+        return [row for row in self.rows if done.ids[row.org_id] != row.id]
+
 
 class Receives:
     """One a process."""
@@ -95,69 +99,81 @@ class Receives:
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
+        self._noting: set[asyncio.Task[None]] = set()
         self._group: GroupCommit[_Member, Received] = GroupCommit(
             self._commit, in_flight=in_flight, members=members, weight=lambda member: member.weight
         )
 
     async def receive(self, arrival: Arrival) -> Received:
         """Returns after the commit. Raises Unavailable: nothing was stored, or nobody can tell; the peer is to send again."""
-        member = await self._prepare(arrival)
+        small = _small(arrival.raw)
+        member = self._member(arrival, small) if small is not None else await self._prepare(arrival)
         done = await self._group.join(member)
         failpoint.hit("f16")
-        repeats = [row for row in member.rows if done.ids[row.org_id] != row.id]
-        for row in repeats:
-            await self._note_repeat(row, done.ids[row.org_id])
+        await self._note_repeats(member, done)
         return done
+
+    def begin(self, arrival: Arrival) -> asyncio.Future[Received]:
+        """As `receive`, for who cannot wait here: a small mail then costs no task. Not to be cancelled."""
+        loop = asyncio.get_running_loop()
+        small = _small(arrival.raw)
+        if small is None:
+            return loop.create_task(self.receive(arrival))
+        member = self._member(arrival, small)
+        answer: asyncio.Future[Received] = loop.create_future()
+
+        def committed(done: asyncio.Future[Received]) -> None:
+            failpoint.hit("f16")
+            if answer.done():
+                return
+            if (error := done.exception()) is not None:
+                answer.set_exception(error)
+            elif member.repeats(done.result()):
+                noting = loop.create_task(self._note_repeats(member, done.result()))
+                self._noting.add(noting)
+                noting.add_done_callback(self._noting.discard)
+                noting.add_done_callback(lambda _: None if answer.done() else answer.set_result(done.result()))
+            else:
+                answer.set_result(done.result())
+
+        self._group.begin(member).add_done_callback(committed)
+        return answer
 
     async def drain(self) -> None:
         """Returns when everything taken so far is committed or failed."""
         await self._group.drain()
 
     async def _prepare(self, arrival: Arrival) -> _Member:
+        """Of a mail that is too large for a row: its blobs are on disk."""
         raw = arrival.raw
-        digest = await asyncio.to_thread(_sha256, raw) if len(raw) > _HASHED_INLINE else _sha256(raw)
-        inline = len(raw) <= INLINE_BYTES
-        rows, keys = [], []
-        for org_id, recipients in sorted(arrival.tenants.items()):
-            id_ = uuid7()
-            now = uuid7_time(id_)
-            row = NewArrival(
-                id=id_,
-                org_id=org_id,
-                door=arrival.door,
-                source=arrival.source,
-                source_id=arrival.source_id,
-                mail_from=arrival.envelope.mail_from,
-                rcpt_to=tuple(recipients),
-                facts=arrival.facts,
-                size=len(raw),
-                sha256=digest,
-                raw=raw if inline else None,
-                raw_blob=None if inline else new_key(org_id, id_),
-                decisions=[
-                    *arrival.decisions,
-                    decision("receive", "accepted", "The domain of each recipient receives here.", now),
-                ],
-                created_at=now,
-                auth=arrival.auth,
-            )
-            rows.append(row)
-            keys.append(ArrivalKey(_key(row), org_id, id_, now))
-        await self._keep([row.raw_blob for row in rows if row.raw_blob is not None], raw)
+        if isinstance(raw, Spooled):
+            digest = raw.sha256
+        else:
+            digest = await asyncio.to_thread(_sha256, raw) if len(raw) > _HASHED_INLINE else _sha256(raw)
+        member = _member(arrival, digest, None)
+        await self._keep([row.raw_blob for row in member.rows if row.raw_blob is not None], raw)
         failpoint.hit("f15")
-        weight = len(rows) + (len(raw) * len(rows) // (32 * 1024) if inline else 0)
-        return _Member(rows, keys, REPEAT_SECONDS if arrival.source_id is None else None, weight)
+        return member
 
-    async def _keep(self, blobs: Sequence[str], raw: bytes) -> None:
+    def _member(self, arrival: Arrival, raw: bytes) -> _Member:
+        member = _member(arrival, _sha256(raw), raw)
+        failpoint.hit("f15")
+        return member
+
+    async def _keep(self, blobs: Sequence[str], raw: bytes | Spooled) -> None:
         """Raises what the first that fails raises; the others are given up, and left to the sweep."""
-        if len(blobs) == 1:
-            await self._blobs.put(blobs[0], raw)
-            return
         left = iter(blobs)
 
         async def put() -> None:
             for blob in left:
-                await self._blobs.put(blob, raw)
+                if isinstance(raw, Spooled):
+                    await self._blobs.put_file(blob, raw)
+                else:
+                    await self._blobs.put(blob, raw)
+
+        if len(blobs) == 1:
+            await put()
+            return
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -198,6 +214,10 @@ class Receives:
             for member in members
         ]
 
+    async def _note_repeats(self, member: _Member, done: Received) -> None:
+        for row in member.repeats(done):
+            await self._note_repeat(row, done.ids[row.org_id])
+
     async def _note_repeat(self, row: NewArrival, first: UUID) -> None:
         """On the first arrival, where somebody may look for it. That the repeat was answered does not hang on this."""
         ARRIVAL_REPEATS.labels(row.door).inc()
@@ -218,6 +238,44 @@ class Receives:
             await self._blobs.delete(blob)
         except MailError as error:
             log.warning("blob of a repeat left to the sweep", key=blob, error=error.public)
+
+
+def _small(raw: bytes | Spooled) -> bytes | None:
+    """What goes into the row."""
+    return raw if isinstance(raw, bytes) and len(raw) <= INLINE_BYTES else None
+
+
+def _member(arrival: Arrival, digest: bytes, small: bytes | None) -> _Member:
+    """One row for each organization; `small`: the raw mail, where it goes into them."""
+    size = arrival.raw.size if isinstance(arrival.raw, Spooled) else len(arrival.raw)
+    rows, keys = [], []
+    for org_id, recipients in sorted(arrival.tenants.items()):
+        id_ = uuid7()
+        now = uuid7_time(id_)
+        row = NewArrival(
+            id=id_,
+            org_id=org_id,
+            door=arrival.door,
+            source=arrival.source,
+            source_id=arrival.source_id,
+            mail_from=arrival.envelope.mail_from,
+            rcpt_to=tuple(recipients),
+            facts=arrival.facts,
+            size=size,
+            sha256=digest,
+            raw=small,
+            raw_blob=None if small is not None else new_key(org_id, id_),
+            decisions=[
+                *arrival.decisions,
+                decision("receive", "accepted", "The domain of each recipient receives here.", now),
+            ],
+            created_at=now,
+            auth=arrival.auth,
+        )
+        rows.append(row)
+        keys.append(ArrivalKey(_key(row), org_id, id_, now))
+    weight = len(rows) + (size * len(rows) // (32 * 1024) if small is not None else 0)
+    return _Member(rows, keys, REPEAT_SECONDS if arrival.source_id is None else None, weight)
 
 
 def decision(step: str, what: str, why: str, at: datetime | None = None, **more: Any) -> dict[str, Any]:

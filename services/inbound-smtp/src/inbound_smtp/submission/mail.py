@@ -82,7 +82,7 @@ async def mail(session: SubmissionSession, argument: str) -> Reply:
     return OK
 
 
-async def rcpt(session: SubmissionSession, argument: str) -> Reply:
+def rcpt(session: SubmissionSession, argument: str) -> Reply:
     transaction = session.transaction
     if transaction is None:
         return BAD_SEQUENCE

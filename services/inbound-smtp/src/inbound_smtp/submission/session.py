@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from inbound_smtp.submission import options
 from inbound_smtp.submission.listener import Submission
 from inbound_smtp.submission.mail import AUTH_REQUIRED, Handed
 from inbound_smtp.transaction import Transaction
+from mailcore.blob.base import Spooled
 from mailcore.dsn.wishes import Wishes
 from mailcore.flow.submit import NewEmail, Once
 from mailcore.kit.errors import Conflict, Invalid, Refused
@@ -39,17 +41,15 @@ ENDPOINT = "SMTP"
 class SubmissionSession(Session[Submission]):
     transaction: Handed | None
 
-    def __init__(self, listener: Submission, peer_ip: str = "") -> None:
-        super().__init__(listener, peer_ip)
+    def __init__(self, listener: Submission, *, tls: bool = False) -> None:
+        super().__init__(listener, tls=tls)
         self.login: str | None = None
         """The API key that was given."""
         self.failed_logins = 0
 
     def extensions(self) -> list[str]:
-        # RFC 2034, RFC 6152, RFC 3461. No SMTPUTF8: what we sign and send is 7-bit
-        offers = ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
-        # RFC 4954 §4, RFC 8689 §2: not before TLS
-        return offers if self.tls is None else [*offers, "AUTH PLAIN LOGIN", "REQUIRETLS"]
+        # RFC 4954 §4, RFC 8689 §2: not before TLS. No SMTPUTF8: what we sign and send is 7-bit
+        return [] if self.tls is None else ["AUTH PLAIN LOGIN", "REQUIRETLS"]
 
     def forget(self) -> None:
         super().forget()
@@ -67,13 +67,15 @@ class SubmissionSession(Session[Submission]):
             self.login = None
         return key
 
-    async def take(self, transaction: Transaction[Any], raw: bytes) -> Reply:
+    async def take(self, transaction: Transaction[Any], message: bytes | Spooled) -> Reply:
         assert isinstance(transaction, Handed)  # MAIL made it
-        memory = self.listener.memory
-        extra = 2 * len(raw)  # the form in which it is stored, and its way there
+        memory = self.listener.room.memory
+        # the form in which it is stored, and its way there; a large one itself, too
+        extra = 2 * len(message) if isinstance(message, bytes) else 3 * message.size
         if not memory.take(extra):
             return NO_MEMORY
         try:
+            raw = message if isinstance(message, bytes) else await asyncio.to_thread(message.read)
             return await self._take(transaction, raw)
         finally:
             memory.give_back(extra)

@@ -1,59 +1,45 @@
-"""DATA: the message is read, looked at, and on disk before 250 (RFC 5321 §4.1.1.4, §4.2.5)."""
+"""DATA and BDAT: the message is read, looked at, and on disk before 250 (RFC 5321 §4.1.1.4, §4.2.5, RFC 3030 §2)."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
-from inbound_smtp.checks import content
-from inbound_smtp.replies import BAD_SEQUENCE, NO_MEMORY, TOO_BIG, syntax
+from inbound_smtp.replies import BAD_SEQUENCE, syntax
 from mailcore.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from inbound_smtp.session import Session
-    from inbound_smtp.transaction import Transaction
-    from inbound_smtp.wire import Content
 
 GO_AHEAD = Reply(354, "End data with <CR><LF>.<CR><LF>")
+NO_RECIPIENTS = Reply(554, "No valid recipients", "5.5.1")
+ENDLESS = Reply(421, "A chunk of that size is never taken", "4.7.0")
 
 
-OFF_LOOP_BYTES = 1024 * 1024
-"""Looking at more than this would hold up everybody else."""
-
-
-async def data(session: Session[Any], argument: str) -> Reply:
-    """Raises what ends the connection: Closed, TooSlow, Flood."""
+def data(session: Session[Any], argument: str) -> Reply:
     transaction = session.transaction
-    if transaction is None:
-        return BAD_SEQUENCE
+    if transaction is None or session.chunking:
+        return BAD_SEQUENCE  # RFC 3030 §2: DATA and BDAT do not mix
     if argument:
         return syntax("DATA")
     if not transaction.recipients:
         # RFC 2920 §3.1: a client that pipelined DATA behind refused recipients hears it here
-        return Reply(554, "No valid recipients", "5.5.1")
-    session.reply(GO_AHEAD)
-    read = await session.read_message()
-    session.transaction = None
-    try:
-        return await _take(session, transaction, read)
-    finally:
-        # not before: while a store hangs, the mail is still here
-        session.listener.memory.give_back(read.held)
+        return NO_RECIPIENTS
+    session.begin_data()
+    return GO_AHEAD
 
 
-async def _take(session: Session[Any], transaction: Transaction[Any], read: Content) -> Reply:
-    if read.raw is None:
-        return NO_MEMORY if read.starved else TOO_BIG
-    refused = await _check(read.raw, session.listener.limits.line_bytes)
-    if refused is not None:
-        return refused
-    reply = await session.take(transaction, read.raw)
-    if reply.code == 250:
-        session.junk = 0
-    return reply
-
-
-async def _check(raw: bytes, max_line: int) -> Reply | None:
-    if len(raw) <= OFF_LOOP_BYTES:
-        return content.check(raw, max_line=max_line)
-    return await asyncio.to_thread(content.check, raw, max_line=max_line)
+def bdat(session: Session[Any], argument: str) -> Reply | None:
+    """None: the reply comes after the chunk. The octets of a chunk that is refused are read all the same: they are no commands."""
+    size, _, last = argument.upper().partition(" ")
+    if not (size.isascii() and size.isdigit() and len(size) <= 20) or last not in ("", "LAST"):
+        return syntax("BDAT octets [LAST]")
+    if int(size) > 2 * session.listener.limits.message_bytes:
+        return ENDLESS
+    transaction = session.transaction
+    refused = None
+    if transaction is None:
+        refused = BAD_SEQUENCE
+    elif not transaction.recipients:
+        refused = NO_RECIPIENTS
+    session.begin_chunk(int(size), last=bool(last), refused=refused)
+    return None

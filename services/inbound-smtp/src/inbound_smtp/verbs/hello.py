@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[!-~]{1,255}\Z")
 
 
-async def ehlo(session: Session[Any], argument: str) -> Reply:
+def ehlo(session: Session[Any], argument: str) -> Reply:
     if not _NAME.match(argument):
         return syntax("EHLO hostname")
     session.hello(argument, extended=True)
@@ -23,25 +23,25 @@ async def ehlo(session: Session[Any], argument: str) -> Reply:
         listener.hostname,
         "PIPELINING",  # RFC 2920
         f"SIZE {listener.limits.message_bytes}",  # RFC 1870
-        *(
-            ["STARTTLS"] if listener.tls is not None and session.tls is None else []
-        ),  # RFC 3207 §4.2: not again within TLS
+        # RFC 3207 §4.2: not again within TLS
+        *(["STARTTLS"] if listener.certificate is not None and session.tls is None else []),
+        *("ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "CHUNKING"),  # RFC 2034, RFC 6152, RFC 3461, RFC 3030
         *session.extensions(),
     ]
     return Reply(250, "\n".join(offers))
 
 
-async def helo(session: Session[Any], argument: str) -> Reply:
+def helo(session: Session[Any], argument: str) -> Reply:
     if not _NAME.match(argument):
         return syntax("HELO hostname")
     session.hello(argument, extended=False)
     return Reply(250, session.listener.hostname)
 
 
-async def starttls(session: Session[Any], argument: str) -> Reply:
+def starttls(session: Session[Any], argument: str) -> Reply:
     if argument:
         return syntax("STARTTLS")
-    if session.listener.tls is None:
+    if session.listener.certificate is None:
         return Reply(502, "TLS is not offered", "5.5.1")
     if session.tls is not None:
         return BAD_SEQUENCE

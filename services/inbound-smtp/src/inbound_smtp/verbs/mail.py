@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from inbound_smtp.mx import MxSession
 
 
-async def mail(session: MxSession, argument: str) -> Reply:
+def mail(session: MxSession, argument: str) -> Reply:
     if session.helo is None:
         return Reply(503, "Send EHLO or HELO first", "5.5.1")
     if session.transaction is not None:

@@ -1,4 +1,4 @@
-"""RSET, NOOP, VRFY, EXPN, HELP, QUIT; BDAT, which is not offered."""
+"""RSET, NOOP, VRFY, EXPN, HELP, QUIT."""
 
 from __future__ import annotations
 
@@ -11,37 +11,33 @@ if TYPE_CHECKING:
     from inbound_smtp.session import Session
 
 
-async def rset(session: Session[Any], argument: str) -> Reply:
+def rset(session: Session[Any], argument: str) -> Reply:
     if argument:
         return syntax("RSET")
-    session.transaction = None
+    session.reset()
     return OK
 
 
-async def noop(_: Session[Any], __: str) -> Reply:
+def noop(_: Session[Any], __: str) -> Reply:
     return OK
 
 
-async def vrfy(_: Session[Any], argument: str) -> Reply:
+def vrfy(_: Session[Any], argument: str) -> Reply:
     if not argument:
         return syntax("VRFY address")
     # RFC 5321 §3.5.3: who has an address here is nobody's business
     return Reply(252, "Cannot say, but send some mail and it will be tried", "2.1.5")
 
 
-async def expn(_: Session[Any], __: str) -> Reply:
+def expn(_: Session[Any], __: str) -> Reply:
     return Reply(502, "EXPN is not supported", "5.5.1")
 
 
-async def help_(_: Session[Any], __: str) -> Reply:
+def help_(_: Session[Any], __: str) -> Reply:
     return Reply(214, "RFC 5321", "2.0.0")
 
 
-async def bdat(_: Session[Any], __: str) -> Reply:
-    return Reply(502, "BDAT is not supported", "5.5.1")
-
-
-async def quit_(session: Session[Any], argument: str) -> Reply:
+def quit_(session: Session[Any], argument: str) -> Reply:
     if argument:
         return syntax("QUIT")
     session.leaving = True
