@@ -21,7 +21,8 @@ from typing import Any
 from mailcore.dsn.report import MAX_RECIPIENTS, Action, Reported, reply_of
 from mailcore.dsn.rules import GAP, NEAR
 from mailcore.mime import fields as header
-from mailcore.mime.parse import Message, transfer_encoding
+from mailcore.mime.parse import Message
+from mailcore.mime.parts import transfer_encoding
 from mailcore.mime.text import decode_text, decode_transfer
 from mailcore.smtp.reply import MAX_REPLY_TEXT, Reply
 

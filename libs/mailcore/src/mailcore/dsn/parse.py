@@ -9,7 +9,8 @@ from mailcore.dsn.report import DeliveryReport, Reported
 from mailcore.dsn.status import Status
 from mailcore.mime import fields as header
 from mailcore.mime.fields import Field
-from mailcore.mime.parse import Limits, Message, Part, transfer_encoding
+from mailcore.mime.parse import Limits, Message
+from mailcore.mime.parts import Part, transfer_encoding
 from mailcore.mime.text import decode_text, decode_transfer
 from mailcore.smtp.reply import Reply
 

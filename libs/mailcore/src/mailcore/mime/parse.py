@@ -19,17 +19,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from mailcore.mime import fields as header
+from mailcore.mime import parts
 from mailcore.mime.doubts import doubts
-from mailcore.mime.fields import TURNING, Field, MailAddress
+from mailcore.mime.fields import Field, MailAddress
+from mailcore.mime.parts import BODY_TYPES, Attachment, Part, is_body, transfer_encoding, written_name
 from mailcore.mime.plaintext import html_to_text
-from mailcore.mime.text import decode_header, decode_text, decode_transfer, decode_words, many_lines, one_line
+from mailcore.mime.text import decode_body, decode_header, decode_transfer, many_lines, one_line
 
 _DASHES = re.compile(rb"^--[^\r\n]{1,998}", re.MULTILINE)
 _TYPE = re.compile(r"\s*([!#$%&'*+.^_`|~\w-]{1,64})/([!#$%&'*+.^_`|~\w-]{1,64})", re.ASCII)
 _CID = re.compile(r"cid:([^\"'\s<>()]{1,300})", re.IGNORECASE)
 _IMAGE = re.compile(r"image/[a-z0-9.+-]{1,64}\Z")
 """Types that may stand in an attribute of HTML as they are."""
-_BODY_TYPES = ("text/plain", "text/html")
 TEXT_CHARACTERS = 32_000
 """So much of a mail's text a summary holds."""
 EMBEDDED_BYTES = 25 * 1024 * 1024
@@ -43,36 +44,6 @@ class Limits:
     header_bytes: int = 102_400
     depth: int = 100
     parts: int = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    fields: list[Field]
-    content_type: str
-    parameters: dict[str, str]
-    start: int
-    """Where its content begins …"""
-    end: int
-    """… and ends; of a multipart that was opened, its start."""
-    head: int = 0
-    """Where its header begins."""
-    inside: Part | None = None
-    """The multipart that holds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """`n` counts from 0 in order of appearance, the same at every parse."""
-
-    n: int
-    filename: str | None
-    content_type: str
-    content_disposition: str
-    """`inline` or `attachment`."""
-    content_id: str | None
-    """Without its angle brackets."""
-    size: int
-    """Octets, decoded."""
 
 
 @dataclass(slots=True)
@@ -143,7 +114,7 @@ class Message:
         ids = [found.value for found in self.fields if found.name == "message-id"]
         authors = header.addresses(self.fields, "from", defects)
         files = [attachment for attachment, _ in self._attachments()]
-        names = [one.name for some in people.values() for one in some] + [_written_name(part) for part in self.leaves]
+        names = [one.name for some in people.values() for one in some] + [written_name(part) for part in self.leaves]
         return Summary(
             from_=[header.shown(one) for one in authors],
             **{name: [header.shown(one) for one in some] for name, some in people.items()},
@@ -162,18 +133,18 @@ class Message:
 
     def bodies(self) -> Bodies:
         """What is to be read: the text parts and the HTML parts, each kind joined when there are several."""
-        found: dict[str, list[str]] = {kind: [] for kind in _BODY_TYPES}
+        found: dict[str, list[str]] = {kind: [] for kind in BODY_TYPES}
         for part in self.leaves:
             if is_body(part):
                 found[part.content_type].append(
-                    many_lines(decode_text(self._content(part), part.parameters.get("charset")))
+                    many_lines(decode_body(self._content(part), part.parameters.get("charset")))
                 )
-        text, html = (("\n".join(found[kind]) if found[kind] else None) for kind in _BODY_TYPES)
+        text, html = (("\n".join(found[kind]) if found[kind] else None) for kind in BODY_TYPES)
         return Bodies(text, html)
 
     def _beginning(self) -> str:
         """The first text part, or the first one of HTML without its markup: only its beginning is decoded."""
-        for kind in _BODY_TYPES:
+        for kind in BODY_TYPES:
             for part in self.leaves:
                 if part.content_type != kind or not is_body(part):
                     continue
@@ -182,7 +153,7 @@ class Message:
                 octets = decode_transfer(
                     self.raw[part.start : min(part.end, part.start + most)], transfer_encoding(part.fields)
                 )
-                text = many_lines(decode_text(octets, part.parameters.get("charset")))
+                text = many_lines(decode_body(octets, part.parameters.get("charset")))
                 text = html_to_text(text) if kind == "text/html" else text
                 if text.strip():
                     return text[:TEXT_CHARACTERS]
@@ -233,7 +204,7 @@ class Message:
         n = 0
         for part in self.leaves:
             if not is_body(part):
-                yield _attachment(n, part, len(self._content(part))), part
+                yield parts.attachment(n, part, len(self._content(part))), part
                 n += 1
 
     # ---- splitting --------------------------------------------------------------------------------------------------
@@ -308,6 +279,9 @@ class Message:
     def _open(self, fields: list[Field], start: int, head: int = 0, inside: Part | None = None) -> Part:
         value = header.field(fields, "content-type")
         match = _TYPE.match(value) if value else None
+        if value is None and inside is not None and inside.content_type == "multipart/digest":
+            # RFC 2046 §5.1.5
+            return Part(fields, "message/rfc822", {}, start, start, head, inside)
         if value is None or match is None:
             if value is not None:
                 self.defects.append("a Content-Type that cannot be read was taken as text/plain")
@@ -361,52 +335,3 @@ def _before(raw: bytes, at: int) -> int:
 def _next_line(raw: bytes, at: int) -> int:
     end = raw.find(b"\n", at)
     return len(raw) if end < 0 else end + 1
-
-
-def transfer_encoding(fields: list[Field]) -> str:
-    value = header.field(fields, "content-transfer-encoding") or ""
-    return value.partition(";")[0].strip().lower()
-
-
-def _disposition(part: Part) -> tuple[str, dict[str, str]]:
-    value = header.field(part.fields, "content-disposition") or ""
-    return value.partition(";")[0].strip().lower(), header.parameters(value)
-
-
-def is_body(part: Part) -> bool:
-    if part.content_type not in _BODY_TYPES:
-        return False
-    kind, parameters = _disposition(part)
-    return kind != "attachment" and not parameters.get("filename") and not part.parameters.get("name")
-
-
-def _attachment(n: int, part: Part, size: int) -> Attachment:
-    kind = _disposition(part)[0]
-    content_id = header.field(part.fields, "content-id")
-    if content_id is not None:
-        content_id = content_id.strip("<> ")[:300] or None
-    return Attachment(
-        n=n,
-        filename=_filename(_written_name(part)),
-        content_type=part.content_type,
-        content_disposition="inline" if kind == "inline" or (not kind and content_id) else "attachment",
-        content_id=content_id,
-        size=size,
-    )
-
-
-def _written_name(part: Part) -> str | None:
-    written = _disposition(part)[1].get("filename") or part.parameters.get("name")
-    return decode_words(written) if written else None
-
-
-def _filename(written: str | None) -> str | None:
-    """The last piece of a path, without the marks that turn a name's end around (`invoice\u202egpj.exe`)."""
-    if not written:
-        return None
-    name = TURNING.sub("", written).replace("\\", "/").rpartition("/")[2]
-    name = one_line(name)
-    if len(name) > 255:
-        stem, dot, ending = name.rpartition(".")
-        name = f"{stem[: 254 - len(ending)]}{dot}{ending}" if dot and len(ending) <= 20 else name[:255]
-    return name if name.strip(". ") else None

@@ -18,7 +18,8 @@ from mailcore.kit.errors import Invalid, Refused
 from mailcore.mime.compose import base64_lines, is_7bit, quoted_printable
 from mailcore.mime.fields import parameters, parse_addresses
 from mailcore.mime.headers import LINE, address_header, extended_parameter, header
-from mailcore.mime.parse import Message, Part, is_body, transfer_encoding
+from mailcore.mime.parse import Message
+from mailcore.mime.parts import Part, is_body, transfer_encoding
 from mailcore.mime.text import decode_header, decode_text, decode_transfer
 from mailcore.smtp.address import Mailbox, parse_address, quoted
 

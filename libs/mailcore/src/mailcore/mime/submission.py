@@ -22,7 +22,8 @@ from mailcore.kit.errors import Invalid, Refused
 from mailcore.mime.compose import format_date
 from mailcore.mime.fields import Field, addresses
 from mailcore.mime.headers import address_header
-from mailcore.mime.parse import Message, transfer_encoding
+from mailcore.mime.parse import Message
+from mailcore.mime.parts import transfer_encoding
 from mailcore.mime.rewrite import field_name, field_value, seven_bit, split_fields
 from mailcore.mime.text import decode_header, decode_transfer, decode_words
 from mailcore.smtp.address import Mailbox, parse_address, parse_mailbox

@@ -59,6 +59,14 @@ def decode_text(content: bytes, charset: str | None) -> str:
     return content.decode(codec, "replace")
 
 
+def decode_body(content: bytes, charset: str | None) -> str:
+    """As `decode_text`, UTF-7 too: what is made of it is looked at afterwards, so that it hides nothing here. In headers, where it
+    hid line ends and angle brackets from those who looked before, it stays as it is."""
+    if (charset or "").strip().lower() in ("utf-7", "unicode-1-1-utf-7"):  # RFC 2152
+        return content.decode("utf-7", "replace")
+    return decode_text(content, charset)
+
+
 def decode_header(value: bytes) -> str:
     """A header value (unfolded) as a line of text: encoded words (RFC 2047) and raw UTF-8 (RFC 6532), no control characters."""
     try:
@@ -88,10 +96,16 @@ def many_lines(text: str) -> str:
 def decode_transfer(content: bytes, encoding: str) -> bytes:
     """RFC 2045 §6. An unknown encoding, or content that does not follow it, is left as it stands."""
     if encoding == "base64":
-        return decode_base64(content)
+        return decode_base64(content) if _is_base64(content) else content
     if encoding == "quoted-printable":
         return binascii.a2b_qp(content)
     return content
+
+
+def _is_base64(content: bytes) -> bool:
+    """Or text under a wrong label: then at least every eighth character, blanks apart, is none of base64's."""
+    letters = content.translate(None, b" \t\r\n=")
+    return 8 * len(letters.translate(None, _NOT_BASE64)) > 7 * len(letters) or not letters
 
 
 def decode_base64(content: bytes) -> bytes:

@@ -14,7 +14,8 @@ from html import escape
 from typing import Any
 from urllib.parse import unquote
 
-from mailcore.mime.parse import EMBEDDED_BYTES, Attachment, Message
+from mailcore.mime.parse import EMBEDDED_BYTES, Message
+from mailcore.mime.parts import Attachment
 from mailcore.mime.plaintext import html_to_text
 from mailcore.mime.sanitise import sanitise
 
