@@ -16,7 +16,7 @@ import tinycss2
 
 MAX_STYLE = 8_000
 """Characters of one attribute; a longer one is left out."""
-MAX_PARSED = 400_000
+MAX_PARSED = 200_000
 """Characters that are parsed in one mail; further styles are left out."""
 
 _SIDES = ("top", "right", "bottom", "left")
@@ -116,7 +116,7 @@ class Styles:
                 inside = self._value(token.content, loading=False, depth=depth + 1) if depth < 5 else None
                 piece = None if inside is None else f"({inside})"
             elif token.type == "string":
-                piece = _string(token.value)
+                piece = _string(re.sub(r"[^\w .,-]", "", token.value))  # a font's name needs no more
             elif token.type in ("ident", "hash", "number", "percentage", "dimension", "whitespace"):
                 piece = token.serialize()
                 if "\\" in piece:
