@@ -64,7 +64,7 @@ class Tenant:
     async def events(self, email_id: UUID) -> list[asyncpg.Record]:
         return list(await self.admin.fetch("SELECT * FROM events WHERE object_id = $1 ORDER BY id", email_id))
 
-    async def state(self, email_id: UUID, state: str, n: int = 0, seconds: float = 30) -> asyncpg.Record:
+    async def state(self, email_id: UUID, state: str, n: int = 0, seconds: float = 60) -> asyncpg.Record:
         """Waits until the delivery has that state."""
         await until(lambda: self._has_state(email_id, n, state), f"delivery {state}", seconds)
         return await self.delivery(email_id, n)
@@ -76,7 +76,7 @@ class Tenant:
 _LETTER: dict[str, Any] = {"subject": "Hello", "html": "<p>Hello there</p>", "text": "Hello there"}
 
 
-async def until(there: Callable[[], Awaitable[object]], what: str, seconds: float = 30) -> None:
+async def until(there: Callable[[], Awaitable[object]], what: str, seconds: float = 60) -> None:
     """Polls the database; fails with `what` when it does not come about in time."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not await there():
