@@ -69,6 +69,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/ways"): {"name": "openapi", "kind": "resend", "settings": {"api_key": "re_x"}},
     ("PATCH", "/v1/ways/{way_id}"): {"enabled": False, "settings": {"signing_secret": "whsec_b3BlbmFwaQ=="}},
     ("POST", "/v1/routes-out"): {"ways": ["default"], "tag": {"name": "openapi"}},
+    ("POST", "/v1/routes"): {"name": "openapi", "match": {"from": "*@noise.example"}, "actions": [{"type": "drop"}]},
+    ("PATCH", "/v1/routes/{route_id}"): {"match": {"subject": {"regex": "^offer"}}, "except": None, "stop": False},
+    ("PUT", "/v1/routes/order"): {"ids": []},
+    ("POST", "/v1/routes/explain"): {"raw": "Subject: x\r\n\r\ny\r\n", "rcpt_to": ["t@postroom.test"]},
     ("PATCH", "/v1/routes-out/{route_id}"): {"ways": ["default"]},
     ("POST", "/v1/installation/ways"): {"name": "openapi", "kind": "smarthost", "settings": {"host": "127.0.0.1"}},
     ("PATCH", "/v1/installation/ways/{way_id}"): {"name": "renamed"},
@@ -104,10 +108,14 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     }
     with Stack(tmp_path_factory.mktemp("openapi") / "stack", env=env) as stack:
         host, port = stack.dev["mx"].split(":")
+        headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
+        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+            hold = {"name": "hold", "match": {"recipient": "held*"}, "actions": [{"type": "quarantine"}]}
+            assert client.post("/v1/routes", json=hold).status_code == 201
         raw = "From: Ann <ann@example.com>\r\nTo: t@postroom.test\r\nContent-Disposition: attachment; filename=a\r\n\r\nx\r\n"
         with smtplib.SMTP(host, int(port), timeout=20) as smtp:
-            smtp.sendmail("ann@example.com", ["t@postroom.test"], raw)
-        headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
+            for to in ("held-1@postroom.test", "held-2@postroom.test", "t@postroom.test"):
+                smtp.sendmail("ann@example.com", [to], raw)
         with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
             _verified_by_another(stack, client, CLAIMED)
             yield client
@@ -147,7 +155,12 @@ def ids(api: httpx.Client) -> dict[str, str]:
     wait_for(lambda: api.get(f"/v1/emails/{email}/deliveries").json()["data"][0]["attempts"], "an attempt")
     arrival = newest("/emails/receiving")
     domain = api.post("/domains", json={"name": "openapi-2.example"}).json()["id"]
+    wait_for(lambda: len(api.get("/v1/quarantine").json()["data"]) == 2, "two mails are held")
+    held = [each["id"] for each in api.get("/v1/quarantine").json()["data"]]
     return {
+        "quarantine": held[0],
+        "released": held[1],
+        "routes": api.get("/v1/routes").json()["data"][0]["id"],
         "emails": email,
         "sent_attachment": api.get(f"/emails/{email}/attachments").json()["data"][0]["id"],
         "scheduled": api.post("/emails", json=EMAIL | {"scheduled_at": "in 2 hours"}).json()["id"],
@@ -207,6 +220,8 @@ def _fill(path: str, ids: dict[str, str]) -> str:
     segment = "claim" if "}/claim" in path else path.removeprefix("/v1/").strip("/").partition("/{")[0]
     if path in ("/emails/{id}", "/emails/{id}/cancel"):
         segment = "scheduled"
+    if path.endswith("/release"):
+        segment = "released"  # the other one is deleted later
     attachment = "sent_attachment" if path.startswith("/emails/{id}") else "attachment"
     path = path.replace("{attachment_id}", ids[attachment]).replace("{event_id}", ids["webhook_event"])
     path = path.replace("{key_id}", ids["dkim_key"])
@@ -262,7 +277,7 @@ def test_what_people_ask_well_answers_as_documented(api: httpx.Client, document:
 
 
 def test_what_is_asked_badly_answers_as_documented(api: httpx.Client, document: Document) -> None:
-    others = ("attachment", "sent_attachment", "scheduled", "webhook_event", "claim", "dkim_key")
+    others = ("attachment", "sent_attachment", "scheduled", "webhook_event", "claim", "dkim_key", "released")
     unknown = {name: str(uuid4()) for name in (*others, *_segments(document))}
     nonsense = dict.fromkeys(unknown, "nonsense")
     for method, path, operation in _operations(document):
@@ -329,7 +344,7 @@ def _wrong(body: Any) -> Iterator[Any]:
         if isinstance(body, dict):
             for name in body:
                 yield body | {name: value}
-                if isinstance(body[name], list) and isinstance(body[name][0], dict):
+                if isinstance(body[name], list) and body[name] and isinstance(body[name][0], dict):
                     yield from (body | {name: [body[name][0] | {inner: value}]} for inner in body[name][0])
         else:
             yield from ([body[0] | {name: value}] for name in body[0])

@@ -47,10 +47,13 @@ from api.oauth.routes import router as oauth
 from api.people.door import router as people_door
 from api.people.routes import router as people
 from api.provider_events.routes import router as provider_events
+from api.quarantine.routes import router as quarantine
 from api.queue.routes import router as queue
 from api.receiving.inbound import router as inbound
 from api.receiving.routes import router as receiving
 from api.reputation.routes import router as reputation
+from api.routes.explain import router as routes_explained
+from api.routes.routes import router as routes
 from api.sites.routes import router as sites
 from api.sources.pools import router as pools
 from api.sources.routes import router as sources
@@ -93,6 +96,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     threads,
     images,
     arrivals,
+    routes_explained,  # before routes: `/v1/routes/explain` is no `/v1/routes/{id}`
+    routes,
+    quarantine,
     downloads,
     webhooks,
     tracking,

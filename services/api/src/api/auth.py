@@ -27,6 +27,8 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/v1/mailboxes", True),
     ("/v1/ways", True),
     ("/v1/routes-out", True),
+    ("/v1/routes", True),
+    ("/v1/quarantine", True),
     ("/v1/dmarc", True),
 )
 """What a member of an organization may not do, its owner and admins may: paths and all below them; True: reading is for all."""

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import re2
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 MAX_PATTERN = 200
 MAX_PATTERNS = 20
@@ -85,9 +94,16 @@ class Regex(_Model):
     regex: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN), AfterValidator(_checked)]
 
 
-Glob = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN)]
-Pattern: TypeAlias = Glob | Regex
-Patterns: TypeAlias = Pattern | Annotated[list[Pattern], Field(min_length=1, max_length=MAX_PATTERNS)]
+def _written_as(value: object) -> str:
+    """So that an error is about what was meant."""
+    return "any" if isinstance(value, list) else "regex" if isinstance(value, dict | Regex) else "glob"
+
+
+_Glob: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN), Tag("glob")]
+_Regex: TypeAlias = Annotated[Regex, Tag("regex")]
+Pattern: TypeAlias = Annotated[_Glob | _Regex, Discriminator(_written_as)]
+_Any: TypeAlias = Annotated[list[Pattern], Field(min_length=1, max_length=MAX_PATTERNS), Tag("any")]
+Patterns: TypeAlias = Annotated[_Glob | _Regex | _Any, Discriminator(_written_as)]
 
 
 class HeaderMatch(_Model):

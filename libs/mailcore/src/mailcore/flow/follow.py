@@ -14,7 +14,18 @@ from mailcore.flow.authenticate import outcomes
 from mailcore.flow.conditions import Facts
 from mailcore.flow.in_hand import InHand, Post, mailbox_addresses
 from mailcore.flow.pass_on import PassesOn
-from mailcore.flow.table import Drop, Forward, Plan, Quarantine, Reject, Relay, Step, Store, Table, Webhook
+from mailcore.flow.table import (
+    DropAction,
+    ForwardAction,
+    Plan,
+    QuarantineAction,
+    RejectAction,
+    RelayAction,
+    Step,
+    StoreAction,
+    Table,
+    WebhookAction,
+)
 from mailcore.mime.automatic import automatic
 from mailcore.mime.fields import Field
 from mailcore.mime.text import decode_header
@@ -31,12 +42,12 @@ async def follow(mail: InHand, table: Table, passes_on: PassesOn) -> None:
         mail.boxes = mailbox_addresses(mail.row.rcpt_to)
         return
     plan = await planned(mail, table)
-    if plan.held is not None and isinstance(plan.held.action, Quarantine):
+    if plan.held is not None and isinstance(plan.held.action, QuarantineAction):
         mail.hold("routes", f"{_named(plan.held)}: {plan.held.action.reason}")
         return
     _tell(mail, plan)
     wanted = _local(mail, plan, table)
-    leaving = [step for step in plan.steps if isinstance(step.action, Forward | Relay)]
+    leaving = [step for step in plan.steps if isinstance(step.action, ForwardAction | RelayAction)]
     if leaving:
         mail.outgoing = await passes_on.prepare(mail, leaving, table)
         wanted += mailbox_addresses(mail.outgoing.kept)
@@ -89,9 +100,9 @@ def _local(mail: InHand, plan: Plan, table: Table) -> list[str]:
     wanted: list[str] = []
     for step in plan.steps:
         action = step.action
-        if isinstance(action, Store):
+        if isinstance(action, StoreAction):
             wanted += mailbox_addresses([action.mailbox or step.recipient])
-        elif isinstance(action, Webhook):
+        elif isinstance(action, WebhookAction):
             if action.webhook_id in table.endpoints and step.route is not None:
                 mail.posts.append(Post(action.webhook_id, step.recipient, step.route.id, step.route.name))
                 told = {"recipient": step.recipient, "webhook_id": str(action.webhook_id)}
@@ -100,16 +111,16 @@ def _local(mail: InHand, plan: Plan, table: Table) -> list[str]:
                 said = f"{_named(step)} names an endpoint that is switched off or gone: the mailbox has the mail."
                 mail.decide("route", "not posted", said, recipient=step.recipient)
                 wanted += mailbox_addresses([step.recipient])
-        elif isinstance(action, Drop):
+        elif isinstance(action, DropAction):
             mail.decide("route", "dropped", f"{_named(step)} says so.", recipient=step.recipient)
-        elif isinstance(action, Reject):
+        elif isinstance(action, RejectAction):
             said = f"{_named(step)} rejects it, which could not be said before it was taken: {action.message}"
             mail.decide("route", "refused", said, recipient=step.recipient)
     return wanted
 
 
 def _nothing(plan: Plan) -> str:
-    return "refused" if any(isinstance(step.action, Reject) for step in plan.steps) else "dropped"
+    return "refused" if any(isinstance(step.action, RejectAction) for step in plan.steps) else "dropped"
 
 
 def _named(step: Step) -> str:

@@ -20,7 +20,7 @@ from mailcore.dsn.wishes import Wishes
 from mailcore.flow.in_hand import InHand, mailbox_addresses, shown
 from mailcore.flow.passed_on import RELAYED_FOR, PassedOn, address_field, received, results_of
 from mailcore.flow.submit import NewEmail, Submits
-from mailcore.flow.table import Forward, Relay, Step, Table
+from mailcore.flow.table import ForwardAction, RelayAction, Step, Table
 from mailcore.kit.errors import Exceeded, Refused
 from mailcore.kit.remember import Remembered
 from mailcore.mailauth.results import without_ours
@@ -66,7 +66,7 @@ class PassesOn:
                 outgoing.kept.append(step.recipient)
                 continue
             outgoing.rows += rows
-            if isinstance(step.action, Relay):
+            if isinstance(step.action, RelayAction):
                 outgoing.relayed += len(rows[0].recipients)
             to = [str(address) for address in email.recipients]
             why = f"{step.route.named()} says so." if step.route else ""
@@ -75,10 +75,11 @@ class PassesOn:
 
     async def _email(self, mail: InHand, step: Step, table: Table, gone: set[str]) -> NewEmail | None:
         """None: it goes there already. Raises Refused."""
-        _check_loop(mail, step.recipient)
-        if isinstance(step.action, Relay):
+        if (why := loop(mail, step.recipient)) is not None:
+            raise Refused(why, enhanced="5.4.6")
+        if isinstance(step.action, RelayAction):
             return await self._relay(mail, step.recipient, step.action, table)
-        assert isinstance(step.action, Forward)
+        assert isinstance(step.action, ForwardAction)
         targets = [parse_address(one) for one in step.action.to if one.lower() not in gone]
         gone.update(str(one).lower() for one in targets)
         if not targets:
@@ -89,7 +90,7 @@ class PassesOn:
             raise Refused("A route that forwards an address to itself would never end.")
         return _forward(mail, step.recipient, targets, table)
 
-    async def _relay(self, mail: InHand, recipient: str, action: Relay, table: Table) -> NewEmail:
+    async def _relay(self, mail: InHand, recipient: str, action: RelayAction, table: Table) -> NewEmail:
         row = mail.row
         lane_route = table.lane_routes.get(action.way_id)
         if lane_route is None:
@@ -115,13 +116,12 @@ class PassesOn:
 _WORDS = {"forward": "forwarded", "relay": "relayed"}
 
 
-def _check_loop(mail: InHand, recipient: str) -> None:
-    """Raises Refused."""
+def loop(mail: InHand, recipient: str) -> str | None:
+    """Why it is not passed on (any more) for that recipient."""
     if hops(mail.fields) >= MAX_RECEIVED:
-        raise Refused(f"It has been through {MAX_RECEIVED} servers: that is a loop.", enhanced="5.4.6")
+        return f"It has been through {MAX_RECEIVED} servers: that is a loop."
     again = passed_on_for(mail.fields, [recipient.lower(), *mailbox_addresses([recipient])], RELAYED_FOR.lower())
-    if again is not None:
-        raise Refused(f"It has been passed on for {again} before: that is a loop.", enhanced="5.4.6")
+    return None if again is None else f"It has been passed on for {again} before: that is a loop."
 
 
 def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table) -> NewEmail:

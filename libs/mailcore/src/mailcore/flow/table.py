@@ -24,6 +24,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from mailcore.flow.conditions import Condition, Facts, Match, all_hold, conditions
+from mailcore.kit.errors import Invalid
 from mailcore.kit.log import logger
 from mailcore.smtp.address import parse_address
 
@@ -40,25 +41,28 @@ _LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 
 
 def _address(text: str) -> str:
-    return str(parse_address(text))
+    try:
+        return str(parse_address(text))
+    except Invalid as error:
+        raise ValueError(error.public) from None
 
 
 class _Action(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Store(_Action):
+class StoreAction(_Action):
     type: Literal["store"]
     mailbox: Annotated[str, StringConstraints(max_length=254), AfterValidator(_address)] | None = None
     """An address of a receiving domain of the organization; left out: the recipient's own."""
 
 
-class Webhook(_Action):
+class WebhookAction(_Action):
     type: Literal["webhook"]
     webhook_id: Annotated[UUID, Field(strict=False)]
 
 
-class Forward(_Action):
+class ForwardAction(_Action):
     type: Literal["forward"]
     to: Annotated[
         list[Annotated[str, StringConstraints(max_length=254), AfterValidator(_address)]],
@@ -66,33 +70,34 @@ class Forward(_Action):
     ]
 
 
-class Relay(_Action):
+class RelayAction(_Action):
     type: Literal["relay"]
     way_id: Annotated[UUID, Field(strict=False)]
     """Of kind smarthost or lmtp."""
 
 
-class Drop(_Action):
+class DropAction(_Action):
     type: Literal["drop"]
 
 
-class Reject(_Action):
+class RejectAction(_Action):
     type: Literal["reject"]
     message: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[ -~]+$")] = (
         "Mail is not taken here"
     )
 
 
-class Quarantine(_Action):
+class QuarantineAction(_Action):
     type: Literal["quarantine"]
     reason: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_LINE)] = "A route says so."
 
 
-Action: TypeAlias = Annotated[
-    Store | Webhook | Forward | Relay | Drop | Reject | Quarantine, Field(discriminator="type")
-]
+AnyAction: TypeAlias = (
+    StoreAction | WebhookAction | ForwardAction | RelayAction | DropAction | RejectAction | QuarantineAction
+)
+Action: TypeAlias = Annotated[AnyAction, Field(discriminator="type")]
 Actions: TypeAlias = Annotated[list[Action], Field(min_length=1, max_length=MAX_ACTIONS)]
-LAST = (Drop, Reject, Quarantine)
+LAST = (DropAction, RejectAction, QuarantineAction)
 """They stand alone, and no route after them is tried."""
 
 
@@ -186,7 +191,7 @@ class Plan:
 
     @property
     def held(self) -> Step | None:
-        return next((step for step in self.steps if isinstance(step.action, Quarantine)), None)
+        return next((step for step in self.steps if isinstance(step.action, QuarantineAction)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +212,12 @@ class Table:
             each.name.startswith("headers.") or each.name == "automatic"
             for route in self.routes
             for each in (*route.of_mail, *route.exceptions)
-        ) or any(isinstance(action, Forward | Relay) for route in self.routes for action in route.actions)
+        ) or any(isinstance(action, ForwardAction | RelayAction) for route in self.routes for action in route.actions)
 
     def plan(self, facts: Facts, recipients: Sequence[str], *, released: bool = False) -> Plan:
         """`released`: somebody let it out of quarantine: routes that would hold it again are passed over."""
         plan = Plan()
-        routes = [route for route in self.routes if not (released and isinstance(route.actions[0], Quarantine))]
+        routes = [route for route in self.routes if not (released and isinstance(route.actions[0], QuarantineAction))]
         of_mail = {route.id: all_hold(route.of_mail, facts, "") for route in routes}
         tried = [route for route in routes if of_mail[route.id] is True]
         for recipient in recipients:
@@ -228,11 +233,11 @@ class Table:
                 plan.steps.append(Step(recipient, KEEP, None))
         return plan
 
-    def refusal(self, facts: Facts, recipient: str) -> tuple[Route, Reject] | None:
+    def refusal(self, facts: Facts, recipient: str) -> tuple[Route, RejectAction] | None:
         """Whether a recipient is rejected whatever the rest of the mail will be: for RCPT, where only the envelope is known."""
         for route in self.routes:
             fits = route.fits(facts, recipient)
-            if fits and isinstance(route.actions[0], Reject):
+            if fits and isinstance(route.actions[0], RejectAction):
                 return route, route.actions[0]
             if route.stop and fits is not False:
                 return None  # it ends there, or perhaps does
@@ -248,7 +253,7 @@ class Table:
         return found
 
 
-KEEP = Store(type="store")
+KEEP = StoreAction(type="store")
 EMPTY = Table()
 
 
