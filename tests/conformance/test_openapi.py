@@ -90,10 +90,14 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/queue/reroute"): {"domain": "openapi.example", "way_id": None},
     ("POST", "/v1/queue/bounce"): {"recipient": "nobody@openapi.example", "class": "broadcast"},
     ("POST", "/v1/queue/purge"): {"from_domain": "openapi.example", "older_than_seconds": 60},
+    ("POST", "/v1/mailboxes"): {"address": "openapi@postroom.test", "display_name": "Open"},
+    ("PATCH", "/v1/mailboxes/{mailbox_id}"): {"display_name": "Renamed"},
+    ("PATCH", "/v1/messages/{message_id}"): {"read": True, "starred": False},
+    ("POST", "/v1/messages/flags"): {"ids": [str(UUID(int=1))], "read": True},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
-QUERIES = {"/v1/trace": {"to": "you@example.com"}}
+QUERIES = {"/v1/trace": {"to": "you@example.com"}, "/v1/messages/search": {"q": "from:ann is:unread"}}
 """Where something must be asked for."""
 
 
@@ -169,6 +173,8 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "attachment": api.get(f"/emails/receiving/{arrival}/attachments").json()["data"][0]["id"],
         "arrivals": arrival,
         "messages": newest("/v1/messages"),
+        "threads": newest("/v1/threads"),
+        "mailboxes": api.post("/v1/mailboxes", json={"address": "gone-soon@postroom.test"}).json()["id"],
         "caught": newest("/v1/caught"),
         "domains": domain,
         "dkim_key": newest(f"/v1/domains/{domain}/dkim-keys"),

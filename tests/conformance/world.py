@@ -144,6 +144,8 @@ def _fill(there: World) -> None:
     ids["event"] = first(f"/webhooks/{ids['webhook']}/events")
     ids["log"] = first("/logs?limit=1")
     ids["message"] = first("/v1/messages")
+    ids["thread"] = first("/v1/threads")
+    ids["mailbox"] = first("/v1/mailboxes")
     ids["caught"] = first("/v1/caught")
     wait_for(lambda: api.get(f"/webhooks/{ids['webhook']}/events/{ids['event']}/attempts").json()["data"], "an attempt")
 

@@ -354,3 +354,80 @@ async def test_a_thread_is_full_some_day(
     await deliver(org, *alerts[:4], at_once=True)
     await deliver(org, *alerts[4:])
     assert [len(each) for each in await _threads(api)] == [2, 3, 3]
+
+
+# ---- search ----------------------------------------------------------------------------------------------------------
+
+
+async def test_search_as_people_type_it(api: httpx.AsyncClient, org: UUID, deliver: Deliver) -> None:
+    await deliver(
+        org,
+        mail("Quarterly report", "The figures of Müller & Söhne are in: 1,234.50 EUR", message_id="<q1@x.example>"),
+        mail("Report of bugs", "nothing quarterly about it", from_="Bob <bob@mail.other.example>", Cc="eve@x.example"),
+        mail("日本語の件名", "東京タワーに行きました"),
+        MULTIPART,
+    )
+    await deliver(org, mail("Quarterly report", "for sales"), to="sales@postroom.test")
+    newest = (await _listed(api, "/v1/messages"))[0]
+
+    async def found(q: str, **more: str) -> list[str]:
+        answer = await api.get("/v1/messages/search", params={"q": q} | more)
+        assert answer.status_code == 200, answer.text
+        return [one["subject"] for one in answer.json()["data"]]
+
+    sales, offer, japan, bugs, report = (
+        "Quarterly report",
+        "Offer",
+        "日本語の件名",
+        "Report of bugs",
+        "Quarterly report",
+    )
+    for q, wanted in {
+        "quarterly": [sales, bugs, report],
+        "quarterly report": [sales, bugs, report],
+        '"quarterly report"': [sales, report],
+        "subject:quarterly -sales": [report],
+        "MULLER söhne": [report],
+        "müll*": [report],
+        "1,234.50": [report],
+        "from:bob": [bugs],
+        "from:other.example": [bugs],
+        "from:bob@mail.other.example": [bugs],
+        "from:example.com": [],
+        "to:eve@x.example": [bugs],
+        "to:sales@postroom.test": [sales],
+        "東京": [japan],
+        "東京タワー": [japan],
+        "京東": [],
+        "subject:日本": [japan],
+        "has:attachment": [offer],
+        "-has:attachment quarterly": [sales, bugs, report],
+        "filename:terms": [offer],
+        "filename:terms.pdf": [offer],
+        "in:sales@postroom.test report": [sales],
+        "in:sales@postroom.test": [sales],
+        "in:nobody@postroom.test report": [],
+        "bugs OR sales": [sales, bugs],
+        "is:read report": [],
+        "is:unread report": [sales, bugs, report],
+        "is:starred": [],
+        "after:2020-01-01 before:2100/1/1 quarterly": [sales, bugs, report],
+        "before:2020-01-01 quarterly": [],
+        "https://nothing": [],
+        "quarterly !!! &&& ' \\ ~": [sales, bugs, report],
+    }.items():
+        assert await found(q) == wanted, q
+    assert await found("quarterly", mailbox_id=newest["mailbox_id"]) == [sales]
+    await api.patch(f"/v1/messages/{newest['id']}", json={"read": True, "starred": True})
+    assert await found("is:read report") == await found("is:starred report") == await found("is:starred") == [sales]
+    page = (await api.get("/v1/messages/search", params={"q": "quarterly", "limit": "2"})).json()
+    assert (page["has_more"], page["next"]) == (True, page["data"][1]["id"])
+    rest = await api.get("/v1/messages/search", params={"q": "quarterly", "after": page["next"]})
+    assert ([one["subject"] for one in rest.json()["data"]], rest.json()["next"]) == ([report], None)
+    for q in ("-report", "before:soon", "before:2026-02-30", "is:mine", "has:fun", "x" * 501, "a " * 31):
+        assert_error(await api.get("/v1/messages/search", params={"q": q}), 422, "invalid_parameter")
+    assert_error(await api.get("/v1/messages/search"), 422, "missing_required_parameter")
+    for q in ("' in:' \u200b \ud7ff", ":* | !! <->", "a\\", "from:a\\'b@c ~m:x", "-' a", "(a) & b"):
+        assert (await api.get("/v1/messages/search", params={"q": q})).status_code == 200, q
+    await api.delete(f"/v1/messages/{newest['id']}")
+    assert await found("quarterly") == [bugs, report]

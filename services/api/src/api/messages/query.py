@@ -80,7 +80,7 @@ def _filters(found: Query, match: re.Match[str]) -> bool:
     name, value = (match["field"] or "").lower(), (match["quoted"] or match["bare"] or "").lower()
     negative = bool(match["no"])
     if name == "in" and not negative:
-        found.in_.append(value.replace("\0", ""))
+        found.in_.append(value)
     elif name in ("before", "after"):
         day = _day(value, name)
         if name == "before":
