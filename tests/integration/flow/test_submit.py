@@ -15,7 +15,7 @@ from mailcore.kit.errors import Refused, Unavailable
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import OUTBOUND, WEBHOOKS, bell_key
 from mailcore.smtp.address import parse_address
-from mailcore.store import deliveries
+from mailcore.store import contents as stored
 from mailcore.store.session import Store
 
 
@@ -149,12 +149,12 @@ async def test_a_message_that_was_handed_in_is_kept_as_it_is(
     new.text, new.raw = None, raw
     (id_,) = (await submits.submit(org, [new], door="test")).ids
     async with store.worker() as db:
-        ((content, size),), heavy = await deliveries.light_contents(db, [id_], 16_384)
+        ((content, size),), heavy = await stored.light_contents(db, [id_], 16_384)
     assert (content.raw, content.raw_blob, content.track_opens, content.track_clicks) == (raw, None, False, False)
     assert (size, heavy) == (len(raw), {})
     async with store.worker() as db:
-        light, heavy = await deliveries.light_contents(db, [id_], 100)
-        whole = await deliveries.contents(db, [id_])
+        light, heavy = await stored.light_contents(db, [id_], 100)
+        whole = await stored.contents(db, [id_])
     assert (light, heavy, whole[id_].raw) == ([], {id_: len(raw)}, raw)
 
 

@@ -29,6 +29,7 @@ from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
+from mailcore.store import contents as stored
 from mailcore.store import deliveries, queue_orders, scheduled, sites, sources, warmups, ways, workers
 from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
@@ -371,7 +372,7 @@ class Desk:
 
     async def place(self, rows: list[Leased], *, broadcast: bool = False) -> Placed:
         async with self.store.worker() as db:
-            contents = await deliveries.contents(db, {row.email_id for row in rows})
+            contents = await stored.contents(db, {row.email_id for row in rows})
         work = [(contents[row.email_id], int(broadcast), [row]) for row in rows]
         return await self.sources.place(self.way, work)
 

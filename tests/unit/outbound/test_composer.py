@@ -12,7 +12,7 @@ from mailcore.blob.memory import MemoryBlobs
 from mailcore.kit.ids import uuid7
 from mailcore.mailauth.dkim.keys import SigningKey, generate_ed25519, generate_rsa
 from mailcore.smtp.outcome import Outcome, Result
-from mailcore.store.deliveries import Content
+from mailcore.store.contents import Content
 from outbound.composer import SIGNATURE_STEP, Work, compose_one, fetch, signature_time
 
 RSA, RSA_TXT = generate_rsa()

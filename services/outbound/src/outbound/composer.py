@@ -36,7 +36,7 @@ from mailcore.mime.compose import Message, Part, compose
 from mailcore.mime.plaintext import html_to_text
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store.deliveries import Content
+from mailcore.store.contents import Content
 from outbound.tracking import Tracker, tracked_html, tracked_raw, with_unsubscribe
 
 log = logger(__name__)

@@ -23,7 +23,8 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERY_SECONDS
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store import deliveries
-from mailcore.store.deliveries import Content, DueLane, Key, Leased
+from mailcore.store.contents import Content
+from mailcore.store.deliveries import DueLane, Key, Leased
 from mailcore.transport import Destination, Mail, TlsPolicy
 from outbound.memory import Holding
 from outbound.office import Office

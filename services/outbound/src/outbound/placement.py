@@ -8,7 +8,8 @@ from datetime import date
 from uuid import UUID
 
 from mailcore.flow.warmup import TRANSACTIONAL_TURN
-from mailcore.store.deliveries import Content, Key, Leased
+from mailcore.store.contents import Content
+from mailcore.store.deliveries import Key, Leased
 from mailcore.store.sources import KnownPool, KnownSource, KnownWarmup
 
 

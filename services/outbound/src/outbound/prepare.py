@@ -14,8 +14,9 @@ from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries
-from mailcore.store.deliveries import Content, Key, Leased
+from mailcore.store import contents as stored
+from mailcore.store.contents import Content
+from mailcore.store.deliveries import Key, Leased
 from outbound.composer import CHUNK, Work, chunks, compose_all, fetch
 from outbound.memory import LIGHT_BYTES, Holding, Share, weight
 from outbound.office import Office
@@ -78,7 +79,7 @@ class _Preparation:
             if not taken:
                 return
             async with office.store.worker(by_index=True) as db:
-                light, heavy = await deliveries.light_contents(db, by_email, LIGHT_BYTES)
+                light, heavy = await stored.light_contents(db, by_email, LIGHT_BYTES)
             taken -= self._hold(share, {content.id: size for content, size in light})
             share.give(taken)
             taken = 0
@@ -117,7 +118,7 @@ class _Preparation:
         self._hold(share, sizes)
         try:
             async with self._office.store.worker(by_index=True) as db:
-                contents = await deliveries.contents(db, sizes)
+                contents = await stored.contents(db, sizes)
             self._settle_gone({id_: self._by_email[id_] for id_ in sizes}, contents.keys())
             await self._compose_chunk(list(contents.values()))
         finally:

@@ -21,7 +21,7 @@ from mailcore.dns import tls_rpt
 from mailcore.dns.resolver import DnsResolver, NoSuchDomain, TemporaryDNSError
 from mailcore.dns.tlsa import Tlsa, tlsa_of, usable
 from mailcore.flow.mta_sts import Sts, StsPolicies
-from mailcore.store.deliveries import Content
+from mailcore.store.contents import Content
 from mailcore.transport import Hop
 from mailcore.transport.tls import OPPORTUNISTIC, FailureType, Kind, Security
 from outbound.tls_results import Policies, TlsResults

@@ -29,7 +29,8 @@ from mailcore.kit.metrics import WARMUP_CAP, WARMUP_PAUSED, WARMUP_USED
 from mailcore.kit.settings import WarmUp
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store import sources as store_sources
-from mailcore.store.deliveries import Content, Key, Leased
+from mailcore.store.contents import Content
+from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, KnownWarmup
 from mailcore.store.waiting import Wait

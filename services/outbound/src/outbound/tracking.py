@@ -12,7 +12,7 @@ from mailcore.kit.log import logger
 from mailcore.mime.rewrite import Leaf, field_name, field_value, rewrite, split_fields
 from mailcore.mime.tracking import UNSUBSCRIBE, Tracking, track, unsubscribe_token
 from mailcore.smtp.address import parse_mailbox
-from mailcore.store.deliveries import Content
+from mailcore.store.contents import Content
 
 log = logger(__name__)
 

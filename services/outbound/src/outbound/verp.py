@@ -5,7 +5,8 @@ from __future__ import annotations
 from mailcore.dsn.verp import Verp
 from mailcore.dsn.wishes import Wishes
 from mailcore.smtp.dsn import Notify
-from mailcore.store.deliveries import Content, Leased
+from mailcore.store.contents import Content
+from mailcore.store.deliveries import Leased
 from mailcore.transport import Mail
 
 
