@@ -271,3 +271,20 @@ async def test_a_key_that_may_only_send_sees_neither(
     sending = await make_client(await make_key(org, permission="sending_access"))
     assert (await sending.get("/v1/routes")).status_code == 401
     assert (await sending.get("/v1/quarantine")).status_code == 401
+
+
+async def test_a_way_that_a_route_relays_by_is_not_deleted(api: httpx.AsyncClient) -> None:
+    way = {"name": "w", "kind": "lmtp", "settings": {"host": "8.8.8.8"}}
+    made_way = await api.post("/v1/ways", json=way)
+    assert made_way.status_code == 201, made_way.text
+    way_id = made_way.json()["id"]
+    assert made_way.json()["settings"]["port"] == 24
+    assert_error(
+        await api.post("/v1/ways", json=way | {"settings": {"host": "8.8.8.8", "port": 25}}), 422, "validation_error"
+    )
+    route = await made(api, actions=[{"type": "relay", "way_id": way_id}])
+    assert_error(await api.delete(f"/v1/ways/{way_id}"), 409, "resource_locked", "1 route names")
+    # what lanes name it by is nobody's own route
+    assert (await api.get("/v1/routes-out")).json()["data"] == []
+    await api.delete(f"/v1/routes/{route['id']}")
+    assert (await api.delete(f"/v1/ways/{way_id}")).status_code == 200

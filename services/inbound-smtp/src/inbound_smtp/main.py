@@ -70,13 +70,6 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     returned = None
     if settings.encryption_key is not None:
         returned = Returned(store, ringer, Verp(*settings.keyring().derive_all("verp")))
-    routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned)
-    router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
-    runner = Runner("router", router.work, sweep_seconds=settings.queue.sweep_seconds)
-    bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
-    smtp = settings.smtp
-    mx = make_mx(smtp, Domains(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
-    mx.returned, mx.before_reply = returned, BeforeReply(authenticator, DmarcPolicies(store))
     submits = Submits(
         store,
         ringer,
@@ -84,6 +77,13 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         quotas=Quotas(store, **dict(settings.quota)),
         sandbox=Sandbox(store, settings.sandbox.domain),
     )
+    routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned, submits=submits)
+    router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
+    runner = Runner("router", router.work, sweep_seconds=settings.queue.sweep_seconds)
+    bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
+    smtp = settings.smtp
+    mx = make_mx(smtp, Domains(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
+    mx.returned, mx.before_reply = returned, BeforeReply(authenticator, DmarcPolicies(store))
     keys = Keys(store)
     submission = make_submission(smtp, mx, keys, submits, RateLimiter(ringer, settings.rate_limit.requests_per_second))
     servers = [await listen(MxSession, mx, smtp.host, smtp.mx_port)]

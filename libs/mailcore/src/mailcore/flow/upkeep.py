@@ -1,5 +1,5 @@
-"""What time alone does: partitions ahead, keys that have served their time, mail that waited out its schedule, mail that a provider
-took and never reported, orphan blobs.
+"""What time alone does: partitions ahead, keys that have served their time, mail that waited out its schedule or its quarantine,
+mail that a provider took and never reported, orphan blobs.
 
 Safe to run twice and at the same time: it makes what is missing and deletes what is expired.
 """
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from mailcore.blob.base import BlobStore
-from mailcore.flow import settle
+from mailcore.flow import quarantine, settle
 from mailcore.kit.ids import lower_bound, uuid7_time
 from mailcore.kit.log import logger
 from mailcore.store import conversations, dmarc_reports, logs, provider_events, reputation
@@ -103,6 +103,7 @@ async def upkeep_at(
         now - timedelta(seconds=lifetime_seconds if broadcast_seconds is None else broadcast_seconds),
     )
     unreported = await _unreported(store, now, relayed_seconds)
+    await quarantine.expire(store, blobs, now)
     orphans = await _orphans(store, blobs, now)
     return Upkeep(len(made), keys, arrivals, expired, unreported, orphans, sessions, told, months, webhooks)
 

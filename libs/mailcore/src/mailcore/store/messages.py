@@ -90,17 +90,6 @@ async def insert(db: Connection, new: Sequence[RoutedMessage]) -> None:
     )
 
 
-async def of_arrival(db: Connection, arrival_id: UUID, addresses: Sequence[str]) -> list[asyncpg.Record]:
-    """The messages that routing made of an arrival, in the mailboxes of these addresses. Role app."""
-    rows: list[asyncpg.Record] = await db.fetch(
-        "SELECT g.id, g.mailbox_id, b.address FROM mailboxes b JOIN messages g ON g.mailbox_id = b.id AND g.arrival_id = $1 "
-        "WHERE b.address = ANY ($2) AND b.account_id IS NULL ORDER BY g.id",
-        arrival_id,
-        addresses,
-    )
-    return rows
-
-
 @dataclass(frozen=True, slots=True)
 class Filter:
     """None: whatever it is."""

@@ -93,15 +93,6 @@ async def reorder(db: Connection, ids: Sequence[UUID]) -> None:
     )
 
 
-async def naming_way(db: Connection, way_id: UUID) -> int:
-    """Routes that relay by it."""
-    count: int = await db.fetchval(
-        "SELECT count(*) FROM routes WHERE actions @> jsonb_build_array(jsonb_build_object('type', 'relay', 'way_id', $1::text))",
-        str(way_id),
-    )
-    return count
-
-
 async def ensure_lanes(db: Connection, org_id: UUID, ways: Collection[UUID]) -> None:
     """So that lanes can name these ways."""
     for way_id in sorted(ways):

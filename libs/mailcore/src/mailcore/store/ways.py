@@ -171,7 +171,8 @@ async def locked(db: Connection, org_id: UUID | None, way_id: UUID) -> WayRow | 
 
 
 async def remove(db: Connection, way_id: UUID) -> None:
-    """Its site stays: attempts name it."""
+    """Its site stays: attempts name it. What it was to relay and has not goes the default way: it comes back, and is kept."""
+    await db.execute("DELETE FROM routes_out WHERE tag_name = 'postroom:relay' AND ways = ARRAY[$1::uuid]", way_id)
     await db.execute("DELETE FROM ways WHERE id = $1", way_id)
 
 
@@ -198,7 +199,7 @@ SELECT id, for_org, domain_id, tag_name, tag_value, ways, created_at FROM routes
 
 
 async def routes_page(db: Connection, org_id: UUID | None, asked: Page) -> Slice:
-    return await fetch(db, _ROUTES, [org_id], asked)
+    return await fetch(db, f"{_ROUTES} AND tag_name IS DISTINCT FROM 'postroom:relay'", [org_id], asked)
 
 
 async def route(db: Connection, org_id: UUID | None, route_id: UUID) -> asyncpg.Record | None:
@@ -252,7 +253,13 @@ async def count_routes(db: Connection, org_id: UUID | None) -> int:
 
 
 async def routes_naming(db: Connection, way_id: UUID) -> int:
-    found: int = await db.fetchval("SELECT count(*) FROM routes_out WHERE $1 = ANY (ways)", way_id)
+    """Of mail that leaves and of received mail; what stands in routes_out for a relay is nobody's own (store.routes)."""
+    found: int = await db.fetchval(
+        "SELECT (SELECT count(*) FROM routes_out WHERE $1 = ANY (ways) AND tag_name IS DISTINCT FROM 'postroom:relay') "
+        "+ (SELECT count(*) FROM routes WHERE actions @> $2)",
+        way_id,
+        [{"type": "relay", "way_id": str(way_id)}],
+    )
     return found
 
 

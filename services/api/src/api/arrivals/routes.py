@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -12,7 +13,6 @@ from api.context import Ctx
 from api.errors import not_found
 from api.links import RECEIVED, links
 from api.pages import PARAMETERS, listed, page, path_id
-from mailcore.flow.in_hand import mailbox_addresses
 from mailcore.store import arrivals, messages
 
 router = APIRouter(prefix="/v1/arrivals", tags=["arrivals"])
@@ -43,7 +43,8 @@ async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         if row is None:
             raise not_found("Arrival")
         queued = await arrivals.queue_row(db, id_)
-        made = await messages.of_arrival(db, id_, mailbox_addresses(row["rcpt_to"]))
+        delivered = [UUID(one["message_id"]) for one in row["decisions"] if one.get("message_id")]
+        made = await messages.of_ids(db, delivered)
     link = links(ctx).file(RECEIVED, who.org_id, id_, "raw")
     return (
         {"object": "arrival"}
