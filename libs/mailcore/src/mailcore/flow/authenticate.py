@@ -13,17 +13,17 @@ What cannot be found out now is a result (temperror), never an error, and never 
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import UUID
 
 from mailcore.dns.names import normalize_domain
-from mailcore.dns.resolver import Resolver
+from mailcore.dns.resolver import Resolver, TemporaryDNSError
+from mailcore.kit.eager import together
 from mailcore.kit.errors import Invalid
 from mailcore.kit.log import logger
 from mailcore.kit.remember import Remembered
@@ -55,7 +55,6 @@ REMEMBERED_SECONDS = 4.0
 DomainPolicy = Literal["tag", "quarantine", "reject"]
 """What a receiving domain does with mail that fails DMARC: say so, hold it, refuse it where the author's domain asks for that."""
 Disposition = Literal["none", "quarantine", "reject"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,18 +227,32 @@ class Authenticator:
             wrong = "" if fields is not None else f"The header has more than {MAX_HEADER} octets."
         except Invalid as error:
             fields, wrong = None, error.public
-        half = self._seconds / 2
         asked = authors(fields) if fields is not None else Authors((), wrong)
-        spf, dkim, arc, _ = await asyncio.gather(
-            self._spf(peer_ip, helo, mail_from, half),
-            self._dkim(head, body, fields, half),
-            self._arc(head, body, fields, half),
-            self._ahead(asked, half),
+        half = self._seconds / 2
+        sender = _sender(peer_ip, helo, mail_from)
+        spf, dkim, arc, *walked = await together(
+            [
+                _safely(self._spf(sender, _normal(helo))),
+                _safely(self._dkim(head, body, fields or [], half)),
+                _safely(self._arc(head, body, fields or [], half)),
+                *(_safely(walk(name, self._resolver)) for name in asked.domains),
+            ],
+            seconds=half,
         )
-        sender = None if spf is None else Sender(spf.result, spf.domain)
-        verdict = evaluate(asked, sender, dkim, self._resolver, sample=zlib.crc32(head) % 100)
-        late = Dmarc(Verdict.TEMPERROR, asked.domains[0] if asked.domains else "", reason=_LATE)
-        dmarc = await _within(half, verdict, late)
+        spf = _checked(sender, spf) if sender is not None else None
+        dkim = [Verified(Status.TEMPERROR, _LATE)] if dkim is None else dkim
+        arc = Chain(FAIL, _LATE, temporary=True) if arc is None else arc
+        verdict = evaluate(
+            asked,
+            None if spf is None else Sender(spf.result, spf.domain),
+            dkim,
+            self._resolver,
+            sample=zlib.crc32(head) % 100,
+            trees=dict(zip(asked.domains, walked, strict=True)),
+        )
+        (dmarc,) = await together([_safely(verdict)], seconds=half)
+        if dmarc is None:
+            dmarc = Dmarc(Verdict.TEMPERROR, asked.domains[0] if asked.domains else "", reason=_LATE)
         replayed = self._signatures.replayed([each for each in dkim if each.status is Status.PASS], peer_ip)
         return Authentication(self.server, spf, tuple(dkim), dmarc, arc, replayed)
 
@@ -250,41 +263,21 @@ class Authenticator:
         found = await self.check(raw, peer_ip=peer_ip, helo=facts.get("helo") or "", mail_from=row.mail_from)
         return found.json()
 
-    async def _spf(self, peer_ip: str | None, helo: str, mail_from: str, seconds: float) -> Spf | None:
-        try:
-            ip = None if peer_ip is None else str(ipaddress.ip_address(peer_ip.partition("%")[0]))
-        except ValueError:
-            ip = None
-        if ip is None:
-            return None
-        identity, value = ("mailfrom", mail_from) if mail_from else ("helo", helo)
-        domain = _normal(value.rpartition("@")[2])
-        if not domain:
-            return Spf(Result.NONE, identity, value, "", "")
-        local = mail_from.rpartition("@")[0] or "postmaster"
-        found = await _within(
-            seconds,
-            check_host(ip, domain, f"{local}@{domain}", self._resolver, helo=_normal(helo)),
-            Checked(Result.TEMPERROR, _LATE),
-        )
-        return Spf(found.result, identity, value, domain, found.term)
+    async def _spf(self, sender: _Handed | None, helo: str) -> Checked | None:
+        if sender is None or not sender.domain:
+            return Checked(Result.NONE, "")
+        return await check_host(sender.ip, sender.domain, f"{sender.local}@{sender.domain}", self._resolver, helo=helo)
 
-    async def _dkim(self, head: bytes, body: bytes, fields: _Fields | None, seconds: float) -> list[Verified]:
-        if fields is None or not any(name == b"dkim-signature" for name, _ in fields):
+    async def _dkim(self, head: bytes, body: bytes, fields: _Fields, seconds: float) -> list[Verified]:
+        if not any(name == b"dkim-signature" for name, _ in fields):
             return []
-        work = verify(head, body, self._resolver, now=int(self._clock()), seconds=seconds)
-        return await _within(2 * seconds, work, [Verified(Status.TEMPERROR, _LATE)])
+        now, seconds = int(self._clock()), seconds * _OF_KEYS
+        return await verify(head, body, self._resolver, now=now, seconds=seconds, fields=fields)
 
-    async def _arc(self, head: bytes, body: bytes, fields: _Fields | None, seconds: float) -> Chain:
-        if fields is None or not any(name == b"arc-seal" for name, _ in fields):
+    async def _arc(self, head: bytes, body: bytes, fields: _Fields, seconds: float) -> Chain:
+        if not any(name == b"arc-seal" for name, _ in fields):
             return Chain(NONE)
-        work = validate(head, body, self._resolver, seconds=seconds)
-        return await _within(2 * seconds, work, Chain(FAIL, _LATE, temporary=True))
-
-    async def _ahead(self, asked: Authors, seconds: float) -> None:
-        """The author's records are in the resolver's memory when they are asked for."""
-        for name in asked.domains:
-            await _within(seconds, walk(name, self._resolver), None)
+        return await validate(head, body, self._resolver, seconds=seconds * _OF_KEYS)
 
 
 class DmarcPolicies:
@@ -298,6 +291,10 @@ class DmarcPolicies:
         """Of the organization's domain; one that is not its own, or is gone, asks for nothing. Raises Unavailable."""
         return await self._of.get((org_id, domain)) or "tag"
 
+    def held(self, org_id: UUID, domain: str) -> str | None:
+        """The same where it is known; None: it must be asked for."""
+        return self._of.held((org_id, domain))
+
     async def holds(self, org_id: UUID, rcpt_to: Sequence[str], found: Mapping[str, Any] | None) -> str:
         """Why a mail that has been taken is held for all its recipients; empty: it is not. What came by then can be refused no
         longer, without writing to somebody who never sent it. Raises Unavailable."""
@@ -309,25 +306,55 @@ class DmarcPolicies:
                 return f"{failure(found)} {domain} wants such mail held (dmarc_policy: {policy})."
         return ""
 
-    async def _ask(self, key: tuple[UUID, str]) -> str | None:
+    async def _ask(self, key: tuple[UUID, str]) -> str:
         async with self._store.tenant(key[0]) as db:
-            return await domains.dmarc_policy(db, key[1])
+            return await domains.dmarc_policy(db, key[1]) or "tag"
 
 
 _Fields = list[tuple[bytes, bytes]]
 _LATE = "The DNS took too long to answer."
+_OF_KEYS = 0.8
+"""Of its time, what a signature may wait for its key; the rest is for looking at it."""
 
 
-async def _within(seconds: float, work: Awaitable[T], otherwise: T) -> T:
-    """Anything a mail can bring about that nobody foresaw is a temporary result, too: the mail goes its way."""
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """Who handed a mail over, as SPF asks about it."""
+
+    ip: str
+    identity: str
+    value: str
+    local: str
+    domain: str
+
+
+def _sender(peer_ip: str | None, helo: str, mail_from: str) -> _Handed | None:
+    """None: nobody did, by SMTP."""
     try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        return otherwise
+        ip = None if peer_ip is None else str(ipaddress.ip_address(peer_ip.partition("%")[0]))
+    except ValueError:
+        ip = None
+    if ip is None:
+        return None
+    identity, value = ("mailfrom", mail_from) if mail_from else ("helo", helo)
+    local, _, domain = value.rpartition("@")
+    return _Handed(ip, identity, value, (mail_from and local) or "postmaster", _normal(domain))
+
+
+def _checked(sender: _Handed, found: Checked | None) -> Spf:
+    found = found or Checked(Result.TEMPERROR, _LATE)
+    return Spf(found.result, sender.identity, sender.value, sender.domain, found.term)
+
+
+async def _safely(work: Coroutine[Any, Any, Any]) -> Any:
+    """None for whatever a mail can bring about that nobody foresaw: that is a temporary result, too, and the mail goes its way."""
+    try:
+        return await work
+    except TemporaryDNSError:
+        return None
     except Exception as error:
         log.warning("a step of authentication failed", error=repr(error), exc_info=error)
-        return otherwise
+        return None
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:

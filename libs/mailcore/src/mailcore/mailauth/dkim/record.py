@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
+from mailcore.kit.eager import together
 from mailcore.kit.errors import Invalid, MailError
 from mailcore.mailauth.dkim.keys import ED25519_SHA256, MIN_RSA_BITS, RSA_SHA256
 from mailcore.mailauth.dkim.tags import octets, parse_tags, words
@@ -58,6 +60,7 @@ class PublicKey:
         return True
 
 
+@lru_cache(maxsize=1_024)  # a key of a few thousand bits costs more to read than a signature to verify
 def parse_record(record: str) -> PublicKey:
     """Raises Invalid: no key record, a revoked key (an empty p=), one that is too weak or not for mail."""
     if len(record) > MAX_RECORD:
@@ -108,16 +111,10 @@ async def find_keys(
 ) -> dict[KeyName, Found]:
     """Each name is asked for once. Those without an answer after `seconds` are a TemporaryDNSError."""
     slots = asyncio.Semaphore(_AT_ONCE)
-    asking = {name: asyncio.create_task(_find(name, resolver, slots)) for name in set(names)}
-    if not asking:
-        return {}
-    try:
-        await asyncio.wait(asking.values(), timeout=seconds)
-    finally:
-        for task in asking.values():
-            task.cancel()
+    wanted = list(dict.fromkeys(names))
+    found = await together([_find(name, resolver, slots) for name in wanted], seconds=seconds)
     late = TemporaryDNSError("The DNS took too long to answer for a DKIM key.")
-    return {name: task.result() if task.done() and not task.cancelled() else late for name, task in asking.items()}
+    return {name: late if keys is None else keys for name, keys in zip(wanted, found, strict=True)}
 
 
 async def _find(name: KeyName, resolver: Resolver, slots: asyncio.Semaphore) -> Found:

@@ -72,16 +72,18 @@ async def verify(
     now: int,
     most: int = MAX_SIGNATURES,
     seconds: float = LOOKUP_SECONDS,
+    fields: Sequence[tuple[bytes, bytes]] | None = None,
 ) -> list[Verified]:
     """One result a signature, in their order; empty for a message without any.
 
     `head`: header fields with their CRLFs, without the empty line. `body`: as it came, dots unstuffed. `now` in seconds since
-    1970. Raises Invalid for a header that is none (mailcore.mailauth.dkim.canonical.split_fields).
+    1970. `fields`: those of `head`, where they have been split. Raises Invalid for a header that is none
+    (mailcore.mailauth.dkim.canonical.split_fields).
     """
     octets = len(head) + len(body)
-    fields, read = await off_loop(octets, _read_all, head, most)
-    keys = await find_keys({each.key_name for each in read if isinstance(each, Signature)}, resolver, seconds=seconds)
-    return await off_loop(octets, _judge, read, fields, body, keys, now)
+    named, read = await off_loop(octets, _read_all, head, fields, most)
+    keys = await find_keys([each.key_name for each in read if isinstance(each, Signature)], resolver, seconds=seconds)
+    return await off_loop(octets, _judge, read, named, body, keys, now)
 
 
 async def off_loop(octets: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -91,8 +93,10 @@ async def off_loop(octets: int, work: Callable[P, T], *args: P.args, **kwargs: P
     return work(*args, **kwargs)
 
 
-def _read_all(head: bytes, most: int) -> tuple[Fields, list[Signature | Verified]]:
-    fields = split_fields(head)
+def _read_all(
+    head: bytes, fields: Sequence[tuple[bytes, bytes]] | None, most: int
+) -> tuple[Fields, list[Signature | Verified]]:
+    fields = split_fields(head) if fields is None else fields
     return by_name(fields), [_read(raw) for raw in [raw for name, raw in fields if name == FIELD][:most]]
 
 

@@ -19,6 +19,11 @@ from mailcore.mime.text import decode_words
 MAX_DOMAINS = 5
 MAX_OCTETS = 20_000
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\u2028\u2029]")
+_PLAIN = re.compile(
+    r"(?:[A-Za-z0-9 !#$%&'*+/=?^_`{|}~.-]*<[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@([A-Za-z0-9._-]+)>"
+    r"|[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@([A-Za-z0-9._-]+))\Z"
+)
+"""One address, with or without a name, that everybody reads alike."""
 _HIDDEN = re.compile(r'"(?:[^"\\]|\\.)*"|\\.', re.DOTALL)
 _DOMAIN = re.compile(r"@[ \t]*([^ \t<>(),:;\"\\@]*)")
 _LITERAL = re.compile(r"\[[^\]]*\]\Z")
@@ -47,7 +52,10 @@ def authors(fields: Sequence[tuple[bytes, bytes]]) -> Authors:
         text = raw.decode("latin-1").strip(" \t")  # a name that some old program wrote; in a domain it is refused below
     if _CONTROL.search(text):
         return Authors((), "The From field holds a control character.")
+    plain = _PLAIN.match(text)
     try:
+        if plain is not None and "=?" not in text:
+            return Authors((normalize_domain(plain[1] or plain[2], underscore=True),))
         return _read(text)
     except Invalid as error:
         return Authors((), f"The From field names no domain: {error.public}")

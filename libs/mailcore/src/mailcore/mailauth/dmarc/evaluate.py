@@ -10,9 +10,10 @@ it lies within the author's organization, and could have spoken for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.mailauth.dkim.verify import Status, Verified
@@ -63,10 +64,17 @@ _ORDER = (Verdict.FAIL, Verdict.TEMPERROR, Verdict.NONE, Verdict.PASS)
 
 
 async def evaluate(
-    authors: Authors, spf: Sender | None, dkim: Sequence[Verified], resolver: Resolver, *, sample: int
+    authors: Authors,
+    spf: Sender | None,
+    dkim: Sequence[Verified],
+    resolver: Resolver,
+    *,
+    sample: int,
+    trees: Mapping[str, Walk | None] = MappingProxyType({}),
 ) -> Dmarc:
-    """`sample`: 0 to 99, the same each time for the same mail; pct= is measured by it. Raises nothing of its own."""
-    found = [await _judge(domain, spf, dkim, resolver, sample) for domain in authors.domains]
+    """`sample`: 0 to 99, the same each time for the same mail; pct= is measured by it. `trees`: by domain, those that have been
+    walked already. Raises nothing of its own."""
+    found = [await _judge(domain, trees.get(domain), spf, dkim, resolver, sample) for domain in authors.domains]
     if authors.wrong:
         # nobody who writes mail by the book makes such a From: it is never taken for anybody's, policy or none
         domain = found[0].domain if found else ""
@@ -79,9 +87,16 @@ async def evaluate(
     return worst
 
 
-async def _judge(domain: str, spf: Sender | None, dkim: Sequence[Verified], resolver: Resolver, sample: int) -> Dmarc:
+async def _judge(
+    domain: str,
+    tree: Walk | None,
+    spf: Sender | None,
+    dkim: Sequence[Verified],
+    resolver: Resolver,
+    sample: int,
+) -> Dmarc:
     try:
-        tree = await walk(domain, resolver)
+        tree = tree or await walk(domain, resolver)
         if tree.policy is None:
             return Dmarc(Verdict.NONE, domain)
         name, record = tree.policy

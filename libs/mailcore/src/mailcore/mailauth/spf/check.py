@@ -16,6 +16,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import quote
 
 from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSError
@@ -167,6 +168,7 @@ def _is_name(domain: str) -> bool:
 # ---- 2. its terms ----------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4_096)
 def _parse(text: str) -> _Record:
     terms: list[_Term] = []
     modifiers: dict[str, str] = {}
@@ -253,6 +255,11 @@ def _check_domain_spec(text: str, word: str) -> None:
         raise _Wrong(f"`{word[:60]}` names no domain")
 
 
+@lru_cache(maxsize=8_192)
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text)
+
+
 # ---- 3. evaluation ---------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +267,7 @@ async def _matches(term: _Term, domain: str, asking: _Asking) -> bool:
     if term.kind == "all":
         return True
     if term.kind in ("ip4", "ip6"):
-        return asking.ip in ipaddress.ip_network(term.target)
+        return asking.ip in _network(term.target)
     asking.count()
     target = await _expand(term.target, domain, asking) if term.target else domain
     if term.kind == "include":
