@@ -1,4 +1,4 @@
-"""Search: by the index and by nothing else, an organization apart, newest first over weeks (DESIGN §4)."""
+"""Search: by the index and by nothing else, an organization apart, newest first (DESIGN §4)."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ async def _found(store: Store, org: UUID, query: str, narrow: Filter | None = No
 async def test_the_mark_is_the_databases(admin: asyncpg.Connection) -> None:
     org = uuid7()
     for at in (NOW, datetime(1970, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)):
-        assert words.mark(org, at) == await admin.fetchval("SELECT search_mark($1, search_week_of($2))", org, at)
+        assert words.mark(org, at) == await admin.fetchval("SELECT search_mark($1, search_period($2))", org, at)
 
 
-async def test_newest_first_over_weeks_in_pages(store: Store, org: UUID, put: Put) -> None:
+async def test_newest_first_over_years_in_pages(store: Store, org: UUID, put: Put) -> None:
     ages = [timedelta(days=days) for days in (0, 1, 6, 7, 8, 30, 200, 201, 900, 901)]
     ids = await put(org, [f"invoice {n}" for n in range(10)], ages=ages)
     seen: list[UUID] = []
@@ -102,7 +102,7 @@ async def test_terms_fields_and_flags(store: Store, org: UUID, put: Put) -> None
 async def test_no_patience_is_told_and_goes_on_where_it_stopped(
     store: Store, org: UUID, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = await put(org, ["needle", *(["hay"] * 30), "needle"], ages=[timedelta(days=10 * n) for n in range(32)])
+    ids = await put(org, ["needle", *(["hay"] * 30), "needle"], ages=[timedelta(days=30 * n) for n in range(32)])
     monkeypatch.setattr(search, "PATIENCE", timedelta(0))
     seen: list[UUID] = []
     after, pages = None, 0
@@ -136,19 +136,19 @@ async def test_one_organization_never_meets_anothers(
             await db.fetch("SELECT words FROM message_words")
 
 
-WEEK = "PREPARE week (uuid, tsquery, uuid[], timestamptz, timestamptz, uuid, boolean, boolean, integer) AS "
+PREPARE_ = "PREPARE period (uuid, tsquery, uuid[], timestamptz, timestamptz, uuid, boolean, boolean, integer) AS "
 
 
 async def _plan(admin: asyncpg.Connection, role: str, org: UUID, query: str) -> str:
     """Of the function's own statement, with parameters as the function has them."""
-    body = await admin.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'search_week'")
+    body = await admin.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'search_by_index'")
     async with admin.transaction():
         await admin.execute(f"SET LOCAL ROLE {role}; SET LOCAL plan_cache_mode = force_generic_plan")
-        await admin.execute(WEEK + body)
+        await admin.execute(PREPARE_ + body)
         plan = await admin.fetchval(
-            f"EXPLAIN (FORMAT JSON) EXECUTE week ('{org}', '{query}', NULL, '-infinity', 'infinity', '{org}', NULL, NULL, 20)"
+            f"EXPLAIN (FORMAT JSON) EXECUTE period ('{org}', '{query}', NULL, '-infinity', 'infinity', '{org}', NULL, NULL, 20)"
         )
-        await admin.execute("DEALLOCATE week")
+        await admin.execute("DEALLOCATE period")
     return json.dumps(plan)
 
 

@@ -1,5 +1,5 @@
 -- Takes back 0019_messages.sql.
-DROP FUNCTION search_messages, search_week, search_mark, search_week_of;
+DROP FUNCTION search_messages, search_by_index, search_by_age, search_mark, search_period;
 DROP TABLE message_words, thread_keys, threads;
 DROP POLICY search ON messages;
 REVOKE SELECT (id, org_id, received_at, seen, flagged) ON messages FROM postroom_search;

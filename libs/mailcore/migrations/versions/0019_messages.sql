@@ -49,8 +49,8 @@ CREATE INDEX messages_flagged ON messages (org_id, received_at, id) WHERE flagge
 ALTER TABLE mailboxes ADD COLUMN display_name text CHECK (length(display_name) <= 200);
 
 -- ---- search ----------------------------------------------------------------------------------------------------------
--- Every lexeme begins with the mark of its organization and week (search_mark): so one index serves all tenants, no list of it is
--- longer than what came in a week, and newest first needs no sort of everything. A table of its own: a flag of a message
+-- Every lexeme begins with the mark of its organization and of 28 days (search_mark): so one index serves all tenants, no list of it is
+-- longer than what came in that time, and newest first needs no sort of everything. A table of its own: a flag of a message
 -- changes, its words never.
 CREATE TABLE message_words (
   message_id   uuid PRIMARY KEY REFERENCES messages ON DELETE CASCADE,
@@ -71,18 +71,18 @@ BEGIN
   GRANT postroom_search TO CURRENT_USER;
 END $$;
 
-CREATE FUNCTION search_mark(org uuid, week integer) RETURNS text
+CREATE FUNCTION search_mark(org uuid, period integer) RETURNS text
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN left(encode(sha256(convert_to(org::text || ':' || week::text, 'UTF8')), 'hex'), 6);
+  RETURN left(encode(sha256(convert_to(org::text || ':' || period::text, 'UTF8')), 'hex'), 6);
 
-CREATE FUNCTION search_week_of(at timestamptz) RETURNS integer
+CREATE FUNCTION search_period(at timestamptz) RETURNS integer
   LANGUAGE sql IMMUTABLE PARALLEL SAFE
-  RETURN floor(extract(epoch FROM at) / 604800)::integer;
+  RETURN floor(extract(epoch FROM at) / 2419200)::integer;
 
--- One week's matches older than (before_at, before_id), newest first. Only search_messages may call it, and it becomes a part of that.
--- Parameters by number: the test of its plan runs this body.
-CREATE FUNCTION search_week(org uuid, query tsquery, boxes uuid[], since timestamptz, before_at timestamptz, before_id uuid,
-                            unseen boolean, starred boolean, most integer)
+-- One period's matches older than (before_at, before_id), newest first. Only search_messages may call it, and it becomes a part of
+-- that. Parameters by number: the test of its plan runs this body.
+CREATE FUNCTION search_by_index(org uuid, query tsquery, boxes uuid[], since timestamptz, before_at timestamptz, before_id uuid,
+                                unseen boolean, starred boolean, most integer)
   RETURNS TABLE (message_id uuid, received_at timestamptz)
   LANGUAGE sql STABLE
   AS $$
@@ -94,63 +94,84 @@ WHERE w.words @@ $2 AND w.org_id = $1 AND ($3 IS NULL OR w.mailbox_id = ANY ($3)
 ORDER BY w.received_at DESC, w.message_id DESC LIMIT $9
 $$;
 
--- Matches of `query` in an organization, newest first: week by week back from (before_at, before_id) until `most` are found, `since`
+-- The same among the newest 400 messages only, looked at one by one: a word that stands in many is found sooner so than by a list of
+-- all that have it.
+CREATE FUNCTION search_by_age(org uuid, query tsquery, boxes uuid[], since timestamptz, before_at timestamptz, before_id uuid,
+                              unseen boolean, starred boolean, most integer)
+  RETURNS TABLE (message_id uuid, received_at timestamptz)
+  LANGUAGE sql STABLE
+  AS $$
+SELECT m.id, m.received_at
+FROM (SELECT n.id, n.received_at, n.seen, n.flagged FROM messages n
+      WHERE n.org_id = $1 AND n.received_at >= $4 AND (n.received_at, n.id) < ($5, $6)
+      ORDER BY n.received_at DESC, n.id DESC LIMIT 400) m
+JOIN message_words w ON w.message_id = m.id
+WHERE w.words @@ $2 AND ($3 IS NULL OR w.mailbox_id = ANY ($3)) AND ($7 IS NULL OR m.seen <> $7) AND ($8 IS NULL OR m.flagged = $8)
+ORDER BY m.received_at DESC, m.id DESC LIMIT $9
+$$;
+
+-- Matches of `query` in an organization, newest first: period by period back from (before_at, before_id) until `most` are found, `since`
 -- is reached, or `patience` is over; then a last row without an id tells up to when was looked. In `query` a ~ stands for the mark.
 CREATE FUNCTION search_messages(org uuid, query text, boxes uuid[], since timestamptz, before_at timestamptz, before_id uuid,
                                 unseen boolean, starred boolean, most integer, patience interval)
   RETURNS TABLE (message_id uuid, received_at timestamptz)
-  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+  LANGUAGE plpgsql STABLE SECURITY DEFINER
+  SET search_path = public, pg_temp
+  SET plan_cache_mode = force_generic_plan                 -- planning a period takes longer than looking through it
   AS $$
 DECLARE
   started CONSTANT timestamptz := clock_timestamp();
-  found_one boolean;
-  week integer;
+  oldest timestamptz;
+  newest timestamptz := before_at;
   starts timestamptz;
   ends timestamptz;
   marked tsquery;
-  newest timestamptz;
-  oldest timestamptz;
+  first boolean := true;
+  something boolean := false;
+  ids uuid[];
+  times timestamptz[];
 BEGIN
   -- the wall that the policy cannot be here: an organization searches its own mail
   IF org IS DISTINCT FROM (SELECT current_org()) THEN
     RAISE insufficient_privilege USING MESSAGE = 'search_messages: another organization';
   END IF;
   SELECT min(m.received_at) INTO oldest FROM messages m WHERE m.org_id = org;
-  newest := before_at;
   LOOP
-    -- the next message there is tells the next week worth looking at
-    IF unseen THEN
-      SELECT max(m.received_at) INTO newest FROM messages m WHERE m.org_id = org AND NOT m.seen AND m.received_at <= newest;
-    ELSIF starred THEN
-      SELECT max(m.received_at) INTO newest FROM messages m WHERE m.org_id = org AND m.flagged AND m.received_at <= newest;
-    ELSE
-      SELECT max(m.received_at) INTO newest FROM messages m WHERE m.org_id = org AND m.received_at <= newest;
-    END IF;
-    EXIT WHEN newest IS NULL OR newest < since;
-    LOOP
-      week := search_week_of(newest);
-      starts := to_timestamp(week * 604800.0);
-      ends := starts + interval '604800 seconds';
-      IF before_at < ends THEN
-        ends := before_at;
+    -- the next message there is tells the next period worth looking at
+    IF NOT something THEN
+      IF unseen THEN
+        SELECT max(m.received_at) INTO newest FROM messages m WHERE m.org_id = org AND NOT m.seen AND m.received_at <= newest;
+      ELSIF starred THEN
+        SELECT max(m.received_at) INTO newest FROM messages m WHERE m.org_id = org AND m.flagged AND m.received_at <= newest;
       ELSE
-        before_id := '00000000-0000-0000-0000-000000000000';
+        SELECT max(m.received_at) INTO newest FROM messages m WHERE m.org_id = org AND m.received_at <= newest;
       END IF;
-      marked := replace(query, '~', search_mark(org, week));
-      found_one := false;
-      FOR message_id, received_at IN
-        SELECT s.message_id, s.received_at
-        FROM search_week(org, marked, boxes, greatest(since, starts), ends, before_id, unseen, starred, most) s
-      LOOP
-        found_one := true;
-        most := most - 1;
-        RETURN NEXT;
-      END LOOP;
-      newest := starts - interval '1 microsecond';
-      EXIT WHEN NOT found_one OR most <= 0 OR newest < oldest;
-    END LOOP;
-    EXIT WHEN most <= 0 OR newest < oldest OR newest < since;
-    IF clock_timestamp() > started + patience THEN
+    END IF;
+    EXIT WHEN newest IS NULL OR newest < since OR newest < oldest;
+    starts := to_timestamp(search_period(newest) * 2419200.0);
+    ends := starts + interval '2419200 seconds';
+    IF before_at < ends THEN
+      ends := before_at;
+    ELSE
+      before_id := '00000000-0000-0000-0000-000000000000';
+    END IF;
+    marked := replace(query, '~', search_mark(org, search_period(newest)));
+    ids := NULL;
+    IF first THEN
+      first := false;
+      SELECT array_agg(s.message_id), array_agg(s.received_at) INTO ids, times
+      FROM search_by_age(org, marked, boxes, greatest(since, starts), ends, before_id, unseen, starred, most) s;
+    END IF;
+    IF coalesce(cardinality(ids), 0) < most THEN
+      SELECT array_agg(s.message_id), array_agg(s.received_at) INTO ids, times
+      FROM search_by_index(org, marked, boxes, greatest(since, starts), ends, before_id, unseen, starred, most) s;
+    END IF;
+    RETURN QUERY SELECT u.id, u.at FROM unnest(ids, times) u (id, at);
+    something := ids IS NOT NULL;
+    most := most - coalesce(cardinality(ids), 0);
+    EXIT WHEN most <= 0;
+    newest := starts - interval '1 microsecond';
+    IF clock_timestamp() > started + patience AND newest >= since AND newest >= oldest THEN
       message_id := NULL;
       received_at := starts;
       RETURN NEXT;
@@ -179,7 +200,7 @@ BEGIN
   GRANT SELECT (id, org_id, received_at, seen, flagged) ON messages TO postroom_search;
   GRANT CREATE ON SCHEMA public TO postroom_search;
   FOR f IN SELECT p.oid::regprocedure FROM pg_proc p
-           WHERE p.proname IN ('search_week', 'search_messages') AND p.pronamespace = 'public'::regnamespace LOOP
+           WHERE p.proname IN ('search_by_index', 'search_by_age', 'search_messages') AND p.pronamespace = 'public'::regnamespace LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO postroom_search', f);
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
   END LOOP;

@@ -9,8 +9,8 @@ In this order, within its mailbox; the first that leads to a thread decides (doc
 5. subject                only of an answer (`Re:`), from somebody who takes part, within 90 days
 
 A subject alone glues nothing together: two people who write `Invoice` have nothing to do with each other. A thread of
-MAX_MESSAGES is full: the next message begins another. Two routers that store messages of one thread at the same time agree by the unique key of
-thread_keys: who comes second waits there and takes the other's thread.
+MAX_MESSAGES is full: the next message begins another. Two routers that store messages of one thread at the same time agree by the
+unique key of thread_keys: who comes second waits there and takes the other's thread.
 """
 
 from __future__ import annotations

@@ -14,14 +14,14 @@ from mailcore.mime.words import Lexemes
 SNIPPET = 200
 """Characters of a text that a list shows."""
 HAS_FILES = "h:attachment"
-_WEEK = 604_800
+_PERIOD = 28 * 86_400
 _BLANKS = re.compile(r"[\s\u200b-\u200d\u2060\ufeff\u034f\u00ad]+")
 
 
 def mark(org_id: UUID, at: datetime) -> str:
-    """What each word of an organization's mail of one week begins with: `search_mark` of the database."""
-    week = int(at.astimezone(UTC).timestamp() // _WEEK)
-    return hashlib.sha256(f"{org_id}:{week}".encode()).hexdigest()[:6]
+    """What each word of an organization's mail of 28 days begins with: `search_mark` of the database."""
+    period = int(at.astimezone(UTC).timestamp() // _PERIOD)
+    return hashlib.sha256(f"{org_id}:{period}".encode()).hexdigest()[:6]
 
 
 def tsvector(found: Summary, *, org_id: UUID, received_at: datetime, rcpt_to: Sequence[str] = ()) -> str:

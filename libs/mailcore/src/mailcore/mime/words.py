@@ -78,7 +78,7 @@ class Lexemes:
     `s:` subject, `f:` from, `t:` to (cc and bcc too), `n:` names of files; `h:` what the mail has, `m:` the mailbox."""
 
     mark: str
-    """What each begins with: the organization's and the week's."""
+    """What each begins with: the organization's and the time's."""
     _places: dict[str, list[int]] = field(default_factory=dict)
     _place: int = 0
 

@@ -1,7 +1,7 @@
 """Search: messages by their words, newest first. In a function of the role `search` that takes the organization (DESIGN §4): under
 a policy Postgres may use no full-text index, for the operator could tell of rows that are another's.
 
-What the words look like: mime.words; why each begins with a mark of its week: docs/adr/0027.
+What the words look like: mime.words; why each begins with a mark of its time: docs/adr/0027.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mailcore.store.pages import LAST_ID
 from mailcore.store.session import Connection
 
 PATIENCE = timedelta(seconds=2)
-"""How long weeks are gone through for one page."""
+"""How long one page may look further back in time."""
 _END = datetime(9999, 1, 1, tzinfo=UTC)
 _BEGIN = datetime(1, 1, 1, tzinfo=UTC)
 
