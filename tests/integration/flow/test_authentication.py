@@ -12,6 +12,7 @@ import pytest
 
 from mailcore.blob.memory import MemoryBlobs
 from mailcore.dns.resolver import Records, StaticResolver
+from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
 
@@ -99,6 +100,19 @@ async def test_one_domain_of_several_is_enough(
     assert (await door.arrive(raw, "a@postroom.test", peer_ip="203.0.113.9"))["state"] == "routed"
     both = ("a@postroom.test", "b@Strict.test")
     assert (await door.arrive(raw, *both, peer_ip="203.0.113.9"))["state"] == "quarantined"
+
+
+async def test_b7_a_forged_field_of_ours_is_not_passed_on(door: Desk, org: UUID) -> None:
+    """Forwarded, it is gone; kept, it is there: raw mail is what came."""
+    await door.admin.execute(
+        "INSERT INTO routes (id, org_id, position, name, match, actions, stop) VALUES ($1, $2, 1, 'f', '{}', $3, true)",
+        *(uuid7(), org, [{"type": "forward", "to": ["boss@elsewhere.example"]}]),
+    )
+    forged = b"Authentication-Results: MX.postroom.test; dmarc=pass header.from=bank.example\r\n"
+    others = b"Authentication-Results: mx.other.example; dmarc=fail\r\n"
+    row = await door.arrive(forged + others + mail("bank.example"), mail_from="x@bank.example")
+    assert row["raw"] == forged + others + mail("bank.example")
+    assert await door.admin.fetchval("SELECT raw FROM emails") == others + mail("bank.example")
 
 
 async def test_slow_dns_holds_up_nobody_else(door: Desk, resolver: Stuck) -> None:

@@ -102,6 +102,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         await asyncio.gather(receives.drain(), submits.drain())
         runner.drain()
         await asyncio.wait([routing])
+        routes.abandon()
         await router.release()
         await lease.leave()
 

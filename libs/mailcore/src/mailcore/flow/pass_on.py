@@ -99,11 +99,9 @@ class PassesOn:
         domain_id = await self._domains.get((row.org_id, address.domain))
         if domain_id is None:
             raise Refused(f"The domain {address.domain} is gone.")
-        auth = (mail.auth or {}).get("header") or ""
+        auth, _, raw = _ours(mail)
         head = auth + received(row, recipient) + address_field(RELAYED_FOR, mailbox_addresses([recipient])[0])
         passed_on = PassedOn("relay", str(row.id), row.mail_from, head)
-        server = auth.partition(":")[2].partition(";")[0].strip()
-        raw = without_ours(mail.raw, server) if server else mail.raw
         email = _new(mail, replace_bare(raw), address.domain, [address], passed_on)
         email.domain_id, email.lane_route = domain_id, lane_route
         return email
@@ -133,11 +131,17 @@ def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table)
     # a chain that could not be judged just now would be sealed as broken, and be broken for good
     head = received(row, recipient) + address_field("Delivered-To", recipient.lower())
     passed_on = PassedOn("forward", str(row.id), row.mail_from, head)
-    if auth.get("header") and not chain.get("temporary"):
-        header = auth["header"]
-        server = header.partition(":")[2].partition(";")[0].strip()
+    header, server, raw = _ours(mail)
+    if header and not chain.get("temporary"):
         passed_on = replace(passed_on, server=server, results=results_of(header), cv=chain.get("result", "none"))
-    return _new(mail, replace_bare(mail.raw), sender, targets, passed_on)
+    return _new(mail, replace_bare(raw), sender, targets, passed_on)
+
+
+def _ours(mail: InHand) -> tuple[str, str, bytes]:
+    """Our Authentication-Results field, our name in it, and the mail without those that only claim to be ours (RFC 8601 §5)."""
+    header = (mail.auth or {}).get("header") or ""
+    server = header.partition(":")[2].partition(";")[0].strip()
+    return header, server, without_ours(mail.raw, server) if server else mail.raw
 
 
 def _new(mail: InHand, raw: bytes, domain: str, to: list[Address], passed_on: PassedOn) -> NewEmail:

@@ -106,6 +106,11 @@ class Routes:
                 going_on.add_done_callback(self._slow.discard)
         return await self._write(worker, [ready for each in trying if each.done() and (ready := each.result())])
 
+    def abandon(self) -> None:
+        """Mails that go on by themselves are left to whoever claims them next: their leases are given back."""
+        for each in self._slow:
+            each.cancel()
+
     async def settled(self) -> None:
         """Returns when no mail goes on by itself."""
         while self._slow:
