@@ -7,6 +7,7 @@ posted, so that nothing is stored twice. What `detail` holds goes into the paylo
     email.clicked     {"click": {"ipAddress", "link", "timestamp", "userAgent"}}              see flow.track
     email.failed      {"failed": {"reason"}}
     email.suppressed  {"suppressed": {"type", "message", "reason", "diagnosticCode": [...]}}  see `suppressed`
+    email.routed      {"route": {"id", "name"}, "inline_attachments"?}; more of its payload is made by flow.parsed
     any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
     email.opened      {"open": {"ipAddress", "timestamp", "userAgent"}}, like click with `proxy` and `scanner` where they hold;
                       both {"first": true} for the first by a person, which metrics read and webhooks do not carry
@@ -84,10 +85,12 @@ TYPES = frozenset(
     )
 )
 """What an endpoint may ask for."""
+ROUTED = "email.routed"
+"""Posted to the one endpoint that a route of received mail names, and to no other: nobody can ask for it."""
 EVERY_TYPE = "*"
 """All of them, also those that come later."""
 
-_NOT_TOLD = ("first", "test")
+_NOT_TOLD = ("first", "test", "inline_attachments")
 """Of `detail`, what payloads leave out."""
 
 BOUNCE_TYPES = ("Permanent", "Transient", "Undetermined")
@@ -151,7 +154,7 @@ def payload(event: Event, subject: Mapping[str, Any] | None) -> dict[str, Any]:
     event itself knows.
     """
     row = subject or {}
-    if event.type == "email.received":
+    if event.type in ("email.received", ROUTED):
         data = _received(row)
     elif event.type in EMAIL_TYPES:
         data = _email(event, row)

@@ -12,6 +12,8 @@ from mailcore import blob
 from mailcore.dns.resolver import DnsResolver
 from mailcore.flow.bodies import Bodies
 from mailcore.flow.lease import WorkerLease
+from mailcore.flow.links import Links
+from mailcore.flow.parsed import Parsed
 from mailcore.flow.submit import Submits
 from mailcore.kit.clock import SystemClock
 from mailcore.kit.guard import Guard, GuardedClient, Resolve, SystemResolver
@@ -52,7 +54,14 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     posts = Posts(
         store,
         lease,
-        Poster(client, settings.keyring(), clock, Bodies(blobs), timeout_seconds=group.timeout_seconds),
+        Poster(
+            client,
+            settings.keyring(),
+            clock,
+            Bodies(blobs),
+            Parsed(blobs, Links(settings.keyring().derive("link"), settings.http.public_url)),
+            timeout_seconds=group.timeout_seconds,
+        ),
         Endpoints(
             limit=group.endpoint_concurrency,
             concurrency=group.concurrency,

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import orjson
+
 from mailcore import events
+from mailcore.events import Event
 from mailcore.flow.bodies import Bodies
+from mailcore.flow.parsed import Parsed
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.guard import Answer, Blocked, GuardedClient
@@ -39,12 +43,20 @@ class Result:
 
 class Poster:
     def __init__(
-        self, client: GuardedClient, keyring: Keyring, clock: Clock, bodies: Bodies, *, timeout_seconds: float
+        self,
+        client: GuardedClient,
+        keyring: Keyring,
+        clock: Clock,
+        bodies: Bodies,
+        parsed: Parsed,
+        *,
+        timeout_seconds: float,
     ) -> None:
         self._client = client
         self._keyring = keyring
         self._clock = clock
         self._bodies = bodies
+        self._parsed = parsed
         self._timeout_seconds = timeout_seconds
 
     async def post(self, row: Claimed) -> Result:
@@ -52,10 +64,7 @@ class Poster:
         try:
             if row.event is None:
                 return Result("blocked", None, "The event is no longer kept.")
-            subject = row.subject
-            if row.raw is not None and subject is not None:
-                subject = {**subject, "content": await self._bodies.of(*row.raw)}
-            content = events.body(row.event, subject)
+            content = await self._content(row, row.event)
             answer = await self._client.request(
                 "POST",
                 row.endpoint,
@@ -74,6 +83,15 @@ class Poster:
         # a redirect is an answer that is not 2xx: it is never followed
         outcome = "success" if 200 <= answer.status < 300 else "failed"
         return Result(outcome, answer.status, _text(answer), _wish(answer))
+
+    async def _content(self, row: Claimed, event: Event) -> bytes:
+        """Raises Unavailable."""
+        subject = row.subject
+        if event.type == events.ROUTED:
+            return orjson.dumps(await self._parsed.payload(event, subject, row.raw))
+        if row.raw is not None and subject is not None:
+            subject = {**subject, "content": await self._bodies.of(*row.raw)}
+        return events.body(event, subject)
 
     def _headers(self, row: Claimed, content: bytes) -> dict[str, str]:
         id_ = events.message_id(row.event_id, row.webhook_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from mailcore.kit.settings import Base, Group, Seconds
 
@@ -24,5 +24,13 @@ class Webhooks(Group):
     """Posts in flight in this process to one endpoint."""
 
 
+class Http(BaseModel, extra="ignore"):
+    """Of api's group, what posts need to know."""
+
+    public_url: str = "http://127.0.0.1:8080"
+    """Links to attachments begin with it."""
+
+
 class Settings(Base):
     webhooks: Webhooks = Webhooks()
+    http: Http = Http()

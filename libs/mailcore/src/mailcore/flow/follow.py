@@ -104,7 +104,9 @@ def _local(mail: InHand, plan: Plan, table: Table) -> list[str]:
             wanted += mailbox_addresses([action.mailbox or step.recipient])
         elif isinstance(action, WebhookAction):
             if action.webhook_id in table.endpoints and step.route is not None:
-                mail.posts.append(Post(action.webhook_id, step.recipient, step.route.id, step.route.name))
+                mail.posts.append(
+                    Post(action.webhook_id, step.recipient, step.route.id, step.route.name, action.inline_attachments)
+                )
                 told = {"recipient": step.recipient, "webhook_id": str(action.webhook_id)}
                 mail.decide("route", "posted", f"{_named(step)} says so.", event="email.routed", **told)
             else:

@@ -30,6 +30,7 @@ class Post:
     recipient: str
     route_id: UUID
     route: str
+    inline_attachments: bool = False
 
 
 @dataclass(slots=True)
@@ -196,7 +197,8 @@ def routed_events(mail: InHand) -> list[tuple[NewEvent, UUID]]:
         (
             NewEvent(
                 *(uuid7(), row.org_id, "email.routed", row.id, row.created_at, [post.recipient]),
-                {"route": {"id": str(post.route_id), "name": post.route}},
+                {"route": {"id": str(post.route_id), "name": post.route}}
+                | ({"inline_attachments": True} if post.inline_attachments else {}),
             ),
             post.webhook_id,
         )

@@ -60,6 +60,8 @@ class StoreAction(_Action):
 class WebhookAction(_Action):
     type: Literal["webhook"]
     webhook_id: Annotated[UUID, Field(strict=False)]
+    inline_attachments: bool = False
+    """Attachments up to 10 MB go along, as base64; the others by link, as all do otherwise."""
 
 
 class ForwardAction(_Action):

@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from mailcore.events import Event
+from mailcore.events import ROUTED, Event
 from mailcore.store.session import Connection
 from mailcore.store.webhooks import SUBJECT
 
@@ -55,7 +55,7 @@ class Claimed:
     subject: Mapping[str, Any] | None
     """The row the event is about, as events.payload wants it."""
     raw: tuple[bytes | None, str | None] | None
-    """Where the mail itself is (octets, key of a blob), for an endpoint that wants bodies of received mail."""
+    """Where the mail itself is (octets, key of a blob), for a routed one, or an endpoint that wants bodies of received mail."""
 
 
 async def claim(
@@ -104,7 +104,7 @@ def _claimed(row: Mapping[str, Any], worker: int) -> Claimed:
     event = None
     if row["type"] is not None:
         event = Event(row["event_id"], row["type"], row["created_at"], row["recipients"], row["detail"])
-    wants_body = row["include_body"] and row["type"] == "email.received"
+    wants_body = row["type"] == ROUTED or (row["include_body"] and row["type"] == "email.received")
     return Claimed(
         row["event_id"],
         row["webhook_id"],
@@ -160,7 +160,7 @@ LEFT JOIN LATERAL (
   SELECT type, object_id, created_at, recipients, detail FROM events WHERE id = taken.event_id OFFSET 0) e ON true
 LEFT JOIN LATERAL (
   SELECT raw, raw_blob FROM arrivals
-  WHERE w.include_body AND e.type = 'email.received' AND id = e.object_id OFFSET 0) a ON true
+  WHERE (e.type = 'email.routed' OR w.include_body AND e.type = 'email.received') AND id = e.object_id OFFSET 0) a ON true
 """
 
 _PICK = f"""

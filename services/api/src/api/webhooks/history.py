@@ -14,10 +14,12 @@ from starlette.requests import Request
 from api.auth import FullAccess
 from api.context import Context, Ctx
 from api.errors import ApiError, invalid, not_found
+from api.links import links
 from api.pages import path_id, plain_limit
 from api.webhooks import schemas
 from mailcore import events
 from mailcore.flow.bodies import Bodies
+from mailcore.flow.parsed import Parsed
 from mailcore.queue.jobs import WEBHOOKS
 from mailcore.store import arrivals, webhooks
 from mailcore.store.pages import Page
@@ -140,6 +142,11 @@ def _event(text: str, webhook_id: str) -> UUID | None:
 
 async def _payload(ctx: Context, org_id: UUID, found: Posted, *, include_body: bool) -> dict[str, Any]:
     subject = found.subject
+    if found.event.type == events.ROUTED:
+        async with ctx.store.tenant(org_id) as db:
+            row = await arrivals.find(db, found.object_id, raw=True)
+        raw = None if row is None else (row["raw"], row["raw_blob"])
+        return await Parsed(ctx.blobs, links(ctx), ctx.reader).payload(found.event, subject, raw)
     if include_body and found.event.type == "email.received" and subject is not None:
         async with ctx.store.tenant(org_id) as db:
             row = await arrivals.find(db, found.object_id, raw=True)
