@@ -98,7 +98,7 @@ class Left(HTMLParser):
         self.bad.append(("declaration", decl))
 
 
-def test_no_payload_leaves_anything_that_runs_or_loads() -> None:
+def test_c7_no_payload_leaves_anything_that_runs_or_loads() -> None:
     payloads = [one["payload"] for one in json.loads((suites.suite("dompurify") / "expect.json").read_text())]
     assert len(payloads) == 223
     left = {}
@@ -120,7 +120,7 @@ def test_the_test_can_see(html: str) -> None:
     assert Left(html).bad
 
 
-def test_styles_are_read_as_a_browser_reads_them() -> None:
+def test_c7_styles_are_read_as_a_browser_reads_them() -> None:
     """The parser of the check is the sanitiser's: so what it writes is looked at once more as text, above; here as tokens."""
     styles = [
         "background:url(http://e.example/x)",

@@ -29,7 +29,7 @@ def _read(raw: bytes) -> Summary:
     return summary
 
 
-def test_every_mail_of_the_suite_is_read() -> None:
+def test_c3_every_mail_of_the_suite_is_read() -> None:
     files = [path for path in suites.suite("mail-parser-stalwart").rglob("*") if path.is_file()]
     assert len(files) > 300
     for path in files:
@@ -79,7 +79,7 @@ def test_every_mail_of_the_suite_is_read() -> None:
         max_size=60,
     ).map(b"".join)
 )
-def test_whatever_it_holds_it_is_read(raw: bytes) -> None:
+def test_c3_whatever_it_holds_it_is_read(raw: bytes) -> None:
     _read(raw)
 
 
@@ -114,7 +114,7 @@ _BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("bomb", _BOMBS)
-def test_no_bomb_takes_two_seconds_of_processor(bomb: str) -> None:
+def test_c2_no_bomb_takes_two_seconds_of_processor(bomb: str) -> None:
     raw = _BOMBS[bomb]()
     before = resource.getrusage(resource.RUSAGE_SELF)
     summary = _read(raw)
@@ -124,7 +124,7 @@ def test_no_bomb_takes_two_seconds_of_processor(bomb: str) -> None:
     assert len(summary.attachments) <= 1_000
 
 
-def test_beyond_a_limit_is_a_defect_and_what_is_before_it_is_there() -> None:
+def test_c2_beyond_a_limit_is_a_defect_and_what_is_before_it_is_there() -> None:
     summary = Message(b"Subject: x\r\nTo: a@b.example\r\n" + b"X: y\r\n" * 40_000 + b"\r\nbody").summary()
     assert summary.subject == "x"
     assert any("longer than" in defect for defect in summary.defects)
@@ -151,7 +151,7 @@ def test_beyond_a_limit_is_a_defect_and_what_is_before_it_is_there() -> None:
         *((name, b"x\xfc", "xü") for name in ("punycode", "base64", "hex", "x-unknown", "a" * 1000, "utf-8\0")),
     ],
 )
-def test_charsets(charset: str, octets: bytes, text: str) -> None:
+def test_c4_charsets(charset: str, octets: bytes, text: str) -> None:
     label = f'; charset="{charset}"' if charset else ""
     body = Message(f"Content-Type: text/plain{label}\r\n\r\n".encode() + octets).bodies().text
     if charset == "utf-8\0":
@@ -176,7 +176,7 @@ def test_charsets(charset: str, octets: bytes, text: str) -> None:
         (b'filename="/"', None),
     ],
 )
-def test_names_of_files(written: bytes, filename: str | None) -> None:
+def test_c8_names_of_files(written: bytes, filename: str | None) -> None:
     raw = b"Content-Type: application/pdf\r\nContent-Disposition: attachment; " + written + b"\r\n\r\nx"
     assert [one.filename for one in Message(raw).summary().attachments] == [filename]
 

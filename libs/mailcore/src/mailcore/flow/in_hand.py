@@ -138,6 +138,7 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
     """One a mailbox; `boxes` as from store.mailboxes.ensure."""
     row, found = mail.row, mail.summary
     made = []
+    doubts = [*found.doubts, *(["another_checked"] if _another_checked(mail) else [])]
     mark, about = words.mark(row.org_id, row.created_at), threads.related(found)
     found_by = words.tsvector(found, org_id=row.org_id, received_at=row.created_at, rcpt_to=row.rcpt_to)
     for address in mail.boxes:
@@ -160,12 +161,20 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
                     reply_to=[shown(one) for one in found.reply_to],
                     attachments=words.files(found),
                     snippet=words.snippet(found.text),
-                    doubts=found.doubts,
+                    doubts=doubts,
                     words=words.of_mailbox(found_by, mark, mailbox),
                     related=about,
                 )
             )
     return made
+
+
+def _another_checked(mail: InHand) -> bool:
+    """Whether readers are shown an author whose domain is not the one that DMARC asked about."""
+    if mail.auth is None or not mail.summary.from_:
+        return False
+    shown_domain = mail.summary.from_[0].address.rpartition("@")[2].lower()
+    return bool(mail.auth["dmarc"]["domain"] != shown_domain)
 
 
 def _decisions(mail: InHand, made: Sequence[RoutedMessage]) -> list[dict[str, Any]]:

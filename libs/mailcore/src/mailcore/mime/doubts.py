@@ -3,6 +3,7 @@
 several_authors   more than one From, or more than one address in it: others may have checked another one than is shown
 name_has_address  the display name holds an address, and not the one that wrote
 mixed_scripts     letters of several alphabets in one label of the domain, or in the local part: `аррӏе` among Latin ones
+another_checked   the author is not of the domain that DMARC asked about (flow.in_hand): the field can be read in two ways
 looks_alike       the domain's letters all look like Latin ones and are none: it is shown as `xn--…`
 turned_around     marks that turn the direction of writing stood in a name, of a person or a file; they are taken out
 """

@@ -241,6 +241,7 @@ def _whole(
         "text": shown and shown.text,
         "html": html,
         "headers": shown and shown.headers,
+        "authentication": arrival and arrival["auth"],
         "remote_images": shown.remote_found if shown else 0,
         "images": images,
         "attachments": attachments,

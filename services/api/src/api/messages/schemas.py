@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -62,7 +62,8 @@ class MessageSummary(BaseModel):
     flags: list[str]
     """IMAP's."""
     doubts: list[str]
-    """What makes it look like another's: several_authors, name_has_address, mixed_scripts, looks_alike, turned_around."""
+    """What makes it look like another's: several_authors, name_has_address, another_checked, mixed_scripts,
+    looks_alike, turned_around."""
 
 
 class MessageAttachment(BaseModel):
@@ -91,6 +92,8 @@ class Message(MessageSummary):
     """Sanitised: no script, no form, no handler; shown in a frame without scripts all the same."""
     headers: dict[str, str] | None
     """Names in lower case. Null with text and html where the mail itself is not here."""
+    authentication: dict[str, Any] | None
+    """What SPF, DKIM, DMARC and ARC found when it arrived."""
     remote_images: int
     """Images that it names elsewhere; they are in its HTML only with `images=proxy`."""
     images: Literal["block", "proxy"]
