@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from inbound_smtp.domains import Domains
+from inbound_smtp.recipients import Recipients
 from mailcore import blob
 from mailcore.blob.base import BlobStore
 from mailcore.flow import route
@@ -34,7 +34,7 @@ async def receives(store: Store, ringer: Ringer, blobs: BlobStore) -> Receives:
 @pytest.fixture
 async def server(domain: UUID, store: Store, receives: Receives) -> AsyncIterator[Server]:
     """An MX for postroom.test."""
-    async with serving(Domains(store), receives) as server:
+    async with serving(Recipients(store), receives) as server:
         yield server
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from inbound_smtp.connections import Connections
-from inbound_smtp.domains import Domains
 from inbound_smtp.main import make_mx
 from inbound_smtp.mx import Mx, MxSession
+from inbound_smtp.recipients import Recipients
 from inbound_smtp.settings import Smtp
 from mailcore.flow.receive import Receives
 
@@ -93,8 +93,8 @@ def stuffed(message: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def serving(domains: Domains, receives: Receives, **smtp: Any) -> AsyncIterator[Server]:
-    mx = make_mx(Smtp(hostname="mx.postroom.test", **smtp), domains, receives)
+async def serving(recipients: Recipients, receives: Receives, **smtp: Any) -> AsyncIterator[Server]:
+    mx = make_mx(Smtp(hostname="mx.postroom.test", **smtp), recipients, receives)
     server = await asyncio.get_running_loop().create_server(lambda: MxSession(mx), "127.0.0.1", 0)
     try:
         yield Server(mx, server.sockets[0].getsockname()[1])

@@ -17,8 +17,8 @@ from uuid import UUID
 
 import asyncpg
 
-from inbound_smtp.domains import Domains
 from inbound_smtp.main import listen, make_mx, make_submission
+from inbound_smtp.recipients import Recipients
 from inbound_smtp.settings import Smtp
 from inbound_smtp.submission.listener import Submission
 from inbound_smtp.submission.session import SubmissionSession
@@ -120,7 +120,7 @@ async def submitting(
         **{"auth_failure_seconds": 0.02, **smtp},
     )
     submits = Submits(store, ringer, blobs, quotas=Quotas(store, daily=daily))
-    mx = make_mx(settings, Domains(store), Receives(store, ringer, blobs))
+    mx = make_mx(settings, Recipients(store), Receives(store, ringer, blobs))
     listener = make_submission(settings, mx, Keys(store), submits, RateLimiter(ringer, rate))
     servers = [
         await listen(SubmissionSession, listener, "127.0.0.1", 0),

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from inbound_smtp.body import PIECE
-from inbound_smtp.domains import Domains
+from inbound_smtp.recipients import Recipients
 from mailcore.blob.base import BlobStore
 from mailcore.flow.receive import Receives
 from mailcore.store.session import Store
@@ -94,7 +94,7 @@ async def test_large_mail_is_kept_bit_for_bit(
     folder = tmp_path / "spool"
     folder.mkdir()
     mail = _large(size)
-    async with serving(Domains(store), receives, spool_dir=str(folder)) as server, server.client() as client:
+    async with serving(Recipients(store), receives, spool_dir=str(folder)) as server, server.client() as client:
         await _envelope(client)
         if chunked:
             half = len(mail) // 2
@@ -126,7 +126,7 @@ async def test_what_is_wrong_with_a_large_mail_is_found_as_it_comes(
         (HEAD + b"x" * 1024 * 1024 + b"\r\n", "5.6.0"),
         (b"Received: x\r\n" * 50 + mail, "5.4.6"),
     ]
-    async with serving(Domains(store), receives, spool_dir=str(tmp_path)) as server:
+    async with serving(Recipients(store), receives, spool_dir=str(tmp_path)) as server:
         for octets, enhanced in wrong:
             code, text = await server.deliver(octets, "v@postroom.test")
             assert (code // 100, text.split()[0]) == (5, enhanced)
@@ -148,7 +148,7 @@ async def test_what_is_wrong_with_a_large_mail_is_found_as_it_comes(
 async def test_a_disk_that_is_full_is_a_452(
     domain: UUID, store: Store, receives: Receives, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    async with serving(Domains(store), receives, spool_dir=str(tmp_path / "absent")) as server:
+    async with serving(Recipients(store), receives, spool_dir=str(tmp_path / "absent")) as server:
         code, text = await server.deliver(_large(2 * PIECE), "v@postroom.test")
         assert (code, text[:5]) == (452, "4.3.1")
         assert (await server.deliver(HEAD + b"small\r\n", "v@postroom.test"))[0] == 250

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from inbound_smtp.domains import Domains
+from inbound_smtp.recipients import Recipients
 from mailcore.blob.memory import MemoryBlobs
 from mailcore.flow.receive import Receives
 from mailcore.queue.bell import Ringer
@@ -73,8 +73,9 @@ async def test_a_domain_that_is_not_verified_or_does_not_receive_is_foreign(
         ("RCPT TO:v@postroom.test", 501),
         ("RCPT TO:<v@postroom.test", 501),
         ("RCPT TO:<v@postroom.test>x", 501),
-        ("RCPT TO:<v@postroom.test> NOTIFY=NEVER", 555),
-        ("RCPT TO:<v@postroom.test> ORCPT=rfc822;v@postroom.test", 555),
+        ("RCPT TO:<v@postroom.test> NOTIFY=NEVER ORCPT=rfc822;v@postroom.test", 250),
+        ("RCPT TO:<v@postroom.test> NOTIFY=NEVER,DELAY", 501),
+        ("RCPT TO:<v@postroom.test> HOLDFOR=60", 555),
         ("RCPT v@postroom.test", 501),
         ("RCPT TO:<a..b@postroom.test>", 553),
         ("RCPT TO:<a b@postroom.test>", 553),
@@ -106,7 +107,8 @@ async def test_recipients(server: Server, line: str, code: int) -> None:
         ("MAIL FROM:<a@b.example> SIZE=", 501),
         ("MAIL FROM:<a@b.example> SIZE=1 SIZE=2", 501),
         ("MAIL FROM:<a@b.example> BODY=BINARYMIME", 501),
-        ("MAIL FROM:<a@b.example> RET=FULL", 555),
+        ("MAIL FROM:<a@b.example> RET=FULL ENVID=q+2B1", 250),
+        ("MAIL FROM:<a@b.example> RET=SOME", 501),
         ("MAIL FROM:<a@b.example> AUTH=<>", 555),
         ("MAIL FROM:a@b.example", 501),
         ("MAIL FROM:<a@b@c.example>", 553),
@@ -244,7 +246,7 @@ class Hanging(MemoryBlobs):
 async def test_a_mail_counts_until_it_is_answered(store: Store, ringer: Ringer, domain: UUID) -> None:
     blobs = Hanging()
     mail = b"A: b\r\n\r\n" + b"x" * 200_000 + b"\r\n"
-    async with serving(Domains(store), Receives(store, ringer, blobs)) as server, server.client() as slow:
+    async with serving(Recipients(store), Receives(store, ringer, blobs)) as server, server.client() as slow:
         memory = server.mx.room.memory
         memory.take(512 * 1024 * 1024 - 300_000)
         before = memory.held

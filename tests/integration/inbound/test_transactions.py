@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from inbound_smtp.domains import Domains
+from inbound_smtp.recipients import Recipients
 from inbound_smtp.router import Router
 from mailcore.blob.base import INLINE_BYTES, BlobStore
 from mailcore.flow.lease import WorkerLease
@@ -144,7 +144,7 @@ async def test_smtputf8(server: Server, admin: asyncpg.Connection) -> None:
 
 @pytest.fixture
 async def tls_server(domain: UUID, store: Store, receives: Receives, tmp_path: Path):  # type: ignore[no-untyped-def]
-    async with serving(Domains(store), receives, **certificate(tmp_path)) as server:
+    async with serving(Recipients(store), receives, **certificate(tmp_path)) as server:
         yield server
 
 
@@ -209,7 +209,7 @@ async def test_tls_is_not_offered_without_a_certificate(server: Server) -> None:
 async def test_the_balancer_names_the_client(
     domain: UUID, store: Store, receives: Receives, admin: asyncpg.Connection, version: str, header: bytes
 ) -> None:
-    async with serving(Domains(store), receives, proxy_protocol=version) as server:
+    async with serving(Recipients(store), receives, proxy_protocol=version) as server:
         async with server.client(greet=False) as client:
             client.send(header)
             assert (await client.reply())[0] == 220
@@ -262,7 +262,7 @@ async def test_a_blob_store_that_fails_is_a_451(
     from mailcore import blob
 
     (tmp_path / "taken").write_bytes(b"a file where the folder should be")
-    async with serving(Domains(store), Receives(store, ringer, blob.open(f"file://{tmp_path}/taken"))) as server:
+    async with serving(Recipients(store), Receives(store, ringer, blob.open(f"file://{tmp_path}/taken"))) as server:
         assert (await server.deliver(b"A: b\r\n\r\nsmall\r\n", "v@postroom.test"))[0] == 250
         code, text = await server.deliver(b"A: b\r\n\r\n" + b"x" * 100_000 + b"\r\n", "v@postroom.test")
         assert (code, text[:5]) == (451, "4.3.0")

@@ -12,11 +12,13 @@ from chassis.process import Running, bind, run
 from chassis.runner import Runner
 from inbound_smtp.body import Room
 from inbound_smtp.checks.authentication import BeforeReply
+from inbound_smtp.checks.clients import Clients
 from inbound_smtp.connections import Connections
-from inbound_smtp.domains import Domains
+from inbound_smtp.counts import Distinct, Window
 from inbound_smtp.listener import Limits, Listener
 from inbound_smtp.mx import Mx, MxSession
 from inbound_smtp.proxy import Proxies
+from inbound_smtp.recipients import Recipients
 from inbound_smtp.router import Router
 from inbound_smtp.settings import Settings, Smtp
 from inbound_smtp.submission.failures import Failures
@@ -29,6 +31,7 @@ from mailcore.blob.local import LocalBlobs
 from mailcore.dns.resolver import DnsResolver
 from mailcore.dsn.verp import Verp
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
+from mailcore.flow.greylist import Greylist
 from mailcore.flow.keys import Keys
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.parse import Reader
@@ -38,6 +41,7 @@ from mailcore.flow.returned import Returned
 from mailcore.flow.route import Routes
 from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.submit import Submits
+from mailcore.flow.tables import Tables
 from mailcore.kit.errors import Refused
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
@@ -82,8 +86,11 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     runner = Runner("router", router.work, sweep_seconds=settings.queue.sweep_seconds)
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
     smtp = settings.smtp
-    mx = make_mx(smtp, Domains(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
+    mx = make_mx(smtp, Recipients(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
     mx.returned, mx.before_reply = returned, BeforeReply(authenticator, DmarcPolicies(store))
+    mx.tables, mx.greylist = Tables(store), Greylist(store, seconds=smtp.greylist_seconds)
+    if smtp.dnsbl or smtp.rdns != "off":
+        mx.clients = Clients(resolver, lists=smtp.dnsbl, refuse_listed=smtp.dnsbl_action == "reject", rdns=smtp.rdns)
     keys = Keys(store)
     submission = make_submission(smtp, mx, keys, submits, RateLimiter(ringer, settings.rate_limit.requests_per_second))
     servers = [await listen(MxSession, mx, smtp.host, smtp.mx_port)]
@@ -142,7 +149,7 @@ async def listen(
     )
 
 
-def make_mx(smtp: Smtp, domains: Domains, receives: Receives, *, spool: Path | None = None) -> Mx:
+def make_mx(smtp: Smtp, recipients: Recipients, receives: Receives, *, spool: Path | None = None) -> Mx:
     """`spool`: the folder for large messages on their way in, where the settings name none. Raises Refused when the certificate
     cannot be used."""
     spool = Path(smtp.spool_dir) if smtp.spool_dir else spool
@@ -161,9 +168,13 @@ def make_mx(smtp: Smtp, domains: Domains, receives: Receives, *, spool: Path | N
         ),
         connections=Connections(total=smtp.max_connections, per_ip=smtp.max_connections_per_ip),
         room=Room(Budget(smtp.max_buffered_bytes), Budget(smtp.max_spooled_bytes), spool),
-        domains=domains,
+        recipients=recipients,
         receives=receives,
         certificate=Certificate(smtp.tls_cert, smtp.tls_key) if smtp.tls_cert and smtp.tls_key else None,
+        unknown=Window(smtp.max_unknown_per_ip, 600.0),
+        different=Distinct(smtp.max_recipients_per_ip, 600.0),
+        per_sender=Window(smtp.max_per_sender, 60.0),
+        per_recipient=Window(smtp.max_per_recipient, 60.0),
         proxies=Proxies({"off": None, "v1": 1, "v2": 2}[smtp.proxy_protocol], smtp.proxy_trusted),
     )
 

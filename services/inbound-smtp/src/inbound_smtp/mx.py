@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 from uuid import UUID
 
 from inbound_smtp.checks.authentication import Asked, BeforeReply
-from inbound_smtp.domains import Domains
+from inbound_smtp.checks.clients import Client, Clients
+from inbound_smtp.counts import Distinct, Window
 from inbound_smtp.listener import Listener
+from inbound_smtp.recipients import Recipients
 from inbound_smtp.session import Session
-from inbound_smtp.transaction import Transaction
+from inbound_smtp.transaction import Incoming, Transaction
 from inbound_smtp.verbs import COMMON, Answer, Later, Verb
 from inbound_smtp.verbs.mail import mail
 from inbound_smtp.verbs.rcpt import rcpt
 from mailcore.blob.base import Spooled
+from mailcore.flow.greylist import Greylist
 from mailcore.flow.receive import Arrival, Received, Receives, decision
 from mailcore.flow.returned import MAX_BYTES, Returned
+from mailcore.flow.tables import Tables
 from mailcore.kit.log import logger
 from mailcore.smtp.envelope import Envelope
 from mailcore.smtp.reply import Reply
 
 log = logger(__name__)
-
-Recipient: TypeAlias = tuple[str, UUID | None]
-"""Address, and the organization it belongs to; None: a return path that we made, and its mail is a report."""
-
 
 COMPLAINTS = frozenset(("abuse", "fbl", "complaints", "postmaster"))
 """Where providers send feedback reports."""
@@ -39,21 +39,42 @@ _MARKS = (b"message/feedback-report", b"x-hmxmroriginalrecipient")
 class Mx(Listener):
     verbs: ClassVar[Mapping[str, Verb]] = {**COMMON, "MAIL": mail, "RCPT": rcpt}
 
-    domains: Domains
+    recipients: Recipients
     receives: Receives
     returned: Returned | None = None
     """None: this process has no key to tell our return paths by."""
     before_reply: BeforeReply | None = None
     """None: nothing is refused for not being from whom it says."""
+    tables: Tables | None = None
+    """None: no route rejects anybody before his mail is there."""
+    clients: Clients | None = None
+    """None: nothing is asked about who connects."""
+    greylist: Greylist | None = None
+    unknown: Window = field(default_factory=lambda: Window(0, 600.0))
+    """Recipients who are not here, by client."""
+    different: Distinct = field(default_factory=lambda: Distinct(0, 600.0))
+    """Recipients of domains that take mail to all, by client: each may be a new mailbox."""
+    per_sender: Window = field(default_factory=lambda: Window(0, 60.0))
+    per_recipient: Window = field(default_factory=lambda: Window(0, 60.0))
+
+    def greylist_passes(self, ip: str) -> bool:
+        return self.greylist is None or self.greylist.passes(ip)
 
 
 class MxSession(Session[Mx]):
-    transaction: Transaction[Recipient] | None
+    transaction: Incoming | None
+    client: asyncio.Future[Client] | None = None
+    """What the DNS says of who is there; None: nothing was asked."""
+
+    def open(self) -> None:
+        if self.listener.clients is not None:
+            self.client = asyncio.ensure_future(self.listener.clients.look(self.peer_ip))
 
     def extensions(self) -> list[str]:
         return ["SMTPUTF8"]  # RFC 6531
 
-    def take(self, transaction: Transaction[Recipient], message: bytes | Spooled) -> Answer:
+    def take(self, transaction: Transaction[Any], message: bytes | Spooled) -> Answer:
+        assert isinstance(transaction, Incoming)  # MAIL made it
         if any(org_id is None for _, org_id in transaction.recipients) or _asks_for_operator(transaction):
             return self._take_report(transaction, message)
         before_reply = self.listener.before_reply
@@ -61,9 +82,7 @@ class MxSession(Session[Mx]):
             return self._receive(transaction, message)
         return self._take_proven(before_reply, transaction, message)
 
-    async def _take_proven(
-        self, before_reply: BeforeReply, transaction: Transaction[Recipient], message: bytes | Spooled
-    ) -> Reply:
+    async def _take_proven(self, before_reply: BeforeReply, transaction: Incoming, message: bytes | Spooled) -> Reply:
         asked = await before_reply.ask(
             message,
             peer_ip=self.peer_ip,
@@ -77,7 +96,7 @@ class MxSession(Session[Mx]):
         later = self._receive(transaction, message, asked=asked)
         return later.reply(await later.future)
 
-    async def _take_report(self, transaction: Transaction[Recipient], message: bytes | Spooled) -> Reply:
+    async def _take_report(self, transaction: Incoming, message: bytes | Spooled) -> Reply:
         """It came to a return path, or where complaints come to: it may also be mail to somebody."""
         head = message if isinstance(message, bytes) else await asyncio.to_thread(message.read, MAX_BYTES)
         for address in [address for address, org_id in transaction.recipients if org_id is None]:
@@ -90,7 +109,7 @@ class MxSession(Session[Mx]):
 
     def _receive(
         self,
-        transaction: Transaction[Recipient],
+        transaction: Incoming,
         message: bytes | Spooled,
         told: Sequence[dict[str, Any]] = (),
         asked: Asked | None = None,
@@ -114,7 +133,7 @@ class MxSession(Session[Mx]):
         )
         return Later(self.listener.receives.begin(arrival), _stored)
 
-    async def _returned(self, address: str, raw: bytes, transaction: Transaction[Recipient]) -> None:
+    async def _returned(self, address: str, raw: bytes, transaction: Incoming) -> None:
         """What became of a mail, told to its return path; its row says so when this returns, or an arrival why it does not."""
         if self.listener.returned is not None:
             taken = await self.listener.returned.take(
@@ -130,7 +149,7 @@ class MxSession(Session[Mx]):
         log.info("a complaint", peer=self.peer_ip, what=taken.what, why=taken.why)
         return [decision("returned", taken.what, taken.why)]
 
-    def _facts(self, transaction: Transaction[Recipient]) -> dict[str, Any]:
+    def _facts(self, transaction: Incoming) -> dict[str, Any]:
         """What a Received line would say (RFC 5321 §4.4)."""
         protocol = "SMTP" if not self.extended else "UTF8SMTP" if transaction.smtputf8 else "ESMTP"
         return {
@@ -141,23 +160,30 @@ class MxSession(Session[Mx]):
             "by": self.listener.hostname,
             "body": "8BITMIME" if transaction.body_8bit else "7BIT",
             "connected_at": self.connected_at.isoformat(),
+            **({} if transaction.dsn is None else {"dsn": transaction.dsn}),
+            **({} if self.client is None else _of_client(self.client)),
         }
+
+
+def _of_client(client: asyncio.Future[Client]) -> dict[str, Any]:
+    found = client.result() if client.done() and not client.cancelled() and client.exception() is None else Client()
+    return {"client_name": found.name, "dnsbl": list(found.listed)}
 
 
 def _stored(done: Received) -> Reply:
     return Reply(250, f"Ok: queued as {next(iter(done.ids.values()))}", "2.0.0")
 
 
-def _asks_for_operator(transaction: Transaction[Recipient]) -> bool:
+def _asks_for_operator(transaction: Incoming) -> bool:
     return any(address.partition("@")[0].lower() in COMPLAINTS for address, _ in transaction.recipients)
 
 
-def _may_be_complaint(transaction: Transaction[Recipient], raw: bytes) -> bool:
+def _may_be_complaint(transaction: Incoming, raw: bytes) -> bool:
     """Without reading it."""
     return _asks_for_operator(transaction) and any(mark in raw[:COMPLAINT_BYTES].lower() for mark in _MARKS)
 
 
-def _tenants(transaction: Transaction[Recipient]) -> dict[UUID, list[str]]:
+def _tenants(transaction: Incoming) -> dict[UUID, list[str]]:
     """Organization → its recipients, each once."""
     found: dict[UUID, dict[str, None]] = {}
     for address, org_id in transaction.recipients:

@@ -27,6 +27,10 @@ TOO_BIG = Reply(552, "The message is larger than this server takes", "5.3.4")
 TOO_MANY_RECIPIENTS = Reply(452, "Too many recipients, send the others in another transaction", "4.5.3")
 NO_MEMORY = Reply(452, "Too much mail is coming in at once, try again later", "4.3.1")
 NO_ROOM = Reply(452, "There is no room for the message just now, try again later", "4.3.1")
+NO_SUCH_ADDRESS = Reply(550, "There is no such address here", "5.1.1")
+TOO_MANY_UNKNOWN = Reply(421, "Too many recipients who are not here, try again later", "4.7.0")
+TOO_MANY_DIFFERENT = Reply(450, "Too many different recipients from your address, try again later", "4.7.1")
+TOO_MUCH = Reply(450, "Too much mail in a short time, try again later", "4.7.1")
 NO_RELAY = Reply(550, "Relay access denied: this server takes no mail for that address", "5.7.1")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mailcore.kit.settings import Base, Group, Networks
+from mailcore.kit.settings import Base, Group, Networks, Strings
 
 
 def _none_if_empty(value: Any) -> Any:
@@ -53,6 +53,22 @@ class Smtp(Group, extra="ignore"):
     """Commands of one connection that were refused for good."""
     max_junk_commands: int = Field(100, ge=1)
     """Commands that led to no mail since the last one that did."""
+    max_unknown_per_ip: int = Field(100, ge=0)
+    """Recipients who are not here, in ten minutes in this process, from one address (IPv6: one /64). 0: any number."""
+    max_recipients_per_ip: int = Field(1_000, ge=0)
+    """The same of different recipients in domains that take mail to every address: each of them may be a new mailbox."""
+    max_per_sender: int = Field(0, ge=0)
+    """Mails a minute in this process from one sender's address. 0: any number."""
+    max_per_recipient: int = Field(0, ge=0)
+    """The same to one recipient."""
+    dnsbl: Strings = Field(default_factory=list)
+    """Blocklists in the DNS that are asked about who connects: zen.spamhaus.org, for one."""
+    dnsbl_action: Literal["tag", "reject"] = "reject"
+    """tag: it only stands among the arrival's facts."""
+    rdns: Literal["off", "tag", "reject"] = "off"
+    """Whether who connects must have a name that leads back to his address."""
+    greylist_seconds: float = Field(300.0, gt=0)
+    """How long the first mail has to wait that comes to a domain which has greylisting on."""
     max_auth_failures_per_ip: int = Field(30, ge=1)
     """Failed logins in ten minutes in this process, from one address (IPv6: one /64)."""
     auth_failure_seconds: float = Field(1.0, ge=0)

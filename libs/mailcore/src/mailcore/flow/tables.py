@@ -34,6 +34,11 @@ class Tables:
         self._clock = clock
         self._known: dict[UUID, _Known] = {}
 
+    def held(self, org_id: UUID) -> Table | None:
+        """What `of` would give, where it is here. None: it must be asked for."""
+        known = self._known.get(org_id)
+        return known.table if known is not None and self._clock() - known.asked_at < self._seconds else None
+
     async def of(self, org_ids: Collection[UUID]) -> dict[UUID, Table]:
         """Of each of them; without routes an empty one. Raises Unavailable."""
         now = self._clock()

@@ -18,8 +18,8 @@ from mailcore.smtp.address import Address, parse_address
 from mailcore.smtp.dsn import Notify, Ret, parse_envid, parse_notify, parse_orcpt, parse_ret
 from mailcore.smtp.reply import Reply
 
-MAIL_FORM = "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8]"
-RCPT_FORM = "RCPT TO:<address>"
+MAIL_FORM = "MAIL FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8] [RET=FULL|HDRS] [ENVID=text]"
+RCPT_FORM = "RCPT TO:<address> [NOTIFY=list] [ORCPT=rfc822;address]"
 
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?\Z")
 _LENIENT = re.compile(r"[^\x00-\x20\x7f<>@]{1,64}@(?:[A-Za-z0-9_.-]{1,253}|\[[A-Za-z0-9:.]{1,100}\])\Z")
@@ -98,19 +98,19 @@ def mail(
     return Mail(_sender(path.text, utf8), size, utf8, body == "8BITMIME", ret, envid, strict)
 
 
-def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Address, bool]:
-    """Of `TO:<a@b>`: the address, and whether its brackets were there (without them it may still be an attempt to relay).
+def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Destination, bool]:
+    """Of `TO:<a@b> …`: the recipient, and whether its brackets were there (without them it may still be an attempt to relay).
 
     `<postmaster>` is that of `hostname`. Raises Refusal.
     """
     path = _split(argument, "TO:", RCPT_FORM)
-    for text in path.parameters:
-        name, _ = _parameter(text, set(), RCPT_FORM)
-        raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
+    notify, orcpt = _wishes(path)
     if not path.text:
         raise Refusal(Reply(501, "A recipient is missing: <> is only a sender", "5.1.3"))
     if path.text.lower() == "postmaster":
-        return Address("postmaster", hostname), path.bracketed  # RFC 5321 §4.5.1: it MUST be taken
+        return Destination(
+            Address("postmaster", hostname), notify, orcpt
+        ), path.bracketed  # RFC 5321 §4.5.1: it MUST be taken
     try:
         address = parse_address(path.text, allow_quoted=True)
     except Invalid as error:
@@ -122,7 +122,7 @@ def recipient(argument: str, *, smtputf8: bool, hostname: str) -> tuple[Address,
         raise Refusal(NO_RELAY)
     if address.smtputf8 and not smtputf8:
         raise Refusal(_NEEDS_SMTPUTF8)
-    return address, path.bracketed
+    return Destination(address, notify, orcpt), path.bracketed
 
 
 def destination(argument: str) -> Destination:
@@ -130,6 +130,18 @@ def destination(argument: str) -> Destination:
     path = _split(argument, "TO:", RCPT_FORM)
     if not path.bracketed:
         raise Refusal(syntax(RCPT_FORM))
+    notify, orcpt = _wishes(path)
+    try:
+        address = parse_address(path.text)
+    except Invalid as error:
+        raise Refusal(Reply(553, error.public, "5.1.3")) from error
+    if address.smtputf8:
+        raise Refusal(Reply(553, "An address outside ASCII is not supported", "5.6.7"))
+    return Destination(address, notify, orcpt)
+
+
+def _wishes(path: Path) -> tuple[frozenset[Notify], tuple[str, str] | None]:
+    """NOTIFY and ORCPT (RFC 3461 §4.1, §4.2)."""
     notify: frozenset[Notify] = frozenset()
     orcpt = None
     seen: set[str] = set()
@@ -141,13 +153,7 @@ def destination(argument: str) -> Destination:
             orcpt = _asked(parse_orcpt, value)
         else:
             raise Refusal(Reply(555, f"Parameter {name[:40]} is not supported", "5.5.4"))
-    try:
-        address = parse_address(path.text)
-    except Invalid as error:
-        raise Refusal(Reply(553, error.public, "5.1.3")) from error
-    if address.smtputf8:
-        raise Refusal(Reply(553, "An address outside ASCII is not supported", "5.6.7"))
-    return Destination(address, notify, orcpt)
+    return notify, orcpt
 
 
 T = TypeVar("T")
