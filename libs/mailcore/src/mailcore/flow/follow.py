@@ -39,20 +39,19 @@ async def follow(mail: InHand, table: Table, passes_on: PassesOn) -> None:
     if mail.held:
         return
     if not table.routes:
-        mail.boxes = mailbox_addresses(mail.row.rcpt_to)
+        mail.kept = [each.lower() for each in mail.row.rcpt_to]
         return
     plan = await planned(mail, table)
     if plan.held is not None and isinstance(plan.held.action, QuarantineAction):
         mail.hold("routes", f"{_named(plan.held)}: {plan.held.action.reason}")
         return
     _tell(mail, plan)
-    wanted = _local(mail, plan, table)
+    _local(mail, plan, table)
     leaving = [step for step in plan.steps if isinstance(step.action, ForwardAction | RelayAction)]
     if leaving:
         mail.outgoing = await passes_on.prepare(mail, leaving, table)
-        wanted += mailbox_addresses(mail.outgoing.kept)
-    mail.boxes = list(dict.fromkeys(wanted))
-    done = mail.boxes or mail.posts or leaving
+        mail.kept += [each.lower() for each in mail.outgoing.kept]
+    done = mail.boxes or mail.kept or mail.posts or leaving
     mail.state = "routed" if done else _nothing(plan)
 
 
@@ -95,13 +94,15 @@ def _tell(mail: InHand, plan: Plan) -> None:
             mail.decide("routes", "no route", "No route fits: the mailbox has it.", recipient=step.recipient)
 
 
-def _local(mail: InHand, plan: Plan, table: Table) -> list[str]:
-    """Everything that does not leave. Addresses of mailboxes."""
-    wanted: list[str] = []
+def _local(mail: InHand, plan: Plan, table: Table) -> None:
+    """Everything that does not leave."""
     for step in plan.steps:
         action = step.action
         if isinstance(action, StoreAction):
-            wanted += mailbox_addresses([action.mailbox or step.recipient])
+            if action.mailbox:
+                mail.boxes += mailbox_addresses([action.mailbox])
+            else:
+                mail.kept.append(step.recipient.lower())
         elif isinstance(action, WebhookAction):
             if action.webhook_id in table.endpoints and step.route is not None:
                 mail.posts.append(
@@ -112,13 +113,12 @@ def _local(mail: InHand, plan: Plan, table: Table) -> list[str]:
             else:
                 said = f"{_named(step)} names an endpoint that is switched off or gone: the mailbox has the mail."
                 mail.decide("route", "not posted", said, recipient=step.recipient)
-                wanted += mailbox_addresses([step.recipient])
+                mail.kept.append(step.recipient.lower())
         elif isinstance(action, DropAction):
             mail.decide("route", "dropped", f"{_named(step)} says so.", recipient=step.recipient)
         elif isinstance(action, RejectAction):
             said = f"{_named(step)} rejects it, which could not be said before it was taken: {action.message}"
             mail.decide("route", "refused", said, recipient=step.recipient)
-    return wanted
 
 
 def _nothing(plan: Plan) -> str:

@@ -51,8 +51,10 @@ class InHand:
     """The step that holds it."""
     state: str = "routed"
     """What the arrival becomes: routed, quarantined, dropped, refused."""
+    kept: list[str] = field(default_factory=list)
+    """Recipients in lower case in whose mailboxes it lies; which those are is read when it is written (flow.mailbox)."""
     boxes: list[str] = field(default_factory=list)
-    """Addresses of the mailboxes that it goes into, each once."""
+    """Addresses of the mailboxes that it goes into, each once; before it is written, those that a route names."""
     outgoing: Outgoing | None = None
     """What is passed on of it."""
     posts: list[Post] = field(default_factory=list)

@@ -25,7 +25,7 @@ from functools import partial
 from uuid import UUID
 
 from mailcore.blob.base import BlobStore
-from mailcore.flow import threads
+from mailcore.flow import mailbox, threads
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.follow import follow
 from mailcore.flow.in_hand import InHand, messages_of, received_event, routed, routed_events
@@ -214,6 +214,7 @@ class Routes:
         async with self._store.worker() as db:
             mine = await arrivals.finish(db, worker, [mail.row.id for mail in ready])
             todo = [mail for mail in ready if mail.row.id in mine and mail.row.state == "received"]
+            await mailbox.name(db, todo)
             boxes = await mailboxes.ensure(db, {(mail.row.org_id, address) for mail in todo for address in mail.boxes})
             new = {mail.row.id: messages_of(mail, boxes) for mail in todo if mail.boxes}
             done = await arrivals.settle_routed(db, [routed(mail, new.get(mail.row.id, ())) for mail in todo])

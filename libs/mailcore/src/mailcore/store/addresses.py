@@ -39,6 +39,13 @@ class Receiving:
     """Whether it is worth asking for an address of it: not all are taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class Led:
+    kind: str
+    """alias; catch_all: nobody made it; whole: its domain has no sub-addresses."""
+    boxes: tuple[str, ...]
+
+
 def base_of(local: str) -> str:
     """Of a local part in lower case: without its tag. A quoted one has none, and neither has one that is nothing else."""
     return local if local.startswith('"') else local.partition(SEPARATOR)[0] or local
@@ -58,9 +65,9 @@ async def lookup(store: Store, wanted: Collection[tuple[UUID, str]]) -> dict[tup
     return {(row["domain_id"], row["local"]): row["kind"] for row in rows}
 
 
-async def resolve(db: Connection, wanted: Collection[tuple[UUID, str]]) -> dict[tuple[UUID, str], tuple[str, ...]]:
+async def resolve(db: Connection, wanted: Collection[tuple[UUID, str]]) -> dict[tuple[UUID, str], Led]:
     """Organization and recipient in lower case → the mailboxes that mail to it lies in; only those which are not simply the
-    recipient without its tag. A target is not resolved again: an alias of an alias is what it is called."""
+    recipient without its tag. A target is not resolved again: an alias of an alias is a mailbox of that name."""
     rows = await db.fetch(
         _RESOLVE,
         [org_id for org_id, _ in wanted],
@@ -68,7 +75,7 @@ async def resolve(db: Connection, wanted: Collection[tuple[UUID, str]]) -> dict[
         [base_of(address.rpartition("@")[0]) for _, address in wanted],
         sorted(ALWAYS),
     )
-    return {(row["org_id"], row["address"]): tuple(row["boxes"]) for row in rows}
+    return {(row["org_id"], row["address"]): Led(row["kind"], tuple(row["boxes"])) for row in rows}
 
 
 # ---- by hand ------------------------------------------------------------------------------------------------------------
@@ -144,19 +151,20 @@ FROM addresses a JOIN domains d ON d.id = a.domain_id
 """
 
 _RESOLVE = """
-SELECT w.org_id, w.address, r.boxes
+SELECT w.org_id, w.address, r.kind, r.boxes
 FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (org_id, address, base)
 JOIN domains d ON d.org_id = w.org_id AND d.name = substring(w.address from '[^@]*$'),
 LATERAL (SELECT left(w.address, -length(d.name) - 1) AS local, CASE WHEN d.subaddressing THEN w.base END AS base) AS l,
 LATERAL (
-  SELECT coalesce(
-    (SELECT a.targets FROM addresses a
-     WHERE a.domain_id = d.id AND a.local IN (l.local, l.base) AND a.kind = 'alias'
-     ORDER BY a.local <> l.local LIMIT 1),
-    CASE WHEN d.catch_all = 'mailbox' AND coalesce(l.base, l.local) <> ALL ($4::text[]) AND NOT EXISTS (
-      SELECT FROM mailboxes b WHERE b.org_id = w.org_id AND b.account_id IS NULL
-        AND b.address IN (w.address, l.base || '@' || d.name)) THEN ARRAY[d.catch_all_mailbox] END,
-    CASE WHEN NOT d.subaddressing THEN ARRAY[w.address] END
-  ) AS boxes) AS r
-WHERE r.boxes IS NOT NULL
+  SELECT 'alias' AS kind, a.targets AS boxes, (a.local <> l.local)::int AS place FROM addresses a
+  WHERE a.domain_id = d.id AND a.local IN (l.local, l.base) AND a.kind = 'alias'
+  UNION ALL
+  SELECT 'catch_all', ARRAY[d.catch_all_mailbox], 2
+  WHERE d.catch_all = 'mailbox' AND coalesce(l.base, l.local) <> ALL ($4::text[]) AND NOT EXISTS (
+    SELECT FROM mailboxes b WHERE b.org_id = w.org_id AND b.account_id IS NULL
+      AND b.address IN (w.address, l.base || '@' || d.name))
+  UNION ALL
+  SELECT 'whole', ARRAY[w.address], 3 WHERE NOT d.subaddressing
+  ORDER BY place LIMIT 1
+) AS r
 """
