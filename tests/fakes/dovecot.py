@@ -1,4 +1,5 @@
-"""A private Dovecot on loopback, as root or as an ordinary user: IMAP in clear with STARTTLS and IMAP over TLS."""
+"""A private Dovecot on loopback, as root or as an ordinary user: IMAP in clear with STARTTLS, IMAP over TLS, and LMTP where it is
+installed."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BINARY = shutil.which("dovecot", path="/usr/sbin:/usr/bin:/sbin:/bin")
+LMTP = Path("/usr/lib/dovecot/lmtp")
 PASSWORD = "correct horse"
 
 
@@ -22,6 +24,8 @@ class Dovecot:
     imap: int
     imaps: int
     folder: Path
+    lmtp: int = 0
+    """0: it has no LMTP."""
 
     def append(self, user: str, raw: bytes, *, folder: str = "INBOX", flags: str = "") -> None:
         with imaplib.IMAP4("127.0.0.1", self.imap) as client:
@@ -49,7 +53,7 @@ class Dovecot:
 
 
 def start(
-    folder: Path, ports: tuple[int, int], users: tuple[str, ...], cert: Path, key: Path
+    folder: Path, ports: tuple[int, int, int], users: tuple[str, ...], cert: Path, key: Path
 ) -> tuple[Dovecot, subprocess.Popen[bytes]]:
     """`cert` and `key` are PEM files for 127.0.0.1."""
     account = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
@@ -60,6 +64,7 @@ def start(
         _CONFIG.format(
             folder=folder, user=account.pw_name, group=group, imap=ports[0], imaps=ports[1], cert=cert, key=key
         )
+        + (_LMTP.format(lmtp=ports[2]) if LMTP.exists() else "")
     )
     for path in (folder, *folder.rglob("*")):
         os.chown(path, account.pw_uid, account.pw_gid)
@@ -71,13 +76,22 @@ def start(
         try:
             with socket.create_connection(("127.0.0.1", ports[0]), 1) as sock:
                 assert sock.recv(64).startswith(b"* OK")
-                return Dovecot(ports[0], ports[1], folder), process
+                return Dovecot(ports[0], ports[1], folder, ports[2] if LMTP.exists() else 0), process
         except OSError:
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, "Dovecot does not start"
             time.sleep(0.05)
 
 
+_LMTP = """
+protocols = imap lmtp
+service lmtp {{
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {lmtp}
+  }}
+}}
+"""
 _CONFIG = """
 base_dir = {folder}/run
 state_dir = {folder}/state

@@ -258,7 +258,7 @@ def dovecot_server(tmp_path_factory: pytest.TempPathFactory, certificates: Path)
     cert, key = folder / "cert.pem", folder / "key.pem"
     cert.write_bytes((certificates / "cert.pem").read_bytes())
     key.write_bytes((certificates / "key.pem").read_bytes())
-    server, process = dovecot.start(folder, (free_port(), free_port()), USERS, cert, key)
+    server, process = dovecot.start(folder, (free_port(), free_port(), free_port()), USERS, cert, key)
     try:
         yield server
     finally:

@@ -99,8 +99,8 @@ class PassesOn:
         domain_id = await self._domains.get((row.org_id, address.domain))
         if domain_id is None:
             raise Refused(f"The domain {address.domain} is gone.")
-        auth, _, raw = _ours(mail)
-        head = auth + received(row, recipient) + address_field(RELAYED_FOR, mailbox_addresses([recipient])[0])
+        auth, server, raw = _ours(mail)
+        head = auth + received(row, recipient, server) + address_field(RELAYED_FOR, mailbox_addresses([recipient])[0])
         passed_on = PassedOn("relay", str(row.id), row.mail_from, head)
         email = _new(mail, replace_bare(raw), address.domain, [address], passed_on)
         email.domain_id, email.lane_route = domain_id, lane_route
@@ -129,9 +129,9 @@ def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table)
     sender = own if own in table.senders or not table.senders else table.senders[0]
     chain = auth.get("arc") or {}
     # a chain that could not be judged just now would be sealed as broken, and be broken for good
-    head = received(row, recipient) + address_field("Delivered-To", recipient.lower())
-    passed_on = PassedOn("forward", str(row.id), row.mail_from, head)
     header, server, raw = _ours(mail)
+    head = received(row, recipient, server) + address_field("Delivered-To", recipient.lower())
+    passed_on = PassedOn("forward", str(row.id), row.mail_from, head)
     if header and not chain.get("temporary"):
         passed_on = replace(passed_on, server=server, results=results_of(header), cv=chain.get("result", "none"))
     return _new(mail, replace_bare(raw), sender, targets, passed_on)

@@ -65,10 +65,10 @@ class PassedOn:
         return seal(head, body, as_found(head, self.cv), key, server=self.server, results=self.results, now=now) + whole
 
 
-def received(row: Stored, recipient: str | None) -> str:
-    """The Received field that the arrival would have had (RFC 5321 §4.4): its raw mail is kept without one."""
+def received(row: Stored, recipient: str | None, server: str) -> str:
+    """The Received field that the arrival would have had (RFC 5321 §4.4): its raw mail is kept without one. `server`: our name."""
     facts = row.facts
-    by = _word(facts.get("by") or "") or "postroom"
+    by = _word(facts.get("by") or server) or "postroom"
     came = (
         f"from {_word(facts.get('helo') or '') or 'unknown'} ([{_word(str(facts.get('peer_ip') or row.source))}])\r\n\t"
     )
