@@ -146,6 +146,7 @@ def _fill(there: World) -> None:
     ids["message"] = first("/v1/messages")
     ids["thread"] = first("/v1/threads")
     ids["mailbox"] = first("/v1/mailboxes")
+    ids["address"] = there.made("/v1/addresses", {"address": "no@postroom.test", "kind": "reject"})["id"]
     ids["caught"] = first("/v1/caught")
     wait_for(lambda: api.get(f"/webhooks/{ids['webhook']}/events/{ids['event']}/attempts").json()["data"], "an attempt")
 

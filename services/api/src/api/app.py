@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
 from api.accounts.routes import router as accounts
+from api.addresses.routes import router as addresses
 from api.api_keys.routes import router as api_keys
 from api.arrivals.routes import router as arrivals
 from api.auth import WHO, authenticate
@@ -24,6 +25,7 @@ from api.dmarc.routes import router as dmarc
 from api.docs.routes import router as docs
 from api.domains.claims import router as domain_claims
 from api.domains.dkim import router as domain_dkim
+from api.domains.receiving import router as domain_receiving
 from api.domains.routes import router as domains
 from api.downloads import router as downloads
 from api.edge import Edge
@@ -84,6 +86,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     domains,
     domain_claims,
     domain_dkim,
+    domain_receiving,
     api_keys,
     logs,
     health,
@@ -92,6 +95,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     lab,
     accounts,
     mailboxes,
+    addresses,
     messages,
     threads,
     images,

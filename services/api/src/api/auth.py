@@ -25,6 +25,7 @@ ADMINS_ONLY: tuple[tuple[str, bool], ...] = (
     ("/suppressions", True),
     ("/v1/accounts", True),
     ("/v1/mailboxes", True),
+    ("/v1/addresses", True),
     ("/v1/ways", True),
     ("/v1/routes-out", True),
     ("/v1/routes", True),

@@ -46,6 +46,7 @@ _ALSO = {
     ("post", "/v1/routes/explain"): {"404": "There is no such arrival."},
     ("post", "/v1/accounts"): {"409": "This account is connected already."},
     ("post", "/v1/mailboxes"): {"409": "There is a mailbox with this address already."},
+    ("post", "/v1/addresses"): {"409": "This address is an alias or refused already."},
     ("delete", "/v1/mailboxes/{mailbox_id}"): {"409": "It mirrors an account, which is to be removed instead."},
     ("post", "/v1/domains/{id}/dkim-keys"): {
         "409": "The selector was used before, or a key of this algorithm waits already."

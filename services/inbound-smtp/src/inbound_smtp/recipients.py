@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from mailcore.kit.errors import MailError
-from mailcore.smtp.address import Address
+from mailcore.smtp.address import Address, folded
 from mailcore.store import addresses, organizations
 from mailcore.store.addresses import Receiving
 from mailcore.store.session import Store
@@ -58,12 +58,13 @@ class Recipients:
         if not receiving.listed:
             return Known(receiving, True)
         kinds = []
-        for key in _keys(receiving, address.local.lower()):
+        local = folded(address).rpartition("@")[0]
+        for key in _keys(receiving, local):
             found = self._addresses.get(key)
             if found is None or found[0] <= now:
                 return None
             kinds.append(found[1])
-        return Known(receiving, _taken(receiving, address.local.lower(), kinds))
+        return Known(receiving, _taken(receiving, local, kinds))
 
     async def find(self, address: Address) -> Known:
         """Raises Unavailable."""
@@ -78,7 +79,7 @@ class Recipients:
         receiving = domain[1]
         if receiving is None or not receiving.listed:
             return Known(receiving, receiving is not None)
-        local = address.local.lower()
+        local = folded(address).rpartition("@")[0]
         asked_for = [self._kind(key) for key in _keys(receiving, local)]
         return Known(receiving, _taken(receiving, local, [await asyncio.shield(kind) for kind in asked_for]))
 

@@ -73,6 +73,14 @@ class Mailbox:
         return f"{self.name if _ATOMS.match(self.name) else quoted(self.name)} <{self.address}>"
 
 
+def folded(address: Address) -> str:
+    """As addresses here are compared: local parts whatever their case and, beyond ASCII, their form (NFKC)."""
+    local = address.local
+    if not local.isascii():
+        local = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", local).casefold())
+    return f"{local.lower()}@{address.domain}"
+
+
 def parse_address(text: str, *, allow_quoted: bool = False, allow_dotless: bool = False) -> Address:
     """A bare addr-spec. Raises Invalid.
 

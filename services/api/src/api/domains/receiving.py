@@ -1,0 +1,94 @@
+"""How a domain receives: GET, PATCH /v1/domains/:id/receiving. A change counts at the MX within five seconds.
+
+One object for all of it. A new setting is a column of `domains`, its name in store.addresses.SETTINGS, a line in each shape here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from api.auth import FullAccess
+from api.body import Asked, read, takes
+from api.context import Ctx
+from api.errors import invalid, not_found
+from api.pages import path_id
+from mailcore.kit.errors import Invalid
+from mailcore.smtp.address import folded, parse_address
+from mailcore.store import addresses
+
+router = APIRouter(prefix="/v1/domains/{id}/receiving", tags=["domains"])
+
+CatchAll = Literal["create", "mailbox", "reject"]
+DmarcPolicy = Literal["tag", "quarantine", "reject"]
+
+
+class ReceivingChanged(Asked):
+    """What is left out stays as it is."""
+
+    catch_all: CatchAll = "create"
+    """What becomes of mail to an address that nobody made. create: it gets a mailbox of its own; mailbox: it lies in
+    `catch_all_mailbox`; reject: it is refused while it is sent, 550 5.1.1."""
+    catch_all_mailbox: Annotated[str, Field(max_length=1000)] | None = None
+    """An address of one of the organization's domains."""
+    subaddressing: bool = True
+    """user+tag@ is user@."""
+    greylisting: bool = False
+    """Who has never sent here has to come a second time."""
+    dmarc_policy: DmarcPolicy = "tag"
+    """What is done with mail that fails DMARC: it is said; it is held; it is refused where its author's domain asks for that."""
+
+
+class Receiving(BaseModel):
+    object: Literal["receiving"]
+    domain_id: str
+    catch_all: CatchAll
+    catch_all_mailbox: str | None
+    subaddressing: bool
+    greylisting: bool
+    dmarc_policy: DmarcPolicy
+
+
+@router.get("", responses={200: {"model": Receiving}}, response_model=None)
+async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    async with ctx.store.tenant(who.org_id) as db:
+        row = await addresses.receiving(db, path_id(id))
+    if row is None:
+        raise not_found("Domain")
+    return _shape(row)
+
+
+@router.patch("", responses={200: {"model": Receiving}}, response_model=None, openapi_extra=takes(ReceivingChanged))
+async def update(id: str, request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
+    domain_id = path_id(id)
+    changed = (await read(request, ReceivingChanged)).model_dump(exclude_unset=True)
+    if changed.get("catch_all_mailbox") is not None:
+        changed["catch_all_mailbox"] = _mailbox(changed["catch_all_mailbox"])
+    async with ctx.store.tenant(who.org_id) as db:
+        before = await addresses.receiving(db, domain_id)
+        if before is None:
+            raise not_found("Domain")
+        after = {**dict(before), **changed}
+        if after["catch_all"] == "mailbox" and after["catch_all_mailbox"] is None:
+            raise invalid("Invalid `catch_all_mailbox` field. With `catch_all` set to `mailbox` it must name one.")
+        if changed.get("catch_all_mailbox") and await addresses.foreign_domains(
+            db, [changed["catch_all_mailbox"].rpartition("@")[2]]
+        ):
+            raise invalid("Invalid `catch_all_mailbox` field. It must be an address of a domain of this organization.")
+        row = await addresses.change_receiving(db, domain_id, changed)
+    return _shape(row)
+
+
+def _mailbox(text: str) -> str:
+    try:
+        address = folded(parse_address(text.strip(" "), allow_quoted=True))
+    except Invalid as error:
+        raise invalid(f"Invalid `catch_all_mailbox` field. {error.public}") from None
+    local, _, domain = address.rpartition("@")
+    return f"{addresses.base_of(local)}@{domain}"
+
+
+def _shape(row: Any) -> dict[str, Any]:
+    return {"object": "receiving", "domain_id": str(row["id"]), **{name: row[name] for name in addresses.SETTINGS}}
