@@ -75,7 +75,13 @@ async def test_an_account_is_tried_stored_mirrored_and_forgotten(
     assert listed["id"] == body["id"]
     [message] = (await client.get("/v1/messages", params={"account_id": body["id"]})).json()["data"]
     assert (message["from"], message["subject"], message["mailbox"]) == ("ann@x.test", "Hi", user)
-    assert (await client.get(f"/v1/messages/{message['id']}")).json() == {"object": "message", **message}
+    whole = (await client.get(f"/v1/messages/{message['id']}")).json()
+    assert {name: whole[name] for name in message} == message
+    assert (whole["html"], whole["text"], whole["raw"], whole["attachments"]) == (None, None, None, [])
+    [found] = (await client.get("/v1/messages/search", params={"q": "from:ann@x.test subject:hi"})).json()["data"]
+    assert found == message
+    [thread] = (await client.get("/v1/threads", params={"mailbox_id": message["mailbox_id"]})).json()["data"]
+    assert (thread["id"], thread["messages"]) == (message["thread_id"], 1)
     assert (await client.get("/v1/messages", params={"account_id": str(uuid7())})).json()["data"] == []
 
     gone = await client.delete(f"/v1/accounts/{body['id']}")

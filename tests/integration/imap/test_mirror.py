@@ -152,6 +152,9 @@ async def test_a_new_uidvalidity_starts_the_mirror_again(
     rows = await _mirrored(admin)
     assert [row["subject"] for row in rows] == ["Héllo 7"]
     assert await admin.fetchval("SELECT uidvalidity FROM folders") == rows[0]["uidvalidity"] != old
+    threads = await admin.fetch("SELECT id FROM threads WHERE messages > 0")
+    assert [row["id"] for row in threads] == [rows[0]["thread_id"]]
+    assert await admin.fetchval("SELECT count(*) FROM message_words") == 1
 
 
 async def test_a_wrong_password_says_so_and_is_tried_later(

@@ -3,7 +3,7 @@
 1. open the folder for reading only
 2. list the UIDs above the watermark
 3. fetch their headers, a window at a time
-4. one transaction a window: its messages and the watermark; idempotent on (folder, UIDVALIDITY, UID)
+4. one transaction a window: its messages, their threads and words, the watermark; idempotent on (folder, UIDVALIDITY, UID)
 
 A crash anywhere costs the window in hand, which is fetched again. Nothing is ever marked as seen.
 """
@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from mailcore.flow import threads, words
 from mailcore.kit import failpoint
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import Unavailable
@@ -24,7 +25,7 @@ from mailcore.kit.ids import uuid7
 from mailcore.mime.fields import MailAddress
 from mailcore.mime.parse import Message
 from mailcore.store import accounts
-from mailcore.store.accounts import Account, MirroredMessage
+from mailcore.store.accounts import Account, Folder, MirroredMessage
 from mailcore.store.session import Store
 from mailcore.transport.imap.client import FetchedMail, ImapClient, Security
 
@@ -100,20 +101,27 @@ async def mirror_inbox(
             if not alive():
                 raise LeaseLost("This worker's lease ran out.")
             window = uids[start : start + WINDOW]
-            messages = [_message(mail, clock) for mail in await client.headers(window)]
+            messages = [_message(account, folder, mail, clock) for mail in await client.headers(window)]
             failpoint.hit("f19")
             async with store.worker() as db:
-                if not await accounts.mirror(db, account, worker, folder, messages, window[-1]):
+                if not await accounts.hold(db, account, worker):
                     raise LeaseLost("Another worker has this account.")
+                missing = await accounts.not_yet(db, folder, [message.uid for message in messages])
+                new = await threads.assign(db, [message for message in messages if message.uid in missing])
+                await accounts.mirror(db, folder, new, window[-1])
             folder = replace(folder, watermark=window[-1])
         await client.logout()
         return len(uids)
 
 
-def _message(mail: FetchedMail, clock: Clock) -> MirroredMessage:
+def _message(account: Account, folder: Folder, mail: FetchedMail, clock: Clock) -> MirroredMessage:
     summary = Message(mail.header).summary()
+    received_at = mail.internal_date or clock.now()
+    found_by = words.tsvector(summary, org_id=account.org_id, received_at=received_at)
     return MirroredMessage(
         id=uuid7(),
+        org_id=account.org_id,
+        mailbox_id=folder.mailbox_id,
         uid=mail.uid,
         message_id=summary.message_id,
         from_=_shown(summary.from_[0]) if summary.from_ else None,
@@ -123,7 +131,11 @@ def _message(mail: FetchedMail, clock: Clock) -> MirroredMessage:
         date=summary.date,
         size=mail.size,
         flags=list(mail.flags),
-        received_at=mail.internal_date or clock.now(),
+        received_at=received_at,
+        reply_to=[_shown(one) for one in summary.reply_to],
+        doubts=summary.doubts,
+        words=words.of_mailbox(found_by, words.mark(account.org_id, received_at), folder.mailbox_id),
+        related=threads.related(summary),
     )
 
 

@@ -21,13 +21,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from mailcore.kit.ids import uuid7
 from mailcore.mime import subjects
 from mailcore.mime.parse import Summary
 from mailcore.store import threads
-from mailcore.store.messages import Related, RoutedMessage
+from mailcore.store.messages import Related
 from mailcore.store.session import Connection
 from mailcore.store.threads import Grown, Key, Known
 
@@ -38,6 +39,24 @@ MAX_PEOPLE = 50
 _TRIES = 3
 _OUTLOOK_OCTETS = 22
 """The header block of a Thread-Index ([MS-OXOMSG] 2.2.1.3): what follows is of the single answers."""
+
+
+class Message(Protocol):
+    """What a new message is here, routed or mirrored: a dataclass that also has `thread_id` and `thread_by`."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def org_id(self) -> UUID: ...
+    @property
+    def mailbox_id(self) -> UUID: ...
+    @property
+    def received_at(self) -> datetime: ...
+    @property
+    def related(self) -> Related: ...
+
+
+M = TypeVar("M", bound=Message)
 
 
 def related(found: Summary) -> Related:
@@ -58,8 +77,10 @@ def related(found: Summary) -> Related:
     )
 
 
-async def assign(db: Connection, new: Sequence[RoutedMessage]) -> list[RoutedMessage]:
+async def assign(db: Connection, new: Sequence[M]) -> list[M]:
     """The same messages with `thread_id` and `thread_by`; their threads are stored, or have grown. Role worker."""
+    if not new:
+        return []
     keys = {(one.mailbox_id, key) for one in new for _, key in _keys(one.related)}
     orgs = {one.mailbox_id: one.org_id for one in new}
     for _ in range(_TRIES):
@@ -83,9 +104,9 @@ class _Thread:
     participants: set[str]
     messages: int
     last_at: datetime
-    added: list[RoutedMessage] = field(default_factory=list)
+    added: list[Message] = field(default_factory=list)
 
-    def add(self, message: RoutedMessage) -> None:
+    def add(self, message: Message) -> None:
         self.added.append(message)
         self.messages += 1
         self.participants.update(message.related.people)
@@ -120,7 +141,7 @@ class _Sorting:
     def grown(self) -> Iterator[_Thread]:
         return (thread for thread in self._threads.values() if thread.added)
 
-    def place(self, message: RoutedMessage) -> RoutedMessage:
+    def place(self, message: M) -> M:
         thread, by = self._find(message)
         if thread is None:
             thread = _Thread(
@@ -136,9 +157,9 @@ class _Sorting:
         for kind, key in _keys(message.related):
             self._lead((message.mailbox_id, key), thread, is_subject=kind == "subject")
         thread.add(message)
-        return replace(message, thread_id=thread.id, thread_by=by)
+        return replace(message, thread_id=thread.id, thread_by=by)  # type: ignore[type-var]
 
-    def _find(self, message: RoutedMessage) -> tuple[_Thread | None, str]:
+    def _find(self, message: Message) -> tuple[_Thread | None, str]:
         about = message.related
         for kind, key in _keys(about):
             thread = self._leads_to((message.mailbox_id, key), message)
@@ -155,7 +176,7 @@ class _Sorting:
             return thread, kind
         return None, "new"
 
-    def _leads_to(self, key: Key, message: RoutedMessage) -> _Thread | None:
+    def _leads_to(self, key: Key, message: Message) -> _Thread | None:
         if key in self._by_key:
             return self._by_key[key]
         known = self._known.get(key)

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from mailcore.store import threads
+from mailcore.store.messages import Related
 from mailcore.store.session import Connection
 
 
@@ -28,11 +30,14 @@ class Folder:
     id: UUID
     uidvalidity: int
     watermark: int
+    mailbox_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class MirroredMessage:
     id: UUID
+    org_id: UUID
+    mailbox_id: UUID
     uid: int
     message_id: str | None
     from_: str | None
@@ -43,6 +48,13 @@ class MirroredMessage:
     size: int
     flags: list[str]
     received_at: datetime
+    reply_to: list[str]
+    doubts: list[str]
+    words: str
+    """As store.messages has them."""
+    related: Related
+    thread_id: UUID | None = None
+    thread_by: str | None = None
 
 
 # ---- for the api, as the tenant --------------------------------------------------------------------------------------
@@ -170,7 +182,8 @@ async def open_folder(db: Connection, account: Account, folder_id: UUID, name: s
     """The folder as mirrored so far. A new UIDVALIDITY (RFC 3501 §2.3.1.1) voids its UIDs: the mirror starts again."""
     row = await db.fetchrow(
         "INSERT INTO folders (id, org_id, account_id, name, uidvalidity) VALUES ($1, $2, $3, $4, $5) "
-        "ON CONFLICT (account_id, name) DO UPDATE SET name = excluded.name RETURNING id, uidvalidity, watermark",
+        "ON CONFLICT (account_id, name) DO UPDATE SET name = excluded.name "
+        "RETURNING id, uidvalidity, watermark, (SELECT b.id FROM mailboxes b WHERE b.account_id = $3) AS mailbox_id",
         folder_id,
         account.org_id,
         account.id,
@@ -178,26 +191,40 @@ async def open_folder(db: Connection, account: Account, folder_id: UUID, name: s
         uidvalidity,
     )
     if row["uidvalidity"] == uidvalidity:
-        return Folder(row["id"], uidvalidity, row["watermark"])
-    await db.execute("DELETE FROM messages WHERE folder_id = $1", row["id"])
+        return Folder(row["id"], uidvalidity, row["watermark"], row["mailbox_id"])
+    gone = await db.fetch("DELETE FROM messages WHERE folder_id = $1 RETURNING thread_id", row["id"])
+    await threads.lost(db, [one["thread_id"] for one in gone if one["thread_id"] is not None])
     await db.execute("UPDATE folders SET uidvalidity = $2, watermark = 0 WHERE id = $1", row["id"], uidvalidity)
-    return Folder(row["id"], uidvalidity, 0)
+    return Folder(row["id"], uidvalidity, 0, row["mailbox_id"])
 
 
-async def mirror(
-    db: Connection, account: Account, worker: int, folder: Folder, messages: Sequence[MirroredMessage], watermark: int
-) -> bool:
-    """Stores messages and moves the watermark, together, only while the lease is ours. A message that is here stays as it is."""
-    mine = await db.fetchval("SELECT true FROM accounts WHERE id = $1 AND worker = $2 FOR UPDATE", account.id, worker)
-    if not mine:
-        return False
+async def hold(db: Connection, account: Account, worker: int) -> bool:
+    """Whether the lease is ours, and until the transaction ends nobody else's."""
+    return bool(
+        await db.fetchval("SELECT true FROM accounts WHERE id = $1 AND worker = $2 FOR UPDATE", account.id, worker)
+    )
+
+
+async def not_yet(db: Connection, folder: Folder, uids: Collection[int]) -> set[int]:
+    """Those of `uids` that are not here."""
+    rows = await db.fetch(
+        "SELECT uid FROM messages WHERE folder_id = $1 AND uidvalidity = $2 AND uid = ANY ($3::bigint[])",
+        folder.id,
+        folder.uidvalidity,
+        list(uids),
+    )
+    return set(uids) - {row["uid"] for row in rows}
+
+
+async def mirror(db: Connection, folder: Folder, messages: Sequence[MirroredMessage], watermark: int) -> None:
+    """Stores messages and moves the watermark, together. `hold` the account before, and ask what is `not_yet` here."""
     await db.executemany(
         _MIRROR,
         [
             (
                 message.id,
-                account.org_id,
-                account.id,
+                message.org_id,
+                message.mailbox_id,
                 folder.id,
                 folder.uidvalidity,
                 message.uid,
@@ -210,6 +237,11 @@ async def mirror(
                 message.size,
                 message.flags,
                 message.received_at,
+                message.reply_to,
+                message.doubts,
+                message.thread_id,
+                message.thread_by,
+                message.words,
             )
             for message in messages
         ],
@@ -220,12 +252,15 @@ async def mirror(
         folder.uidvalidity,
         watermark,
     )
-    return True
 
 
 _MIRROR = """
-INSERT INTO messages (id, org_id, mailbox_id, folder_id, uidvalidity, uid, message_id, from_, to_, cc, subject, date, size, flags,
-                      received_at)
-SELECT $1, $2, b.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM mailboxes b WHERE b.account_id = $3
-ON CONFLICT DO NOTHING
+WITH made AS (
+  INSERT INTO messages (id, org_id, mailbox_id, folder_id, uidvalidity, uid, message_id, from_, to_, cc, subject, date, size, flags,
+                        received_at, reply_to, doubts, thread_id, thread_by)
+  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+  ON CONFLICT DO NOTHING RETURNING id, org_id, mailbox_id, received_at
+)
+INSERT INTO message_words (message_id, org_id, mailbox_id, received_at, words)
+SELECT id, org_id, mailbox_id, received_at, $20::text::tsvector FROM made
 """

@@ -98,6 +98,15 @@ async def shrink(db: Connection, thread_id: UUID) -> None:
     await db.execute("DELETE FROM threads WHERE id = $1 AND messages = 0", thread_id)
 
 
+async def lost(db: Connection, thread_ids: Sequence[UUID]) -> None:
+    """Each as often as it lost a message. One without messages is no longer listed; it comes back with its next one."""
+    await db.execute(
+        "UPDATE threads t SET messages = greatest(0, t.messages - g.n) "
+        "FROM (SELECT id, count(*)::integer AS n FROM unnest($1::uuid[]) AS u (id) GROUP BY id ORDER BY id) g WHERE t.id = g.id",
+        list(thread_ids),
+    )
+
+
 async def page(db: Connection, asked: Page, *, mailbox_id: UUID | None = None, unread: bool | None = None) -> Slice:
     """The one with the newest message first. Role app."""
     select, args = _SELECT, []
@@ -121,7 +130,7 @@ SELECT t.id, t.mailbox_id, b.address, b.account_id, t.subject, t.participants, t
        (SELECT count(*) FROM messages g WHERE g.thread_id = t.id AND NOT g.seen) AS unread, g.snippet, g.from_
 FROM threads t JOIN mailboxes b ON b.id = t.mailbox_id
 LEFT JOIN LATERAL (SELECT snippet, from_ FROM messages WHERE thread_id = t.id ORDER BY received_at DESC, id DESC LIMIT 1) g ON true
-WHERE true
+WHERE t.messages > 0
 """
 
 _KNOWN = """
