@@ -83,12 +83,18 @@ class Lexemes:
     _place: int = 0
 
     def add(self, text: str, field_: str = "") -> None:
+        # a text has hundreds of words, and this is run for each: no call but those of dicts and lists
+        known, place = self._places, self._place
         for word in words(text):
-            self._place = min(self._place + 1, _LAST_PLACE)
-            self._put(word)
-            if field_:
-                self._put(f"{field_}:{word}")
-        self._place = min(self._place + 1, _LAST_PLACE)  # a phrase does not reach from one field into the next
+            place += place < _LAST_PLACE
+            for lexeme in (word, f"{field_}:{word}") if field_ else (word,):
+                places = known.get(lexeme)
+                if places is not None:
+                    if len(places) < _POSITIONS:
+                        places.append(place)
+                elif len(known) < MAX_WORDS:
+                    known[lexeme] = [place]
+        self._place = min(place + 1, _LAST_PLACE)  # a phrase does not reach from one field into the next
 
     def add_addresses(self, people: Iterable[tuple[str, str]], field_: str) -> None:
         """Names with addresses; of an address also itself, its local part, its domain and what that belongs to."""
@@ -106,7 +112,9 @@ class Lexemes:
                     self.add_one(f"{field_}:{part}")
 
     def add_one(self, lexeme: str) -> None:
-        self._put(lexeme, placed=False)
+        """Without a place."""
+        if lexeme in self._places or len(self._places) < MAX_WORDS:
+            self._places.setdefault(lexeme, [])
 
     def tsvector(self) -> str:
         """As Postgres reads it."""
@@ -116,12 +124,3 @@ class Lexemes:
             at = ":" + ",".join(map(str, places)) if places else ""
             pieces.append(f"'{mark}{word}'{at}")
         return " ".join(pieces)
-
-    def _put(self, lexeme: str, *, placed: bool = True) -> None:
-        places = self._places.get(lexeme)
-        if places is None:
-            if len(self._places) >= MAX_WORDS:
-                return
-            places = self._places[lexeme] = []
-        if placed and len(places) < _POSITIONS:
-            places.append(self._place)
