@@ -178,7 +178,9 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "messages": newest("/v1/messages"),
         "threads": newest("/v1/threads"),
         "mailboxes": api.post("/v1/mailboxes", json={"address": "gone-soon@postroom.test"}).json()["id"],
-        "addresses": api.post("/v1/addresses", json={"address": "gone@postroom.test", "kind": "reject"}).json()["id"],
+        "addresses": api.post(
+            "/v1/addresses", json=BODIES["POST", "/v1/addresses"] | {"address": "gone@postroom.test"}
+        ).json()["id"],
         "caught": newest("/v1/caught"),
         "domains": domain,
         "dkim_key": newest(f"/v1/domains/{domain}/dkim-keys"),

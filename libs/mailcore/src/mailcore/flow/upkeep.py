@@ -109,8 +109,8 @@ async def upkeep_at(
 
 
 async def forget(store: Store) -> int:
-    """Conversations past their 30 days, what keys sent longer ago, DMARC reports of more than a year, who has not come again for long.
-    Returns the attempts it came to. Raises Unavailable."""
+    """Conversations past their 30 days, what keys sent longer ago, DMARC reports of more than a year, whom the greylist has not
+    seen for long. Returns the attempts it came to. Raises Unavailable."""
     full = True
     while full:
         async with store.worker() as db:
