@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from mailcore.blob.base import INLINE_BYTES
+from mailcore.kit.ids import uuid7
 
 from .harness import Client, certificate
 
@@ -116,6 +117,37 @@ async def test_what_was_answered_is_routed_after_a_kill(service: Start, admin: a
     async with service():  # type: ignore[attr-defined]
         await _routed(admin, 1)
     assert await admin.fetchval("SELECT count(*) FROM messages") == 1
+
+
+@pytest.mark.parametrize("failpoint", ["f17-routing", "f17-routed"])
+async def test_a_kill_while_routing_passes_everything_on_once(
+    service: Start, admin: asyncpg.Connection, org: UUID, failpoint: str
+) -> None:
+    webhook = uuid7()
+    await admin.execute(
+        "INSERT INTO webhooks (id, org_id, endpoint, events, secret_sealed) VALUES ($1, $2, 'https://x', '{}', '')",
+        *(webhook, org),
+    )
+    forward = {"type": "forward", "to": ["boss@elsewhere.example"]}
+    await admin.execute(
+        "INSERT INTO routes (id, org_id, position, name, match, actions) VALUES ($1, $2, 1, 'all', '{}', $3)",
+        *(uuid7(), org, [{"type": "store"}, forward, {"type": "webhook", "webhook_id": str(webhook)}]),
+    )
+    async with service(failpoint) as running:  # type: ignore[attr-defined]
+        for n in range(3):
+            try:
+                await running.deliver(b"Subject: %d\r\n\r\nbody\r\n" % n)
+            except OSError:
+                break  # it is dead already
+        assert await asyncio.wait_for(running.process.wait(), 20) == 137
+    answered = await admin.fetchval("SELECT count(*) FROM arrivals")
+    assert answered >= 1
+    async with service():  # type: ignore[attr-defined]
+        await _routed(admin, answered)
+    for table in ("messages", "emails", "deliveries", "queue", "webhook_queue"):
+        assert await admin.fetchval(f"SELECT count(*) FROM {table}") == answered, table
+    # received, sent, routed
+    assert await admin.fetchval("SELECT count(*) FROM events") == 3 * answered
 
 
 async def test_sigterm_finishes_what_is_under_way_and_ends_with_0(service: Start, admin: asyncpg.Connection) -> None:

@@ -80,8 +80,8 @@ def facts_of(mail: InHand, *, header: bool = True) -> Facts:
         headers=named,
         attachments=bool(found.attachments),
         automatic=header and automatic(fields, row.mail_from) is not None,
-        verdicts=(),
-        scores=(),
+        verdicts=tuple(mail.verdicts),
+        scores=tuple(mail.scores),
         auth=outcomes(mail.auth) if mail.auth else {},
     )
 

@@ -45,6 +45,9 @@ class InHand:
     """What the steps decided and why, in order; appended to `arrivals.decisions`."""
     auth: dict[str, Any] | None = None
     """As flow.authenticate tells it; of a mail that was looked at before the reply, what was found then."""
+    verdicts: list[str] = field(default_factory=list)
+    """What scanners say: clean, suspicious, spam, infected, error …; routes ask for them, and spam is not forwarded."""
+    scores: list[float] = field(default_factory=list)
     held: str = ""
     """Why nothing becomes of it before somebody looks at it: it is quarantined. Empty: nothing is in its way."""
     held_by: str | None = None

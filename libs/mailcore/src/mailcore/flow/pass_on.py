@@ -31,6 +31,8 @@ from mailcore.store.emails import NewRow
 from mailcore.store.session import Store
 
 DOMAIN_SECONDS = 5.0
+UNWANTED = ("spam", "infected")
+"""Verdicts with which nothing is forwarded: it would be ours that others judge us by."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,10 @@ class PassesOn:
         """None: it goes there already. Raises Refused."""
         if (why := loop(mail, step.recipient)) is not None:
             raise Refused(why, enhanced="5.4.6")
+        if isinstance(step.action, ForwardAction) and (
+            bad := next((one for one in mail.verdicts if one in UNWANTED), None)
+        ):
+            raise Refused(f"A scanner says {bad}: such mail is not forwarded under our name.")
         if isinstance(step.action, RelayAction):
             return await self._relay(mail, step.recipient, step.action, table)
         assert isinstance(step.action, ForwardAction)

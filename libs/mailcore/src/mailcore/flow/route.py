@@ -36,6 +36,7 @@ from mailcore.flow.reports import Reports
 from mailcore.flow.returned import Returned
 from mailcore.flow.submit import Due, Submits
 from mailcore.flow.tables import Tables
+from mailcore.kit import failpoint
 from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.retry import delay
@@ -225,6 +226,8 @@ class Routes:
             queued = await events.insert(db, [received_event(mail.row) for mail in written])
             queued += await events.insert_for(db, [post for mail in written for post in routed_events(mail)])
             due = await self._pass_on(db, written)
+            failpoint.hit("f17-routing")
+        failpoint.hit("f17-routed")
         return len(done), Due(due.sites, due.webhooks or queued > 0)
 
     async def _pass_on(self, db: Connection, written: Sequence[InHand]) -> Due:

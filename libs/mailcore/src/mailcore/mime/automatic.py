@@ -37,7 +37,7 @@ def automatic(fields: Sequence[Field], mail_from: str) -> str | None:
     for field in fields:
         value = field.value.decode("ascii", "replace").strip().lower()
         if field.name == "auto-submitted":
-            if value.partition(";")[0].strip() != "no":  # RFC 3834 §5
+            if re.split(r"[;(]", value, maxsplit=1)[0].strip() != "no":  # RFC 3834 §5
                 return f"It says Auto-Submitted: {value[:60]}."
         elif field.name == "precedence":
             if value in _IN_BULK:
