@@ -109,9 +109,8 @@ async def test_only_who_holds_the_lease_marks_and_settles(
     await admin.execute("UPDATE queue SET crashes = 0")
     other = await _register(store)
     (new,) = await _claim(store, other, lanes)
-    async with store.worker(durable=False) as db:
-        assert await deliveries.mark_dot_sent(db, [old]) == set()
-        assert await deliveries.mark_dot_sent(db, [new]) == {new.key}
+    assert await deliveries.mark_dot_sent(store, [old]) == set()
+    assert await deliveries.mark_dot_sent(store, [new]) == {new.key}
     late = await door.settle(store, [_attempt(old)])
     assert late.settled == frozenset()
     assert (await tenant.delivery(email_id))["state"] == "queued"
@@ -200,8 +199,7 @@ async def test_a_lease_that_was_given_back_is_fenced_when_the_same_worker_gets_t
     await door.release(store, [old])
     (new,) = await _claim(store, worker, lanes)
     assert (new.key, new.worker, new.attempt) == (old.key, old.worker, old.attempt)
-    async with store.worker(durable=False) as db:
-        assert await deliveries.mark_dot_sent(db, [old]) == set()
+    assert await deliveries.mark_dot_sent(store, [old]) == set()
     for outcome in (DELIVERED, DEFERRED):
         assert (await door.settle(store, [_attempt(old, outcome)])).settled == frozenset()
     async with store.worker() as db:
@@ -209,8 +207,7 @@ async def test_a_lease_that_was_given_back_is_fenced_when_the_same_worker_gets_t
     stored = await tenant.queued(email_id)
     assert stored is not None
     assert (stored["worker"], stored["attempt"], stored["dot_sent"]) == (worker, 1, False)
-    async with store.worker(durable=False) as db:
-        assert await deliveries.mark_dot_sent(db, [new]) == {new.key}
+    assert await deliveries.mark_dot_sent(store, [new]) == {new.key}
     assert (await door.settle(store, [_attempt(new)])).settled == {new.key}
 
 
@@ -268,8 +265,7 @@ async def test_after_the_dot_the_retry_is_marked(
 ) -> None:
     email_id = await tenant.send("you@example.com")
     (row,) = await _claim(store, worker, await _lanes(admin))
-    async with store.worker(durable=False) as db:
-        await deliveries.mark_dot_sent(db, [row])
+    await deliveries.mark_dot_sent(store, [row])
     await _die(admin, worker)
     (back,) = await door.sweep(store, "outbound", 20)
     assert back.possible_duplicate
@@ -342,8 +338,7 @@ async def test_of_several_suspects_the_one_before_its_dot_is_blamed(
             row = await deliveries.claim_suspect(db, lane, worker, schedule=SCHEDULE)
         assert row is not None
         rows.append(row)
-    async with store.worker(durable=False) as db:
-        await deliveries.mark_dot_sent(db, rows[:2])
+    await deliveries.mark_dot_sent(store, rows[:2])
     await _die(admin, worker)
     back = {row.email_id: row for row in await door.sweep(store, "outbound", 20)}
     assert [back[row.email_id].crashes for row in rows] == [1, 1, 2]

@@ -19,7 +19,9 @@ from mailcore.transport import Mail
 log = logger(__name__)
 
 GATHER_SECONDS = 0.005
-"""Between two statements: a lone mail does not wait, a busy process marks a dozen at a time."""
+"""Between two statements: a lone mail does not wait, a busy process marks a dozen at a time …"""
+ENOUGH = 10
+"""… and no one waits once so many are together."""
 
 
 class Gate:
@@ -54,8 +56,7 @@ class Gate:
         while self._asking:
             asking, self._asking = self._asking, []
             try:
-                async with self._store.worker(durable=False, by_index=True) as db:
-                    mine = await deliveries.mark_dot_sent(db, [row for row, _ in asking])
+                mine = await deliveries.mark_dot_sent(self._store, [row for row, _ in asking])
             except Unavailable as error:
                 log.warning("no final dot may leave: the database is away", mails=len(asking), error=error.public)
                 mine = set()
@@ -69,4 +70,5 @@ class Gate:
                     leave.set_result(alive and row.key in mine)
                 if self._watched and (event := self._watched.get(row.key)):
                     event.set()
-            await asyncio.sleep(GATHER_SECONDS)
+            if len(self._asking) < ENOUGH:
+                await asyncio.sleep(GATHER_SECONDS)

@@ -6,7 +6,7 @@
 4. `settle`         what became of leased rows, only where the lease is still the one that was claimed
 5. `release`        give back rows that were never begun
 
-What is done to many rows (`claim`, `mark_dot_sent`, `settle`, `release`) is done in `store.worker(by_index=True)`.
+What is done to many rows (`claim`, `settle`, `release`) is done in `store.worker(by_index=True)`.
 
 A row whose attempt ended with its worker's death is a suspect (`crashes` > 0): `claim` leaves it to `claim_suspect`, which leases
 one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it. Suspects take turns: the next
@@ -24,7 +24,7 @@ from uuid import UUID
 import asyncpg
 
 from mailcore.store.plans import by_index
-from mailcore.store.session import Connection
+from mailcore.store.session import Connection, Store
 from mailcore.store.ways import TAKEN, TAKEN_COLUMNS, Taken, taken
 
 JITTER = 0.1
@@ -254,31 +254,26 @@ WITH picked AS MATERIALIZED (
 # ---- 3. dot_sent -----------------------------------------------------------------------------------------------------
 
 
-async def mark_dot_sent(db: Connection, rows: Sequence[Leased]) -> set[Key]:
+async def mark_dot_sent(store: Store, rows: Sequence[Leased]) -> set[Key]:
     """The ones that are still leased as they were claimed: only their final dot may leave.
 
-    In `store.worker(durable=False, by_index=True)`: a server that crashes may forget the mark, which is why a lease older than
-    the server's start counts as marked (`leases.take_back`).
+    Many wait for each of these: it is one round trip. A server that crashes may forget the mark, which is why a lease older than
+    the server's start counts as marked (`leases.take_back`). Raises Unavailable.
     """
-    marked = await db.fetch(
-        _MARK,
-        [row.email_id for row in rows],
-        [row.n for row in rows],
-        [row.attempt for row in rows],
-        [row.worker for row in rows],
-        [row.leased_at for row in rows],
-    )
-    return {(row[0], row[1]) for row in marked}
+    if await store.worker_script(_mark(rows)) == len(rows):
+        return {row.key for row in rows}
+    async with store.worker(durable=False, by_index=True) as db:  # which ones were taken from us
+        return {(row[0], row[1]) for row in await db.fetch(f"{_mark(rows)} RETURNING q.email_id, q.n")}
 
 
-_MARK = """
+def _mark(rows: Sequence[Leased]) -> str:
+    columns = zip(*((r.email_id, r.n, r.attempt, r.worker, r.leased_at.isoformat()) for r in rows), strict=True)
+    email_id, n, attempt, worker, leased_at = (",".join(map(str, column)) for column in columns)
+    return f"""
 UPDATE queue q SET dot_sent = true
-FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[])
-    AS t (email_id, n, attempt, worker, leased_at)
-WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
-    AND q.leased_at = t.leased_at
-RETURNING q.email_id, q.n
-"""
+FROM unnest('{{{email_id}}}'::uuid[], '{{{n}}}'::smallint[], '{{{attempt}}}'::smallint[], '{{{worker}}}'::bigint[],
+            '{{{leased_at}}}'::timestamptz[]) AS t (email_id, n, attempt, worker, leased_at)
+WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt AND q.leased_at = t.leased_at"""
 
 
 # ---- 4. settle -------------------------------------------------------------------------------------------------------
