@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID
 
 import asyncpg
@@ -30,6 +33,7 @@ from mailcore.store.session import Store
 from peers import free_port, peer
 from postroom.local import postgres, tls, valkey
 from postroom.local.folder import Folder
+from stack import traversable
 
 MASTER_KEY = bytes(range(32))
 SUPER_PASSWORD = "super-secret"
@@ -69,36 +73,56 @@ async def _until(ready: Callable[[], Awaitable[object]], seconds: float = 30) ->
             return
 
 
+@contextmanager
+def _cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory where there is some: a database a test is a thousand files a test."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < _MEMORY_BYTES:
+        yield tmp_path_factory.mktemp("postgres")
+        return
+    for left in memory.glob("pytest-postgres-*"):  # by a run that was killed
+        if not Path(f"/proc/{left.name.split('-')[2]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=f"pytest-postgres-{os.getpid()}-", dir=memory, ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+_MEMORY_BYTES = 2 << 30
+
+
 @pytest.fixture(scope="session")
 async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    root = tmp_path_factory.mktemp("postgres")
-    for folder in (root, *root.parents):  # as root the server runs as nobody, who must reach it
-        if folder.owner() == Path.home().owner() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    server = Server(free_port())
-    major = int(os.environ.get("POSTROOM_TEST_POSTGRES", "18"))
-    cluster = postgres.prepare(Folder(root), server.port, SUPER_PASSWORD, major)
-    account = cluster.account
-    process = subprocess.Popen(
-        # every test opens connections of its own: a thousandth of the work for a password that guards nothing
-        [*cluster.argv(), "--fsync=off", "--max-connections=300", "--scram-iterations=1"],
-        env=postgres.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        **({"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}),
-    )
-    try:
-        await _until(lambda: _connect_once(server.admin_url()))
-        connection = await asyncpg.connect(server.admin_url())
-        await connection.execute(f"ALTER ROLE postgres PASSWORD '{SUPER_PASSWORD}'")  # anew, for that work
-        await connection.execute("CREATE DATABASE template_postroom")
-        await migrate.migrate(server.admin_url("template_postroom"))
-        await migrate.make_login(server.admin_url("template_postroom"), server.url("template_postroom"))
-        await connection.close()
-        yield server
-    finally:
-        _stop(process)
+    with _cluster_folder(tmp_path_factory) as root:
+        traversable(root)
+        server = Server(free_port())
+        major = int(os.environ.get("POSTROOM_TEST_POSTGRES", "18"))
+        cluster = postgres.prepare(Folder(root), server.port, SUPER_PASSWORD, major)
+        account = cluster.account
+        process = subprocess.Popen(
+            [*cluster.argv(), *_HASTE],
+            env=postgres.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            **({"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}),
+        )
+        try:
+            await _until(lambda: _connect_once(server.admin_url()))
+            connection = await asyncpg.connect(server.admin_url())
+            await connection.execute(f"ALTER ROLE postgres PASSWORD '{SUPER_PASSWORD}'")  # anew, by fewer iterations
+            await connection.execute("CREATE DATABASE template_postroom")
+            await migrate.migrate(server.admin_url("template_postroom"))
+            await migrate.make_login(server.admin_url("template_postroom"), server.url("template_postroom"))
+            await connection.close()
+            yield server
+        finally:
+            _stop(process)
+
+
+_HASTE = (
+    *("--fsync=off", "--max-connections=300", "--min-wal-size=32MB", "--max-wal-size=256MB"),
+    "--scram-iterations=1",  # every test opens connections of its own: little work for a password that guards nothing
+)
 
 
 async def _connect_once(url: str) -> None:
