@@ -12,7 +12,6 @@ Not known yet is an answer of its own: at RCPT there is no header. Whoever decid
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -37,7 +36,6 @@ MAX_SUBJECT = 4096
 """Characters of a header field, or of a subject, that are looked at."""
 _PATTERN_MEMORY = 1 << 20
 _SHOWN = 120
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +237,44 @@ def conditions(match: Match) -> list[Condition]:
 def any_of(patterns: Patterns) -> Callable[[Sequence[str]], bool]:
     """Whether one of the texts fits one of the patterns."""
     tried = [_one(pattern) for pattern in (patterns if isinstance(patterns, list) else [patterns])]
-    return lambda texts: any(fits(_SURROGATES.sub("\ufffd", text[:MAX_SUBJECT])) for text in texts for fits in tried)
+    if len(tried) == 1:
+        (only,) = tried
+        return lambda texts: any(map(only, texts))
+    return lambda texts: any(fits(text) for text in texts for fits in tried)
 
 
 def _one(pattern: Pattern) -> Callable[[str], bool]:
     if isinstance(pattern, Regex):
-        search = _compile(pattern.regex).search
-        return lambda text: search(text) is not None
-    if "*" not in pattern and "?" not in pattern:
-        wanted = pattern.lower()
-        return lambda text: text.lower() == wanted
-    match = _compile("".join({"*": ".*", "?": "."}.get(char) or re2.escape(char) for char in pattern)).fullmatch
-    return lambda text: match(text) is not None
+        return _search(_compile(pattern.regex).search)
+    if "?" in pattern:
+        signs = {"*": ".*", "?": "."}
+        return _search(_compile("".join(signs.get(char) or re2.escape(char) for char in pattern)).fullmatch)
+    first, *rest = pattern.lower().split("*")
+    return _glob(first, rest[:-1], rest[-1]) if rest else lambda text: text.lower() == first
+
+
+def _glob(first: str, middle: Sequence[str], last: str) -> Callable[[str], bool]:
+    """`first*…*last`: what stands between is found from left to right, each as early as it can be. Linear, and faster than RE2."""
+    least = len(first) + len(last)
+
+    def fits(text: str) -> bool:
+        text = text[:MAX_SUBJECT].lower()
+        if len(text) < least or not (text.startswith(first) and text.endswith(last)):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for part in middle:
+            found = text.find(part, at, end)
+            if found < 0:
+                return False
+            at = found + len(part)
+        return True
+
+    return fits
+
+
+def _search(search: Callable[[bytes], Any]) -> Callable[[str], bool]:
+    # octets cost its wrapper a third of what text does; a lone surrogate, which only strangers write, becomes `?`
+    return lambda text: search(text[:MAX_SUBJECT].encode("utf-8", "replace")) is not None
 
 
 def _within(range_: Range) -> Callable[[float], bool]:
