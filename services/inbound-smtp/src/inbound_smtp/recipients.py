@@ -90,6 +90,14 @@ class Recipients:
                 self._operator = await organizations.first(db)
         return self._operator
 
+    async def reports_of(self, address: Address) -> UUID | None:
+        """The organization of a sending domain whose return path's name this is, of an address for reports there. Raises
+        Unavailable."""
+        if address.local.lower() not in addresses.REPORTS:
+            return None
+        async with self._store.worker() as db:
+            return await addresses.reports_of(db, address.domain)
+
     def _kind(self, key: Key) -> asyncio.Future[str | None]:
         loop = asyncio.get_running_loop()
         future = self._wanted.get(key)
@@ -139,4 +147,6 @@ def _taken(receiving: Receiving, local: str, kinds: list[str | None]) -> bool:
     """`kinds`: of `_keys`. The address as it stands decides before the one without its tag."""
     base = addresses.base_of(local) if receiving.subaddressing else local
     kind = next((kind for kind in kinds if kind is not None), None)
-    return base in addresses.ALWAYS or (receiving.catch_all != "reject" if kind is None else kind != "reject")
+    if kind is None:
+        return receiving.catch_all != "reject" or base in addresses.ALWAYS | addresses.REPORTS
+    return kind != "reject" or base in addresses.ALWAYS

@@ -170,8 +170,9 @@ def _few(ips: Sequence[str]) -> str:
 
 def _dmarc(row: Mapping[str, Any]) -> Item:
     name, found = row["name"], row["seen"].get("dmarc")
-    rua = f"; rua=mailto:dmarc@{name}" if row["receiving"] else ""
-    record = (f"_dmarc.{name}", "TXT", f"v=DMARC1; p=none{rua}")
+    # where mail comes to us: store.addresses.REPORTS
+    host = name if row["receiving"] else f"{row['custom_return_path']}.{name}"
+    record = (f"_dmarc.{name}", "TXT", f"v=DMARC1; p=none; rua=mailto:dmarc@{host}")
     if found:
         return _item("DMARC", "ok", f"Published: {found}")
     above = registered_domain(name)

@@ -23,6 +23,9 @@ SEPARATOR = "+"
 """Of a sub-address: what follows it in a local part is a tag (RFC 5233)."""
 ALWAYS = frozenset(("postmaster", "abuse"))
 """Every domain takes mail to them, whatever it does with unknown addresses (RFC 5321 §4.5.1, RFC 2142)."""
+REPORTS = frozenset(("dmarc", "tls-reports"))
+"""What our advice names in DNS records for reports (flow.advice). They are taken unless somebody has made them and refuses them;
+and at the return path's name of a domain that sends, whether it receives or not: our MX is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,16 @@ async def lookup(store: Store, wanted: Collection[tuple[UUID, str]]) -> dict[tup
         "SELECT * FROM lookup_addresses($1, $2)", [each[0] for each in wanted], [each[1] for each in wanted]
     )
     return {(row["domain_id"], row["local"]): row["kind"] for row in rows}
+
+
+async def reports_of(db: Connection, name: str) -> UUID | None:
+    """Whose domain's return paths have this name, of a domain that may send. Role worker."""
+    found: UUID | None = await db.fetchval(
+        "SELECT org_id FROM domains WHERE name = $2 AND custom_return_path || '.' || name = $1 AND sending "
+        "AND (status = 'verified' OR status IN ('partially_verified', 'partially_failed') AND lacking = 'receiving') LIMIT 1",
+        *(name, name.partition(".")[2]),
+    )
+    return found
 
 
 async def resolve(db: Connection, wanted: Collection[tuple[UUID, str]]) -> dict[tuple[UUID, str], Led]:

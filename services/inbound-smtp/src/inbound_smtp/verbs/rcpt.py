@@ -1,8 +1,9 @@
 """RCPT: what becomes of a recipient is decided here, never by a bounce later (RFC 5321 §4.1.1.3, §3.6.2).
 
 1. `checks.paths` reads the address: forms that ask for a further hop are no relay
-2. whose is it? a domain that receives here (recipients.py); a return path that we made; whoever answers for this server (RFC 2142).
-   The next one who knows addresses of his own, reply tokens, gets his line in `_elsewhere`
+2. whose is it? a domain that receives here (recipients.py); a return path that we made; whoever answers for this server (RFC 2142);
+   the address for reports of a domain that only sends. The next one who knows addresses of his own, reply tokens, gets his line
+   in `_elsewhere`
 3. is there such an address? unknown: 550 5.1.1
 4. does the organization's table of routes reject it, whatever the mail will be (flow.table)
 5. the client: blocklists, his name, how much he has sent; has he to come again (flow.greylist)
@@ -92,6 +93,7 @@ async def _elsewhere(session: MxSession, asked: Destination, *, bracketed: bool)
     org_id = None
     if address.domain == listener.hostname.lower() and address.local.lower() in OPERATORS:
         org_id = await listener.recipients.operator()
+    org_id = org_id or await listener.recipients.reports_of(address)
     of_ours = listener.returned is not None and listener.returned.path(str(address)) is not None
     if org_id is None and not of_ours:
         return _refused(session, str(address), NO_RELAY)
