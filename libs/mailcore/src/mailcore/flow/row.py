@@ -5,21 +5,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import orjson
 
 from mailcore.blob.base import INLINE_BYTES, BlobStore, new_key
 from mailcore.dsn.wishes import Wishes
+from mailcore.flow.new_email import NewAttachment, NewEmail
 from mailcore.kit.ids import uuid7, uuid7_text
 from mailcore.smtp.address import Address
 from mailcore.smtp.dsn import Notify
 from mailcore.store.emails import NewRow, Suppressed, text_array
 from mailcore.store.owed import Unsent
-
-if TYPE_CHECKING:
-    from mailcore.flow.submit import NewAttachment, NewEmail
 
 INLINE_TOTAL = 4 * INLINE_BYTES
 """Of one email's attachments; beyond it the small ones go to the blob store too."""
