@@ -42,10 +42,12 @@ DROP INDEX messages_org, messages_mailbox;
 CREATE INDEX messages_org ON messages (org_id, received_at, id);
 CREATE INDEX messages_mailbox ON messages (mailbox_id, received_at, id);
 CREATE INDEX messages_thread ON messages (thread_id, received_at, id);
-CREATE INDEX messages_unseen ON messages (mailbox_id, received_at, id) WHERE NOT seen;
+-- they are counted: with the organization in it, the policy is answered by the index alone
+CREATE INDEX messages_unseen ON messages (mailbox_id, received_at, id) INCLUDE (org_id) WHERE NOT seen;
 CREATE INDEX messages_org_unseen ON messages (org_id, received_at, id) WHERE NOT seen;
 CREATE INDEX messages_flagged ON messages (org_id, received_at, id) WHERE flagged;
 
+CREATE INDEX mailboxes_org ON mailboxes (org_id, id);
 ALTER TABLE mailboxes ADD COLUMN display_name text CHECK (length(display_name) <= 200);
 
 -- ---- search ----------------------------------------------------------------------------------------------------------
@@ -94,17 +96,17 @@ WHERE w.words @@ $2 AND w.org_id = $1 AND ($3 IS NULL OR w.mailbox_id = ANY ($3)
 ORDER BY w.received_at DESC, w.message_id DESC LIMIT $9
 $$;
 
--- The same among the newest 400 messages only, looked at one by one: a word that stands in many is found sooner so than by a list of
--- all that have it.
+-- The same among the newest `look` messages only, looked at one by one: what stands in many is found sooner so than by a list of all
+-- that have it.
 CREATE FUNCTION search_by_age(org uuid, query tsquery, boxes uuid[], since timestamptz, before_at timestamptz, before_id uuid,
-                              unseen boolean, starred boolean, most integer)
+                              unseen boolean, starred boolean, most integer, look integer)
   RETURNS TABLE (message_id uuid, received_at timestamptz)
   LANGUAGE sql STABLE
   AS $$
 SELECT m.id, m.received_at
 FROM (SELECT n.id, n.received_at, n.seen, n.flagged FROM messages n
       WHERE n.org_id = $1 AND n.received_at >= $4 AND (n.received_at, n.id) < ($5, $6)
-      ORDER BY n.received_at DESC, n.id DESC LIMIT 400) m
+      ORDER BY n.received_at DESC, n.id DESC LIMIT $10) m
 JOIN message_words w ON w.message_id = m.id
 WHERE w.words @@ $2 AND ($3 IS NULL OR w.mailbox_id = ANY ($3)) AND ($7 IS NULL OR m.seen <> $7) AND ($8 IS NULL OR m.flagged = $8)
 ORDER BY m.received_at DESC, m.id DESC LIMIT $9
@@ -127,6 +129,8 @@ DECLARE
   ends timestamptz;
   marked tsquery;
   first boolean := true;
+  look integer;
+  wider integer;
   something boolean := false;
   ids uuid[];
   times timestamptz[];
@@ -159,8 +163,16 @@ BEGIN
     ids := NULL;
     IF first THEN
       first := false;
-      SELECT array_agg(s.message_id), array_agg(s.received_at) INTO ids, times
-      FROM search_by_age(org, marked, boxes, greatest(since, starts), ends, before_id, unseen, starred, most) s;
+      look := 400;
+      LOOP
+        SELECT array_agg(s.message_id), array_agg(s.received_at) INTO ids, times
+        FROM search_by_age(org, marked, boxes, greatest(since, starts), ends, before_id, unseen, starred, most, look) s;
+        EXIT WHEN ids IS NULL OR cardinality(ids) >= most;
+        -- as many as should do, by what was found; not so many that the index is sooner done
+        wider := look * most * 4 / cardinality(ids) / 3;
+        EXIT WHEN wider > 6000 OR look > 400;
+        look := wider;
+      END LOOP;
     END IF;
     IF coalesce(cardinality(ids), 0) < most THEN
       SELECT array_agg(s.message_id), array_agg(s.received_at) INTO ids, times
