@@ -5,7 +5,7 @@ A chore is work on a row that is the truth; running it twice does what running i
 
 bell       rung by                              served by      wakes
 outbound   flow.submit, flow.settle (due again) outbound       the site's runner: claim what is due
-route      flow.receive                         inbound_smtp   the router: claim arrivals
+route      flow.receive, api (release)          inbound_smtp   the router: claim arrivals
 webhooks   whoever commits an event with a      webhooks       the runner: claim due webhook deliveries
            subscribed endpoint
 accounts   api (account added or changed)       imap_sync      the account's session
