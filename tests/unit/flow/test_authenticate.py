@@ -140,6 +140,17 @@ async def test_mail_that_nobody_handed_over_by_smtp_has_no_spf() -> None:
     assert (found.spf, found.dmarc.result, "spf" in found.header) == (None, Verdict.PASS, False)
 
 
+async def test_what_spf_could_not_be_asked_about_does_not_fail() -> None:
+    """A webhook's mail: its author's server may have been proven at the border, by an address that we are not told."""
+    found = await check(peer_ip=None)
+    assert (found.dmarc.result, found.dmarc.policy_domain) == (Verdict.NONE, "legit.example")
+    assert disposition(found.json(), "reject") == "none"
+    assert (await check(head("a@legit.example, b@evil.example") + b"\r\n", peer_ip=None)).dmarc.result is Verdict.NONE
+    assert (
+        await check(head("a@legit.example", "From: b@c.example") + b"\r\n", peer_ip=None)
+    ).dmarc.result is Verdict.FAIL
+
+
 async def test_bare_line_feeds_of_other_doors_are_line_ends() -> None:
     assert (await check(signed().replace(b"\r\n", b"\n"))).dmarc.result is Verdict.PASS
 

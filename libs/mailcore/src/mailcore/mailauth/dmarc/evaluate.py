@@ -59,6 +59,7 @@ class Dmarc:
     reason: str = ""
 
 
+_NO_SPF = "No signature speaks for the author's domain, and SPF could not be asked."
 _ORDER = (Verdict.FAIL, Verdict.TEMPERROR, Verdict.NONE, Verdict.PASS)
 """From the worst."""
 
@@ -72,7 +73,8 @@ async def evaluate(
     sample: int,
     trees: Mapping[str, Walk | None] = MappingProxyType({}),
 ) -> Dmarc:
-    """`sample`: 0 to 99, the same each time for the same mail; pct= is measured by it. `trees`: by domain, those that have been
+    """`spf`: None where it could not be asked: then only a signature can prove anything, and its lack nothing.
+    `sample`: 0 to 99, the same each time for the same mail; pct= is measured by it. `trees`: by domain, those that have been
     walked already. Raises nothing of its own."""
     found = [await _judge(domain, trees.get(domain), spf, dkim, resolver, sample) for domain in authors.domains]
     if authors.wrong:
@@ -112,6 +114,8 @@ async def _judge(
         return replace(verdict, result=Verdict.PASS, aligned=passed)
     if unsure:
         return replace(verdict, result=Verdict.TEMPERROR, reason=unsure)
+    if spf is None:  # it may be from there: who handed it over at the border is not known here
+        return replace(verdict, result=Verdict.NONE, policy=Policy.NONE, reason=_NO_SPF)
     return replace(verdict, reason="Nothing that passed speaks for the author's domain.")
 
 
