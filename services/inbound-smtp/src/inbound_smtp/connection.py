@@ -78,6 +78,10 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
         """RFC 3207 §4.2: what the client said before TLS counts for nothing."""
 
     @abstractmethod
+    def _at_once(self, data: bytes) -> bool:
+        """As `_advance` would, where `data` is all there is and nothing else can be meant. False: nothing was done."""
+
+    @abstractmethod
     def heard(self, octets: int) -> None:
         """So many more have come."""
 
@@ -113,6 +117,8 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
             return
         if self._channel is not None:
             data = self._decrypted(data)
+        elif not self.octets and self._held is None and self._at_once(data):
+            return
         self.octets += data
         self.heard(len(data))
         if self._more is not None:
@@ -243,7 +249,8 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
             left -= 1
         if self._waiting:
             return
-        self._flush()
+        if self._replies:
+            self._flush()
         if not left:
             if not self._due:
                 self._due = True
@@ -320,13 +327,14 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
     # ---- replies ----------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        if not self._replies or self._transport is None:
+        replies, transport = self._replies, self._transport
+        if not replies or transport is None:
             return
-        octets = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
-        self._replies.clear()
+        octets = replies[0] if len(replies) == 1 else b"".join(replies)
+        replies.clear()
         self._since = self._loop.time()
         if self._channel is None:
-            self._transport.write(octets)
+            transport.write(octets)
         elif self._channel.established:
             self._channel.say(octets)
 

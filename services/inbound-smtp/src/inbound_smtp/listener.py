@@ -53,14 +53,15 @@ class Listener:
     """Of the process: all its listeners share it."""
     certificate: Certificate | None = None
     proxies: Proxies = field(default_factory=Proxies)
+    greeting: bytes = b""
+    """Made of the name."""
     draining: bool = False
     _sessions: set[Client] = field(default_factory=set)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
     _timer: asyncio.TimerHandle | None = None
 
-    @property
-    def greeting(self) -> bytes:
-        return f"220 {self.hostname} ESMTP Postroom\r\n".encode()
+    def __post_init__(self) -> None:
+        self.greeting = f"220 {self.hostname} ESMTP Postroom\r\n".encode()
 
     def begin(self, session: Client) -> None:
         self._sessions.add(session)

@@ -17,6 +17,7 @@ from inbound_smtp.connections import Connections
 from inbound_smtp.counts import Distinct, Window
 from inbound_smtp.listener import Limits, Listener
 from inbound_smtp.mx import Mx, MxSession
+from inbound_smtp.pace import Pace
 from inbound_smtp.proxy import Proxies
 from inbound_smtp.recipients import Recipients
 from inbound_smtp.router import Router
@@ -83,7 +84,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned, submits=submits)
     router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
-    runner = Runner("router", router.work, sweep_seconds=settings.queue.sweep_seconds)
+    pace = Pace(router.work, taken=lambda: receives.taken, lag=lambda: router.lag)
+    runner = Runner("router", pace, sweep_seconds=settings.queue.sweep_seconds)
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
     smtp = settings.smtp
     mx = make_mx(smtp, Recipients(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)

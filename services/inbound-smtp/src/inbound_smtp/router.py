@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import decision
 from mailcore.flow.route import Routes
+from mailcore.kit.ids import uuid7_time
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
 from mailcore.store import arrivals, workers
@@ -24,6 +26,8 @@ class Router:
         self._routes = routes
         self._batch = batch
         self._holding = False
+        self.lag = 0.0
+        """Seconds that the mail in the middle of the last batch had waited."""
 
     async def work(self, keys: frozenset[str] | None) -> bool:
         """One round: a batch. At a sweep (keys is None) first what dead workers held is taken back, then one that saw a crash.
@@ -55,6 +59,8 @@ class Router:
             self._holding = True
             claimed = await arrivals.claim(db, self._lease.id, self._batch, crashed=crashed)
         if claimed:
+            middle = sorted(one.arrival_id for one in claimed)[len(claimed) // 2]
+            self.lag = max(0.0, time.time() - uuid7_time(middle).timestamp())
             await self._routes.route(self._lease.id, claimed)
         self._holding = False
         return len(claimed)

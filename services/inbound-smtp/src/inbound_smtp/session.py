@@ -115,6 +115,18 @@ class Session(Connection[L]):
         self._replies.append(self.listener.greeting)
         self._advance()
 
+    def _at_once(self, data: bytes) -> bool:
+        """One command, and nothing behind it: most clients wait for each reply."""
+        if self._began is not None or not self._entered or self._congested or self._wasted or self.listener.draining:
+            return False
+        end = len(data) - 1
+        if end > MAX_COMMAND or data.find(b"\n") != end or data.find(b"\r") != end - 1 or b"\0" in data:
+            return False
+        self._obey(data[:-2])
+        if self._held is None and not self._closed:
+            self._flush()
+        return True
+
     def _read_command(self) -> bool:
         if self.listener.draining and self.transaction is None and self._asked is None:
             self.goodbye(replies.SHUTTING_DOWN)
@@ -144,15 +156,15 @@ class Session(Connection[L]):
             self._said(replies.TOO_LONG if line is BadLine.TOO_LONG else replies.BARE_LF)
             return
         try:
-            verb, _, argument = line.decode("utf-8").partition(" ")
+            verb, _, argument = line.decode().partition(" ")
         except UnicodeDecodeError:
             self._said(replies.NOT_UTF8)
             return
         verb = verb.upper()
-        if verb in HTTP:
+        run = self.listener.verbs.get(verb)
+        if run is None and verb in HTTP:
             self._said(replies.NOT_HTTP)
             return
-        run = self.listener.verbs.get(verb)
         if run is None or verb in JUNK:
             self.junk += 1
             if self.junk > self.listener.limits.junk_commands:
@@ -165,7 +177,10 @@ class Session(Connection[L]):
             answer = run(self, argument.strip(" "))
         except Exception as error:
             answer = replies.from_error(error)
-        self._settle(answer)
+        if answer.__class__ is Reply:
+            self._said(answer)
+        else:
+            self._settle(answer)
 
     def _settle(self, answer: Answer | None) -> None:
         if isinstance(answer, Reply):

@@ -37,7 +37,7 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ROUTE
 from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
-from mailcore.store.arrivals import ArrivalKey, NewArrival
+from mailcore.store.arrivals import NewArrival
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -80,8 +80,6 @@ class Received:
 @dataclass(frozen=True, slots=True)
 class _Member:
     rows: list[NewArrival]
-    keys: list[ArrivalKey]
-    """In the order of the rows."""
     window: float | None
     weight: int = field(default=1)
 
@@ -94,14 +92,23 @@ class Receives:
     """One a process."""
 
     def __init__(
-        self, store: Store, ringer: Ringer, blobs: BlobStore, *, in_flight: int = 2, members: int = 200
+        self,
+        store: Store,
+        ringer: Ringer,
+        blobs: BlobStore,
+        *,
+        in_flight: int = 2,
+        company: int = 16,
+        members: int = 200,
     ) -> None:
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
+        self.taken = 0
+        """Arrivals, since the process began."""
         self._noting: set[asyncio.Task[None]] = set()
         self._group: GroupCommit[_Member, Received] = GroupCommit(
-            self._commit, in_flight=in_flight, members=members, weight=lambda member: member.weight
+            self._commit, in_flight=in_flight, company=company, members=members, weight=lambda member: member.weight
         )
 
     async def receive(self, arrival: Arrival) -> Received:
@@ -120,28 +127,22 @@ class Receives:
         if small is None:
             return loop.create_task(self.receive(arrival))
         member = self._member(arrival, small)
-        answer: asyncio.Future[Received] = loop.create_future()
 
         def committed(done: asyncio.Future[Received]) -> None:
             failpoint.hit("f16")
-            if answer.done():
-                return
-            if (error := done.exception()) is not None:
-                answer.set_exception(error)
-            elif member.repeats(done.result()):
+            if not done.cancelled() and done.exception() is None and member.repeats(done.result()):
                 noting = loop.create_task(self._note_repeats(member, done.result()))
                 self._noting.add(noting)
                 noting.add_done_callback(self._noting.discard)
-                noting.add_done_callback(lambda _: None if answer.done() else answer.set_result(done.result()))
-            else:
-                answer.set_result(done.result())
 
-        self._group.begin(member).add_done_callback(committed)
+        answer = self._group.begin(member)
+        answer.add_done_callback(committed)
         return answer
 
     async def drain(self) -> None:
-        """Returns when everything taken so far is committed or failed."""
+        """Returns when everything taken so far is committed or failed, and noted."""
         await self._group.drain()
+        await asyncio.gather(*self._noting, return_exceptions=True)
 
     async def _prepare(self, arrival: Arrival) -> _Member:
         """Of a mail that is too large for a row: its blobs are on disk."""
@@ -183,32 +184,26 @@ class Receives:
             raise failed.exceptions[0] from None
 
     async def _commit(self, members: Sequence[_Member]) -> list[Received | MailError]:
-        keys: dict[float | None, dict[bytes, ArrivalKey]] = {}
+        # twice in one group: the first is the arrival, the others repeat it
+        first: dict[float | None, dict[bytes, NewArrival]] = {}
         for member in members:
-            for key in member.keys:
-                # twice in one group: the first is the arrival, the others repeat it
-                keys.setdefault(member.window, {}).setdefault(key.digest, key)
-        holders = {key.digest: key.arrival_id for of_window in keys.values() for key in of_window.values()}
+            for row in member.rows:
+                first.setdefault(member.window, {}).setdefault(row.key, row)
+        holders = {row.key: row.id for of_window in first.values() for row in of_window.values()}
         async with self._store.door() as db:
-            for window in sorted(keys, key=str):
-                holders |= await arrivals.take_keys(db, list(keys[window].values()), seconds=window)
-            new = [
-                row
-                for member in members
-                for row, key in zip(member.rows, member.keys, strict=True)
-                if holders[key.digest] == row.id
-            ]
-            if new:
-                await arrivals.insert(db, new)
+            for window in sorted(first, key=str):
+                holders |= await arrivals.take(db, list(first[window].values()), seconds=window)
+        new = [row for member in members for row in member.rows if holders[row.key] == row.id]
         # here and not where the client is answered: it may have gone meanwhile
         if new:
             self._ringer.ring(ROUTE)
+        self.taken += len(new)
         for row in new:
             ARRIVALS.labels(row.door).inc()
         fresh = {row.id for row in new}
         return [
             Received(
-                {key.org_id: holders[key.digest] for key in member.keys},
+                {row.org_id: holders[row.key] for row in member.rows},
                 repeat=not any(row.id in fresh for row in member.rows),
             )
             for member in members
@@ -248,7 +243,7 @@ def _small(raw: bytes | Spooled) -> bytes | None:
 def _member(arrival: Arrival, digest: bytes, small: bytes | None) -> _Member:
     """One row for each organization; `small`: the raw mail, where it goes into them."""
     size = arrival.raw.size if isinstance(arrival.raw, Spooled) else len(arrival.raw)
-    rows, keys = [], []
+    rows = []
     for org_id, recipients in sorted(arrival.tenants.items()):
         id_ = uuid7()
         now = uuid7_time(id_)
@@ -272,10 +267,9 @@ def _member(arrival: Arrival, digest: bytes, small: bytes | None) -> _Member:
             created_at=now,
             auth=arrival.auth,
         )
-        rows.append(row)
-        keys.append(ArrivalKey(_key(row), org_id, id_, now))
+        rows.append(row._replace(key=_key(row)))
     weight = len(rows) + (size * len(rows) // (32 * 1024) if small is not None else 0)
-    return _Member(rows, keys, REPEAT_SECONDS if arrival.source_id is None else None, weight)
+    return _Member(rows, REPEAT_SECONDS if arrival.source_id is None else None, weight)
 
 
 def decision(step: str, what: str, why: str, at: datetime | None = None, **more: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Arrivals: mail taken in, the queue of what is still to be routed, and the keys by which a repeat is known.
 
-insert, take_keys          role door, in the transaction of flow.receive
+take                       role door, in the transaction of flow.receive
 insert_read                role door
 claim … settle_routed      role worker, the router
 find, page                 role app
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -29,8 +29,7 @@ MAX_COUNT = 10_000
 """Arrivals are counted, and paged through by number, up to this many."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewArrival:
+class NewArrival(NamedTuple):
     id: UUID
     org_id: UUID
     door: str
@@ -47,14 +46,8 @@ class NewArrival:
     created_at: datetime
     auth: dict[str, Any] | None = None
     """What authentication found, where that was asked before the reply (flow.authenticate)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArrivalKey:
-    digest: bytes
-    org_id: UUID
-    arrival_id: UUID
-    at: datetime
+    key: bytes = b""
+    """By which a repeat is known: SHA-256 (flow.receive)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +96,31 @@ class RoutedArrival:
     """… and why."""
 
 
-async def insert(db: Connection, new: Sequence[NewArrival]) -> None:
-    """The arrivals and their queue rows, due at once."""
-    await db.execute(
-        _INSERT,
-        [one.id for one in new],
-        [one.org_id for one in new],
-        [one.door for one in new],
-        [one.source for one in new],
-        [one.source_id for one in new],
-        [one.mail_from for one in new],
-        [_json(one.rcpt_to) for one in new],
-        [one.facts for one in new],
-        [one.size for one in new],
-        [one.sha256 for one in new],
-        [one.raw for one in new],
-        [one.raw_blob for one in new],
-        [_json(one.decisions) for one in new],
-        [one.created_at for one in new],
-        [one.auth for one in new],
+async def take(db: Connection, new: Sequence[NewArrival], *, seconds: float | None) -> dict[bytes, UUID]:
+    """Stores those whose key nobody has, each with its queue row, due at once. Of the others: key → the arrival that has it.
+
+    `seconds`: a key older than that counts no more; None: it counts as long as upkeep keeps it. Waits for a transaction that is
+    taking the same key. Keys must differ from each other.
+    """
+    rows = []
+    raws = []
+    for one in new:
+        row = one._asdict()
+        row |= {"sha256": one.sha256.hex(), "key": one.key.hex(), "raw": None}
+        if one.raw is not None:
+            raws.append(one.raw)
+            row["raw"] = len(raws)
+        rows.append(row)
+    # as one value: the driver looks at every element of an array. Its own UUIDs are none to orjson
+    taken = await db.fetch(_TAKE, orjson.dumps(rows, default=str).decode(), raws, seconds)
+    if len(taken) == len(new):
+        return {}
+    mine = {row[0] for row in taken}
+    found = await db.fetch(
+        "SELECT digest, arrival_id FROM arrival_keys WHERE digest = ANY ($1)",
+        [one.key for one in new if one.id not in mine],
     )
+    return {row["digest"]: row["arrival_id"] for row in found}
 
 
 async def insert_read(db: Connection, new: NewArrival) -> None:
@@ -144,31 +142,6 @@ async def insert_read(db: Connection, new: NewArrival) -> None:
         ),
         *(new.decisions, new.created_at),
     )
-
-
-async def take_keys(db: Connection, keys: Sequence[ArrivalKey], *, seconds: float | None) -> dict[bytes, UUID]:
-    """Takes each key for its arrival. Of those that were taken before: digest → the arrival that has it.
-
-    `seconds`: a key older than that counts no more; None: it counts as long as upkeep keeps it. Waits for a transaction that
-    is taking the same key. Digests must differ from each other.
-    """
-    ordered = sorted(keys, key=lambda key: key.digest)  # locks are taken in one order
-    taken = await db.fetch(
-        _TAKE_KEYS,
-        [key.digest for key in ordered],
-        [key.org_id for key in ordered],
-        [key.arrival_id for key in ordered],
-        [key.at for key in ordered],
-        seconds,
-    )
-    if len(taken) == len(ordered):
-        return {}
-    mine = {row["digest"] for row in taken}
-    rows = await db.fetch(
-        "SELECT digest, arrival_id FROM arrival_keys WHERE digest = ANY ($1)",
-        [key.digest for key in ordered if key.digest not in mine],
-    )
-    return {row["digest"]: row["arrival_id"] for row in rows}
 
 
 async def note(db: Connection, arrival_id: UUID, decision: dict[str, Any]) -> None:
@@ -317,27 +290,27 @@ _COLUMNS = (
     "summary, decisions, auth"
 )
 
-_INSERT = """
+_TAKE = """
 WITH new AS (
-  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-                       $9::bigint[], $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::jsonb[])
-    AS t (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions, created_at, auth)
+  SELECT * FROM json_to_recordset($1::text::json)
+    AS t (id uuid, org_id uuid, door text, source text, source_id text, mail_from text, rcpt_to text[], facts jsonb, size bigint,
+          sha256 text, raw integer, raw_blob text, decisions jsonb, created_at timestamptz, auth jsonb, key text)
+), taken AS (
+  INSERT INTO arrival_keys (digest, org_id, arrival_id, at)
+  SELECT decode(key, 'hex'), org_id, id, created_at FROM new ORDER BY key  -- locks are taken in one order
+  ON CONFLICT (digest) DO UPDATE SET org_id = excluded.org_id, arrival_id = excluded.arrival_id, at = excluded.at
+    WHERE arrival_keys.at < excluded.at - make_interval(secs => $3::float8)
+  RETURNING arrival_id
 ), stored AS (
   INSERT INTO arrivals (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions,
                         created_at, auth)
-  SELECT id, org_id, door, source, source_id, mail_from, ARRAY(SELECT jsonb_array_elements_text(rcpt_to::jsonb)), facts, size,
-         sha256, raw, raw_blob, decisions::jsonb, created_at, auth
-  FROM new
+  SELECT id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, decode(sha256, 'hex'), ($2::bytea[])[raw],
+         raw_blob, decisions, created_at, auth
+  FROM new JOIN taken ON taken.arrival_id = new.id
+), queued AS (
+  INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new JOIN taken ON taken.arrival_id = new.id
 )
-INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new
-"""
-
-_TAKE_KEYS = """
-INSERT INTO arrival_keys (digest, org_id, arrival_id, at)
-SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::uuid[], $4::timestamptz[])
-ON CONFLICT (digest) DO UPDATE SET org_id = excluded.org_id, arrival_id = excluded.arrival_id, at = excluded.at
-  WHERE arrival_keys.at < excluded.at - make_interval(secs => $5::float8)
-RETURNING digest
+SELECT arrival_id FROM taken
 """
 
 _CLAIM = """

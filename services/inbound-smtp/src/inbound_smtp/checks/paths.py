@@ -202,6 +202,8 @@ def _split(argument: str, keyword: str, form: str) -> Path:
 def _end_of_path(text: str) -> int:
     """Where the `>` is that is not inside quotes; -1: nowhere."""
     quoted = False
+    if '"' not in text:
+        return text.find(">")
     at = 1
     while at < len(text):
         character = text[at]
