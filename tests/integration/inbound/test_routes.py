@@ -142,6 +142,30 @@ async def test_what_a_route_holds_is_released_once_and_then_goes_the_rest_of_the
     assert await desk.admin.fetchval("SELECT count(*) FROM events") == 1
 
 
+async def test_what_a_policy_holds_is_released_as_well(desk: Desk, store: Store, ringer: Any) -> None:
+    from mailcore.flow import quarantine
+
+    await desk.admin.execute("UPDATE domains SET dmarc_policy = 'quarantine'")
+    failed = {
+        "result": "fail",
+        "policy": "reject",
+        "policy_domain": "sender.example",
+        "domain": "sender.example",
+        "reason": "",
+    }
+    id_ = await desk.take()
+    await desk.admin.execute("UPDATE arrivals SET auth = $1", {"dmarc": failed, "spf": None, "dkim": [], "arc": {}})
+    await desk.route()
+    assert (await desk.state(id_), await desk.admin.fetchval("SELECT held_by FROM arrivals")) == (
+        "quarantined",
+        "dmarc",
+    )
+    assert await quarantine.release(store, ringer, desk.org, id_, by="a test")
+    await desk.route()
+    assert (await desk.state(id_), await desk.boxes(id_)) == ("routed", ["support@postroom.test"])
+    assert await desk.told(id_, "dmarc") == ["not held"]
+
+
 # ---- crashes ------------------------------------------------------------------------------------------------------------
 
 

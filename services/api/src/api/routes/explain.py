@@ -16,7 +16,7 @@ from api.context import Context, Ctx
 from api.errors import invalid, not_found
 from api.pages import path_id
 from api.routes import schemas
-from api.routes.schemas import AskedExplanation
+from api.routes.schemas import MAX_RECIPIENTS, AskedExplanation
 from mailcore.flow import tables
 from mailcore.flow.conditions import Facts
 from mailcore.flow.follow import facts_of
@@ -92,8 +92,7 @@ async def _arrived(ctx: Context, asked: AskedExplanation, arrival_id: str, org_i
         raw = await raw_of(ctx.blobs, row.raw, row.raw_blob)
     except NotFound:
         raise not_found("Arrival") from None
-    if asked.rcpt_to is not None:
-        row = replace(row, rcpt_to=tuple(asked.rcpt_to))
+    row = replace(row, rcpt_to=tuple(asked.rcpt_to or row.rcpt_to)[:MAX_RECIPIENTS])
     return InHand(row, raw, await ctx.reader.summary(raw), auth=row.auth)
 
 
