@@ -114,6 +114,7 @@ def test_and_ours_is_untouched(there: World) -> None:
         f"/suppressions/{ids['suppression']}",
         f"/emails/receiving/{ids['received']}",
         f"/logs/{ids['log']}",
+        f"/v1/routes/{ids['inbound_route']}",
     ):
         assert there.api.get(path).status_code == 200, path
     assert there.api.get(f"/emails/{ids['scheduled']}").json()["last_event"] == "scheduled"

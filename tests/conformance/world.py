@@ -138,6 +138,8 @@ def _fill(there: World) -> None:
     ids["dmarc_report"] = told_about_dmarc(api, "world.example")
     ids["way"] = there.made("/v1/ways", {"name": "w", "kind": "resend", "settings": {"api_key": "re_x"}})["id"]
     ids["route"] = there.made("/v1/routes-out", {"ways": ["default"], "tag": {"name": "never"}})["id"]
+    hold = {"name": "h", "match": {"recipient": "held@postroom.test"}, "actions": [{"type": "quarantine"}]}
+    ids["inbound_route"] = there.made("/v1/routes", hold)["id"]
     ids["api_key"] = there.made("/api-keys", {"name": "one of everything"})["id"]
     ids["suppression"] = there.made("/suppressions", {"email": "never@example.com"})["id"]
     ids["received"], ids["attachment"] = _receive(there)
