@@ -40,7 +40,7 @@ RELAY_FORMS = [
 
 
 @pytest.mark.parametrize("sender", ["", "a@sender.example", "spoofed@postroom.test", "root@localhost", "a@[127.0.0.1]"])
-async def test_no_form_of_address_makes_us_a_relay(server: Server, admin: asyncpg.Connection, sender: str) -> None:
+async def test_a5_no_form_of_address_makes_us_a_relay(server: Server, admin: asyncpg.Connection, sender: str) -> None:
     assert len(RELAY_FORMS) == 19
     async with server.client() as client:
         await client.ask("EHLO x")
@@ -52,7 +52,7 @@ async def test_no_form_of_address_makes_us_a_relay(server: Server, admin: asyncp
     assert await admin.fetchval("SELECT count(*) FROM arrivals") == 0
 
 
-async def test_a_domain_that_is_not_verified_or_does_not_receive_is_foreign(
+async def test_a5_a_domain_that_is_not_verified_or_does_not_receive_is_foreign(
     server: Server, admin: asyncpg.Connection
 ) -> None:
     await admin.execute("UPDATE domains SET receiving = false")
@@ -88,7 +88,7 @@ async def test_a_domain_that_is_not_verified_or_does_not_receive_is_foreign(
         ("rcpt to:<v+tag@POSTROOM.TEST>", 250),
     ],
 )
-async def test_recipients(server: Server, line: str, code: int) -> None:
+async def test_a12_recipients(server: Server, line: str, code: int) -> None:
     async with server.client() as client:
         await client.ask("EHLO x")
         assert (await client.ask("MAIL FROM:<a@sender.example>"))[0] == 250
@@ -116,13 +116,13 @@ async def test_recipients(server: Server, line: str, code: int) -> None:
         ("MAIL", 501),
     ],
 )
-async def test_senders(server: Server, line: str, code: int) -> None:
+async def test_a12_senders(server: Server, line: str, code: int) -> None:
     async with server.client() as client:
         await client.ask("EHLO x")
         assert (await client.ask(line))[0] == code
 
 
-async def test_order_of_commands(server: Server) -> None:
+async def test_a12_order_of_commands(server: Server) -> None:
     async with server.client() as client:
         for line, code in [
             ("MAIL FROM:<a@b.example>", 503),
@@ -142,7 +142,7 @@ async def test_order_of_commands(server: Server) -> None:
             assert (await client.ask(line))[0] == code, line
 
 
-async def test_one_recipient_too_many(server: Server, admin: asyncpg.Connection) -> None:
+async def test_a8_one_recipient_too_many(server: Server, admin: asyncpg.Connection) -> None:
     async with server.client() as client:
         await client.ask("EHLO x")
         await client.ask("MAIL FROM:<a@b.example>")
@@ -155,7 +155,7 @@ async def test_one_recipient_too_many(server: Server, admin: asyncpg.Connection)
     assert await admin.fetchval("SELECT cardinality(rcpt_to) FROM arrivals") == 1000
 
 
-async def test_junk_is_answered_a_hundred_times(server: Server) -> None:
+async def test_a8_junk_is_answered_a_hundred_times(server: Server) -> None:
     async with server.client() as client:
         for _ in range(100):
             assert (await client.ask("NOOP"))[0] == 250
@@ -163,7 +163,7 @@ async def test_junk_is_answered_a_hundred_times(server: Server) -> None:
         assert await client.ends() == b""
 
 
-async def test_twenty_errors_end_the_connection(server: Server) -> None:
+async def test_a8_twenty_errors_end_the_connection(server: Server) -> None:
     async with server.client() as client:
         client.send(b"EHLO x\r\n" + b"NONSENSE\r\n" * 30)
         codes = [(await client.reply())[0] for _ in range(22)]
@@ -171,7 +171,7 @@ async def test_twenty_errors_end_the_connection(server: Server) -> None:
         assert await client.ends() == b""
 
 
-async def test_connections_of_one_address(server: Server) -> None:
+async def test_a8_connections_of_one_address(server: Server) -> None:
     server.allow_connections(per_ip=2)
     async with server.client(), server.client(), server.client(greet=False) as third:
         assert (await third.ends()).startswith(b"421 4.7.0")
@@ -179,13 +179,13 @@ async def test_connections_of_one_address(server: Server) -> None:
         assert (await again.ask("NOOP"))[0] == 250
 
 
-async def test_connections_in_all(server: Server) -> None:
+async def test_a8_connections_in_all(server: Server) -> None:
     server.allow_connections(total=1)
     async with server.client(), server.client(greet=False) as second:
         assert (await second.ends()).startswith(b"421 4.7.0")
 
 
-async def test_size_is_exact(server: Server, admin: asyncpg.Connection) -> None:
+async def test_a10_size_is_exact(server: Server, admin: asyncpg.Connection) -> None:
     server.limit(message_bytes=100_000)
     exact = b".\r\n" * 10_000 + b"x" * 69_998 + b"\r\n"
     assert len(exact) == 100_000
@@ -200,7 +200,7 @@ async def test_size_is_exact(server: Server, admin: asyncpg.Connection) -> None:
     assert server.mx.room.memory.held == 0
 
 
-async def test_a_flood_is_cut(server: Server) -> None:
+async def test_a10_a_flood_is_cut(server: Server) -> None:
     server.limit(message_bytes=100_000)
     async with server.client() as client:
         await client.begin("v@postroom.test")
@@ -220,7 +220,7 @@ async def _pour(client: Client) -> None:
             await client.writer.drain()
 
 
-async def test_all_that_comes_in_at_once_is_bounded(server: Server) -> None:
+async def test_a10_all_that_comes_in_at_once_is_bounded(server: Server) -> None:
     server.mx.room.memory.take(512 * 1024 * 1024 - 50_000)
     async with server.client() as client:
         await client.begin("v@postroom.test")
@@ -274,12 +274,12 @@ async def test_a_mail_counts_until_it_is_answered(store: Store, ringer: Ringer, 
 
 
 @pytest.mark.parametrize(("length", "code"), [(998, 250), (2_000, 250), (100_000, 250), (1024 * 1024 - 2, 250)])
-async def test_long_lines_are_kept(server: Server, admin: asyncpg.Connection, length: int, code: int) -> None:
+async def test_a11_long_lines_are_kept(server: Server, admin: asyncpg.Connection, length: int, code: int) -> None:
     assert (await server.deliver(b"A: b\r\n\r\n" + b"x" * length + b"\r\n", "v@postroom.test"))[0] == code
     assert await admin.fetchval("SELECT size FROM arrivals") == length + 10
 
 
-async def test_a_line_beyond_the_limit_is_refused(server: Server, admin: asyncpg.Connection) -> None:
+async def test_a11_a_line_beyond_the_limit_is_refused(server: Server, admin: asyncpg.Connection) -> None:
     for place in (b"%b\r\n", b"A: b\r\n\r\n%b\r\nend\r\n"):
         code, text = await server.deliver(place % (b"x" * (1024 * 1024)), "v@postroom.test")
         assert (code, text[:5]) == (554, "5.6.0")
@@ -287,20 +287,20 @@ async def test_a_line_beyond_the_limit_is_refused(server: Server, admin: asyncpg
 
 
 @pytest.mark.parametrize(("hops", "code"), [(49, 250), (50, 554), (51, 554)])
-async def test_mail_that_goes_in_circles(server: Server, hops: int, code: int) -> None:
+async def test_a13_mail_that_goes_in_circles(server: Server, hops: int, code: int) -> None:
     message = b"Received: from a by b\r\n\tfor <c@d>\r\n" * hops + b"Subject: x\r\n\r\nReceived: in the body\r\n"
     found, text = await server.deliver(message, "v@postroom.test")
     assert found == code
     assert code == 250 or text.startswith("5.4.6")
 
 
-async def test_a_client_that_says_nothing_is_let_go(server: Server) -> None:
+async def test_a9_a_client_that_says_nothing_is_let_go(server: Server) -> None:
     server.limit(command_seconds=0.2)
     async with server.client() as client:
         assert (await client.ends()).startswith(b"421 4.4.2")
 
 
-async def test_a_client_that_falls_silent_in_a_message_is_let_go(server: Server, admin: asyncpg.Connection) -> None:
+async def test_a9_a_client_that_falls_silent_in_a_message_is_let_go(server: Server, admin: asyncpg.Connection) -> None:
     async with server.client() as client:
         server.limit(data_seconds=0.2)
         await client.begin("v@postroom.test")
@@ -310,7 +310,7 @@ async def test_a_client_that_falls_silent_in_a_message_is_let_go(server: Server,
     assert server.mx.room.memory.held == 0
 
 
-async def test_a_client_that_drips_is_let_go(server: Server) -> None:
+async def test_a9_a_client_that_drips_is_let_go(server: Server) -> None:
     server.limit(data_grace_seconds=0.01, data_bytes_per_second=1_000_000_000)
     async with server.client() as client:
         await client.begin("v@postroom.test")

@@ -66,7 +66,7 @@ async def _boxes(admin: asyncpg.Connection) -> list[str]:
 # ---- who is there -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_domain_that_refuses_takes_mail_to_those_it_knows(
+async def test_a14_a_domain_that_refuses_takes_mail_to_those_it_knows(
     server: Server, admin: asyncpg.Connection, org: UUID, make: Callable[..., Awaitable[None]]
 ) -> None:
     await admin.execute("UPDATE domains SET catch_all = 'reject'")
@@ -146,7 +146,7 @@ async def test_a_route_that_rejects_is_heard_at_rcpt(
 # ---- where it lies ------------------------------------------------------------------------------------------------------
 
 
-async def test_where_mail_lies(
+async def test_a16_where_mail_lies(
     server: Server,
     store: Store,
     routes: Routes,
@@ -186,7 +186,7 @@ async def test_where_mail_lies(
 # ---- who sends ----------------------------------------------------------------------------------------------------------
 
 
-async def test_who_guesses_addresses_is_sent_away(server: Server, admin: asyncpg.Connection, org: UUID) -> None:
+async def test_a15_who_guesses_addresses_is_sent_away(server: Server, admin: asyncpg.Connection, org: UUID) -> None:
     await admin.execute("UPDATE domains SET catch_all = 'reject'")
     await _mailbox(admin, org, "ann@postroom.test")
     server.mx.unknown = Window(3, 600.0)
@@ -198,7 +198,7 @@ async def test_who_guesses_addresses_is_sent_away(server: Server, admin: asyncpg
         assert await _rcpt(client, "ann", "x5") == [(250, "2.0.0"), (421, "4.7.0")]
 
 
-async def test_a_catch_all_is_not_filled_by_one_client(server: Server, admin: asyncpg.Connection) -> None:
+async def test_a15_a_catch_all_is_not_filled_by_one_client(server: Server, admin: asyncpg.Connection) -> None:
     server.mx.different = Distinct(3, 600.0)
     async with server.client() as client:
         answers = await _rcpt(client, "x1", "x2", "x1", "x3", "x4", "X2")

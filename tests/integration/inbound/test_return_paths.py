@@ -116,7 +116,7 @@ async def test_what_changes_nothing_is_kept_where_its_organization_sees_it(
     assert await admin.fetchval("SELECT count(*) FROM arrival_queue") == 0, "nothing routes them"
 
 
-async def test_other_addresses_of_a_return_path_take_nothing(
+async def test_a17_other_addresses_of_a_return_path_take_nothing(
     server: Server, store: Store, ringer: Ringer, verp: Verp, sent: UUID
 ) -> None:
     server.mx.returned = Returned(store, ringer, verp)

@@ -35,7 +35,7 @@ def test_the_suite_is_there() -> None:
 
 
 @pytest.mark.parametrize("sequence", _sequences("must_not_end_data"))
-async def test_only_crlf_dot_crlf_ends_a_message(server: Server, admin: asyncpg.Connection, sequence: bytes) -> None:
+async def test_a1_only_crlf_dot_crlf_ends_a_message(server: Server, admin: asyncpg.Connection, sequence: bytes) -> None:
     async with server.client() as client:
         await client.begin("v@postroom.test", sender="first@sender.example")
         client.send(b"Subject: one\r\n\r\nbody" + sequence + SMUGGLED)
@@ -63,7 +63,7 @@ async def test_a_stuffed_dot_is_kept_as_a_dot(server: Server, admin: asyncpg.Con
 @pytest.mark.parametrize(
     "place", [b"%bSubject: x\r\n\r\nb\r\n", b"Subject: x%b\r\n\r\nb\r\n", b"A: b\r\n\r\nb\r\nend%b\r\n"]
 )
-async def test_a_bare_cr_lf_or_nul_is_refused_and_never_stored(
+async def test_a1_a_bare_cr_lf_or_nul_is_refused_and_never_stored(
     server: Server, admin: asyncpg.Connection, octet: bytes, place: bytes
 ) -> None:
     code, text = await server.deliver(place % octet, "v@postroom.test")
@@ -94,7 +94,7 @@ async def test_an_empty_message_and_one_of_dots(server: Server, admin: asyncpg.C
     [b"NOOP\n", b"NOOP\rNOOP\r\n", b"NOOP\0\r\n", b"RSET\nMAIL FROM:<a@b.example>\n"],
     ids=["LF", "CR", "NUL", "LFs"],
 )
-async def test_a_command_with_a_bare_line_end_or_nul_is_refused(server: Server, line: bytes) -> None:
+async def test_a12_a_command_with_a_bare_line_end_or_nul_is_refused(server: Server, line: bytes) -> None:
     async with server.client() as client:
         client.send(line)
         for _ in range(max(1, line.count(b"\n"))):
@@ -102,20 +102,20 @@ async def test_a_command_with_a_bare_line_end_or_nul_is_refused(server: Server, 
             assert (code, text[:5]) == (500, "5.5.2")
 
 
-async def test_bytes_outside_utf8_are_refused_and_the_connection_goes_on(server: Server) -> None:
+async def test_a12_bytes_outside_utf8_are_refused_and_the_connection_goes_on(server: Server) -> None:
     async with server.client() as client:
         assert (await client.ask(b"EHLO \xff\xfe"))[0] == 500
         assert (await client.ask("EHLO x"))[0] == 250
 
 
 @pytest.mark.parametrize("verb", ["GET / HTTP/1.1", "POST /x HTTP/1.1", "CONNECT a:25 HTTP/1.1"])
-async def test_a_browser_is_shown_the_door(server: Server, verb: str) -> None:
+async def test_a12_a_browser_is_shown_the_door(server: Server, verb: str) -> None:
     async with server.client() as client:
         client.send(verb.encode() + b"\r\nHost: x\r\n\r\nMAIL FROM:<a@b.example>\r\n")
         assert (await client.ends()).startswith(b"421 4.7.0")
 
 
-async def test_a_chunk_is_counted_and_never_read_as_commands(server: Server, admin: asyncpg.Connection) -> None:
+async def test_a1_a_chunk_is_counted_and_never_read_as_commands(server: Server, admin: asyncpg.Connection) -> None:
     inner = SMUGGLED.replace(b"\r\n", b"\n")
     async with server.client() as client:
         assert "CHUNKING" in (await client.ask("EHLO x"))[1]
@@ -133,7 +133,7 @@ async def test_a_chunk_is_counted_and_never_read_as_commands(server: Server, adm
     assert await _stored(admin) == []
 
 
-async def test_a_client_that_talks_first_is_answered_in_order(server: Server) -> None:
+async def test_a12_a_client_that_talks_first_is_answered_in_order(server: Server) -> None:
     async with server.client(greet=False) as client:
         client.send(b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<v@postroom.test>\r\nQUIT\r\n")
         assert [(await client.reply())[0] for _ in range(5)] == [220, 250, 250, 250, 221]

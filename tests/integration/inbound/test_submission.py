@@ -78,7 +78,7 @@ async def test_smtplib_hands_in_a_mail(
     assert is_7bit(email["raw"])
 
 
-async def test_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, token: str) -> None:
+async def test_a6_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, token: str) -> None:
     async with submission.client(tls=False) as client:
         _, offers = await client.ask("EHLO x")
         assert "STARTTLS" in offers.split("\n")
@@ -105,7 +105,7 @@ async def test_before_tls_there_is_no_auth_and_no_mail(submission: Submitting, t
         assert (await client.ask("STARTTLS"))[0] == 503
 
 
-async def test_what_came_in_the_packet_with_starttls_counts_for_nothing(submission: Submitting, token: str) -> None:
+async def test_a3_what_came_in_the_packet_with_starttls_counts_for_nothing(submission: Submitting, token: str) -> None:
     async with submission.client(tls=False) as client:
         await client.ask("EHLO x")
         client.send(
@@ -128,7 +128,7 @@ async def test_without_a_login_there_is_no_mail(submission: Submitting) -> None:
         assert (await client.ask("DATA"))[0] == 503
 
 
-async def test_the_user_decides_nothing(submission: Submitting, token: str) -> None:
+async def test_a6_the_user_decides_nothing(submission: Submitting, token: str) -> None:
     for user in ("resend", "api", "postroom.test", "", "nobody@nowhere.test"):
         async with submission.client() as client:
             await client.ask("EHLO x")
@@ -149,7 +149,7 @@ async def test_challenges_and_their_odd_answers(submission: Submitting, token: s
         assert (await client.ask(base64.b64encode(token.encode())))[0] == 235
 
 
-async def test_three_wrong_keys_end_the_connection(submission: Submitting) -> None:
+async def test_a6_three_wrong_keys_end_the_connection(submission: Submitting) -> None:
     for wrong in (b"re_wrong", b"", b"x" * 500, b"\xff"):
         answer = base64.b64encode(b"\0resend\0" + wrong).decode()
         async with submission.client() as client:
@@ -159,7 +159,9 @@ async def test_three_wrong_keys_end_the_connection(submission: Submitting) -> No
             assert await client.ends() == b""
 
 
-async def test_unknown_user_and_wrong_key_have_one_answer_and_no_quick_one(submission: Submitting, token: str) -> None:
+async def test_a6_unknown_user_and_wrong_key_have_one_answer_and_no_quick_one(
+    submission: Submitting, token: str
+) -> None:
     answers = set()
     for user, key in (("nobody", "re_wrong"), ("postroom.test", token[:-1] + "!"), ("resend", "x" * 300)):
         async with submission.client() as client:
@@ -170,7 +172,7 @@ async def test_unknown_user_and_wrong_key_have_one_answer_and_no_quick_one(submi
     assert len(answers) == 1
 
 
-async def test_failures_of_an_address_are_limited(
+async def test_a6_failures_of_an_address_are_limited(
     domain: UUID, store: Store, ringer: Ringer, blobs: BlobStore, certificates: Path, token: str
 ) -> None:
     async with submitting(store, ringer, blobs, certificates, max_auth_failures_per_ip=2) as running:
@@ -255,7 +257,7 @@ async def test_a_large_mail_goes_to_the_blob_store(
     assert (await blobs.get(email["raw_blob"])).endswith(mail)
 
 
-async def test_nobody_sends_from_what_is_not_theirs(
+async def test_a7_nobody_sends_from_what_is_not_theirs(
     submission: Submitting, admin: asyncpg.Connection, token: str, make_org: MakeOrg, make_domain: MakeDomain, org: UUID
 ) -> None:
     await make_domain(await make_org(), "bank.test")
@@ -457,7 +459,7 @@ async def test_requiretls_is_kept_with_the_mail(
 
 
 @pytest.mark.parametrize("field", [b"Auto-Submitted: auto-replied", b"Precedence: bulk", b"List-Id: <l.postroom.test>"])
-async def test_of_automatic_mail_nobody_is_told_unless_it_was_asked(
+async def test_a14_of_automatic_mail_nobody_is_told_unless_it_was_asked(
     submission: Submitting, admin: asyncpg.Connection, token: str, field: bytes
 ) -> None:
     opening, recipient = "MAIL FROM:<me@elsewhere.test>", "RCPT TO:<you@example.com>"
@@ -478,7 +480,9 @@ SEQUENCES: dict[str, list[dict[str, str]]] = (
 SMUGGLED = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<v@example.com>\r\nDATA\r\n" + HEAD + b"\r\nsmuggled\r\n.\r\n"
 
 
-async def test_only_crlf_dot_crlf_ends_a_message(submission: Submitting, admin: asyncpg.Connection, token: str) -> None:
+async def test_a1_only_crlf_dot_crlf_ends_a_message(
+    submission: Submitting, admin: asyncpg.Connection, token: str
+) -> None:
     suites.suite("smtp-smuggling")
     assert len(SEQUENCES["must_not_end_data"]) == 14
     for each in SEQUENCES["must_not_end_data"]:

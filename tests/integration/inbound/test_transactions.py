@@ -164,7 +164,7 @@ async def test_smtplib_delivers_over_starttls(tls_server: Server, admin: asyncpg
     assert (row["facts"]["protocol"], row["size"]) == ("ESMTPS", 300_016)
 
 
-async def test_what_was_said_before_tls_counts_for_nothing_after_it(tls_server: Server) -> None:
+async def test_a3_what_was_said_before_tls_counts_for_nothing_after_it(tls_server: Server) -> None:
     async with tls_server.client() as client:
         assert "STARTTLS" in (await client.ask("EHLO x"))[1].split("\n")
         assert (await client.ask("MAIL FROM:<a@b.example>"))[0] == 250

@@ -221,7 +221,7 @@ SMUGGLED = b"MAIL FROM:<evil@peer.test>\r\nRCPT TO:<v@peer.test>\r\nDATA\r\nSubj
 
 
 @PIPELINING
-async def test_smuggling_out(extensions: tuple[str, ...]) -> None:
+async def test_a2_smuggling_out(extensions: tuple[str, ...]) -> None:
     """What may end the content at some peer either leaves stuffed, or not at all."""
     cases = json.loads((suite("smtp-smuggling") / "eod_sequences.json").read_text())
     kinds = ("must_not_end_data", "must_not_end_data_but_must_be_kept_unstuffed", "ends_data")

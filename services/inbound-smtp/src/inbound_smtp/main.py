@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -54,8 +55,21 @@ from mailcore.store.session import Store
 log = logger(__name__)
 
 
+GC_THRESHOLD = (20_000, 20, 50)
+
+
 def main() -> None:
-    run("inbound_smtp", load(Settings), start)
+    run("inbound_smtp", load(Settings), _lasting)
+
+
+@asynccontextmanager
+async def _lasting(settings: Settings) -> AsyncIterator[Running]:
+    """What exists once it is built lives as long as the process: a full collection need not walk it while clients wait."""
+    async with start(settings) as running:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+        yield running
 
 
 @asynccontextmanager

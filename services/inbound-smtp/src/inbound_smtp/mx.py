@@ -159,7 +159,7 @@ class MxSession(Session[Mx]):
             "tls": self.tls,
             "by": self.listener.hostname,
             "body": "8BITMIME" if transaction.body_8bit else "7BIT",
-            "connected_at": self.connected_at.isoformat(),
+            "connected_at": self.connected_at,
             **({} if transaction.dsn is None else {"dsn": transaction.dsn}),
             **({} if self.client is None else _of_client(self.client)),
         }

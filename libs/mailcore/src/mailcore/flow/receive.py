@@ -54,7 +54,7 @@ class Arrival:
     raw: bytes | Spooled
     envelope: Envelope
     facts: dict[str, Any]
-    """What is known about the handing over: peer name, TLS, protocol. JSON, no control characters."""
+    """What is known about the handing over: peer name, TLS, protocol. JSON, moments too, no control characters."""
     source: str
     """Who handed it over: address of the peer, id of the endpoint."""
     source_id: str | None
@@ -235,6 +235,9 @@ class Receives:
             log.warning("blob of a repeat left to the sweep", key=blob, error=error.public)
 
 
+_ACCEPTED = {"step": "receive", "decision": "accepted", "reason": "The domain of each recipient receives here."}
+
+
 def _small(raw: bytes | Spooled) -> bytes | None:
     """What goes into the row."""
     return raw if isinstance(raw, bytes) and len(raw) <= INLINE_BYTES else None
@@ -262,7 +265,7 @@ def _member(arrival: Arrival, digest: bytes, small: bytes | None) -> _Member:
             raw_blob=None if small is not None else new_key(org_id, id_),
             decisions=[
                 *arrival.decisions,
-                decision("receive", "accepted", "The domain of each recipient receives here.", now),
+                {"at": now, **_ACCEPTED},
             ],
             created_at=now,
             auth=arrival.auth,
