@@ -59,7 +59,7 @@ async def _client(server: Server, security: Security = Security.NONE, timeout: f
         listener.close()
 
 
-async def test_starttls_that_is_missing_gets_no_password() -> None:
+async def test_a4_starttls_that_is_missing_gets_no_password() -> None:
     server = Server(b"* OK hello\r\n", {b"CAPABILITY": b"* CAPABILITY IMAP4rev1\r\nTAG OK done\r\n"})
     with pytest.raises(Refused, match="STARTTLS"):
         async with _client(server, Security.STARTTLS) as client:
@@ -67,7 +67,7 @@ async def test_starttls_that_is_missing_gets_no_password() -> None:
     assert not any(b"secret" in line or b"AUTH" in line for line in server.heard)
 
 
-async def test_what_comes_before_tls_is_not_believed() -> None:
+async def test_a4_what_comes_before_tls_is_not_believed() -> None:
     injected = b"TAG OK go on\r\n* CAPABILITY AUTH=PLAIN\r\n"
     server = Server(b"* OK hello\r\n", CAPABILITY | {b"STARTTLS": injected})
     with pytest.raises(Unavailable, match="between STARTTLS and TLS"):
@@ -75,7 +75,7 @@ async def test_what_comes_before_tls_is_not_believed() -> None:
             pass
 
 
-async def test_preauth_does_not_skip_tls() -> None:
+async def test_a4_preauth_does_not_skip_tls() -> None:
     with pytest.raises(Refused, match="before TLS"):
         async with _client(Server(b"* PREAUTH welcome\r\n", CAPABILITY), Security.STARTTLS):
             pass

@@ -103,7 +103,7 @@ async def test_next_hop_when_tls_fails() -> None:
 
 @pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
 @pytest.mark.parametrize("injected", ["250-mx0.test\r\n250 AUTH PLAIN\r\n", "250 ok\r\n", "25", "\r\n"])
-async def test_response_injection(policy: TlsPolicy, injected: str) -> None:
+async def test_a4_response_injection(policy: TlsPolicy, injected: str) -> None:
     """A4: what comes in clear behind the 220 is not taken for words under TLS; the connection is closed."""
     server_tls, client_tls = certificate("mx0.test")
     step = Step("220 go\r\n" + injected + ("\n" if injected == "25" else ""))
@@ -117,7 +117,7 @@ async def test_response_injection(policy: TlsPolicy, injected: str) -> None:
         assert len(server.talks) == 1
 
 
-async def test_what_was_offered_in_clear_is_forgotten() -> None:
+async def test_a4_what_was_offered_in_clear_is_forgotten() -> None:
     """RFC 3207 §4.2: PIPELINING and AUTH count only when offered again under TLS."""
     server_tls, _ = certificate("mx0.test")
     server = SmtpServer(
