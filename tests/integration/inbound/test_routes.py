@@ -106,7 +106,7 @@ async def test_a_post_is_queued_for_the_named_endpoint_alone(desk: Desk) -> None
     assert await desk.boxes(arrival) == []
     rows = await desk.admin.fetch(
         "SELECT q.webhook_id, e.type, e.object_id, e.recipients, e.detail FROM webhook_queue q JOIN events e ON e.id = q.event_id "
-        "ORDER BY e.type DESC, e.id"
+        "ORDER BY e.type DESC, e.recipients"
     )
     detail = {"route": {"id": str(route), "name": "to the app"}}
     assert [tuple(row) for row in rows] == [
