@@ -97,8 +97,8 @@ _POSTFIX_SERVICES = "".join(
 
 
 @contextmanager
-def exim(folder: Path, onward: int, pem: Path) -> Iterator[int]:
-    """CHUNKING, DSN, 8BITMIME, PIPELINING; no SMTPUTF8."""
+def exim(folder: Path, onward: int, pem: Path, *, chunking: bool = False) -> Iterator[int]:
+    """CHUNKING, DSN, 8BITMIME, PIPELINING; no SMTPUTF8. `chunking`: it sends by BDAT to who takes that."""
     port, program = free_port(), peer("exim4")
     (folder / "spool").mkdir(parents=True)
     (folder / "exim.conf").write_text(
@@ -139,7 +139,7 @@ on:
   port = {onward}
   allow_localhost
   hosts_try_fastopen =
-  hosts_try_chunking =
+  hosts_try_chunking = {"*" if chunking else ""}
 begin retry
 * * F,2h,15m
 """
