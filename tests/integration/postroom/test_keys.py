@@ -29,6 +29,7 @@ NOT_SEALED = {
     "provider_events.digest",
     "sessions.secret_hash",
     "tls_results.digest",
+    "greylist.digest",
     "arrivals.sha256",
     "engagements.last_link",
     # mail, and what was answered
