@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from uuid import UUID
 
 import asyncpg
@@ -153,6 +154,37 @@ async def test_a8_one_recipient_too_many(server: Server, admin: asyncpg.Connecti
         assert (await client.ask("DATA"))[0] == 354
         assert (await client.ask("A: b\r\n."))[0] == 250
     assert await admin.fetchval("SELECT cardinality(rcpt_to) FROM arrivals") == 1000
+
+
+async def test_a8_who_is_put_off_a_thousand_times_is_sent_away(server: Server) -> None:
+    server.limit(recipients=3)
+    async with server.client() as client:
+        await client.ask("EHLO x")
+        await client.ask("MAIL FROM:<a@b.example>")
+        codes = [(await client.ask("RCPT TO:<v@postroom.test>"))[0] for _ in range(7)]
+        assert codes == [250] * 3 + [452] * 4
+        assert await client.ends() == b"421 4.7.0 Too many errors, closing the connection\r\n"
+
+
+async def test_a9_who_does_not_read_is_not_read_from(server: Server) -> None:
+    """Short commands with long replies, without end: they pile up at the client, not here."""
+    server.limit(junk_commands=10_000_000)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", server.port))
+        octets, sent, held, stuck = b"EHLO x\r\n" * 4096, 0, 0, 0
+        while stuck < 100 and sent < 50_000_000:
+            try:
+                sent += sock.send(octets[sent % 8 :])
+                stuck = 0
+            except BlockingIOError:
+                stuck += 1
+            await asyncio.sleep(0.002)
+            held = max([held, *(len(session.octets) for session in server.mx._sessions)])  # type: ignore[attr-defined]
+        assert stuck == 100
+        assert 64 * 1024 < held < 1024 * 1024
 
 
 async def test_a8_junk_is_answered_a_hundred_times(server: Server) -> None:

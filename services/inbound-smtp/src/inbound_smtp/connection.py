@@ -124,10 +124,10 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
         if self._more is not None:
             more, self._more = self._more, None
             more.set_result(None)
-        elif self._held is None or self._asked is not None:
+        else:
             self._advance()
-        elif len(self.octets) > MAX_AHEAD:
-            self._pause()
+            if self._waiting and len(self.octets) > MAX_AHEAD:
+                self._pause()  # it is to wait for us, or to read what we have said
 
     def eof_received(self) -> bool:
         """A client may close its side after QUIT has been sent: what it sent is still answered, except within TLS."""
@@ -164,9 +164,8 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
                 self._transport.abort()
             return
         his_turn = self._held is None or self._asked is not None or self._more is not None
-        if (
-            his_turn or waited > self.listener.limits.command_seconds
-        ):  # where it is we who are slow, he will not wait for ever
+        # where it is we who are slow, he will not wait for ever
+        if his_turn or waited > self.listener.limits.command_seconds:
             self.goodbye(replies.TOO_SLOW)
 
     # ---- beginnings -------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Session(Connection[L]):
         self.junk = 0
         self.connected_at = datetime.now(UTC)
         self._errors = 0
+        self._put_off = 0
+        """Commands that were refused for now, since the last mail that was taken."""
         self._wasted = 0
         self._body: Body | None = None
         """Of a large message, or one that comes in chunks."""
@@ -200,6 +202,10 @@ class Session(Connection[L]):
             self._errors += 1
             if self._errors >= self.listener.limits.errors:
                 self.goodbye(replies.TOO_MANY_ERRORS)
+        elif reply.code >= 400:
+            self._put_off += 1
+            if self._put_off > self.listener.limits.recipients:
+                self.goodbye(replies.TOO_MANY_ERRORS)
         elif self.upgrade:
             self.upgrade = False
             self.start_tls()
@@ -215,10 +221,12 @@ class Session(Connection[L]):
         self._patience = self.listener.limits.data_seconds
 
     def heard(self, octets: int) -> None:
-        if self._began is None or (self._held is not None and self._more is None):
+        if self._began is None:
             return
         failpoint.hit("f14")
         self._came += octets
+        if self._held is not None and self._more is None:
+            return  # it is not his turn
         self._since = self._loop.time()
         limits = self.listener.limits
         took = self._since - self._began - limits.data_grace_seconds
@@ -301,7 +309,7 @@ class Session(Connection[L]):
             return
         self.lost()
         if reply.code == 250:
-            self.junk = 0
+            self.junk = self._put_off = 0
             if failpoint.armed("f17"):
                 self._loop.call_later(0.05, failpoint.hit, "f17")  # when the reply is on the wire
 

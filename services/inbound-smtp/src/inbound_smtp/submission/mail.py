@@ -84,7 +84,7 @@ async def mail(session: SubmissionSession, argument: str) -> Reply:
 
 def rcpt(session: SubmissionSession, argument: str) -> Reply:
     transaction = session.transaction
-    if transaction is None:
+    if transaction is None or session.chunking:
         return BAD_SEQUENCE
     if len(transaction.recipients) >= session.listener.limits.recipients:
         return TOO_MANY_RECIPIENTS
