@@ -42,6 +42,10 @@ test-fuzz: $(STAMP) ## schemathesis with many examples of every operation, on a 
 test-coverage: $(STAMP) ## the tests with line and branch coverage
 	$(BIN)/pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
 
+.PHONY: rows
+rows: $(STAMP) ## the attack classes of the plan of reliability, and the tests that show each: make rows [ARGS=-v]
+	@$(BIN)/python tests/rows.py $(ARGS)
+
 .PHONY: peers
 peers: ## install the real mail servers that tests talk to (Debian, as root)
 	.ci/peers
