@@ -115,6 +115,8 @@ class Facts:
     received_at: datetime | None = None
     hostname: str = ""
     """Our name."""
+    client_name: str = ""
+    """What the DNS calls who handed it over, both ways; empty: not known."""
     findings: Sequence[Finding] = ()
     """What other scanners have found; empty for those that are asked first."""
 
