@@ -1,7 +1,7 @@
 """The rows of the plan of reliability (attack classes A, B, C), and which tests show each.
 
-A test shows a row by its name: `test_a5_…`, and `test_c2_c3_…` shows two. `make rows` prints the matrix; tests/unit/test_rows.py fails
-where a row has no test.
+A test shows a row by its name: `test_a5_…`, and `test_c2_c3_…` shows two. `make rows` prints the matrix; tests/unit/test_rows.py
+fails where a row has no test.
 
 `POSTROOM_SPEC` names the folder of reliability.md; else it is looked for in `shared/spec` beside the checkout.
 """

@@ -55,7 +55,7 @@ def _split(text: str) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(("scenario", "case"), _cases("validation"))
-async def test_chains(scenario: dict[str, Any], case: dict[str, Any]) -> None:
+async def test_b10_chains(scenario: dict[str, Any], case: dict[str, Any]) -> None:
     head, body = _split(case["message"])
     chain = await validate(head, body, _resolver(scenario))
     # no result is given where a seal says cv=fail: RFC 8617 §5.2 step 2 calls the chain failed
@@ -68,7 +68,7 @@ async def test_chains(scenario: dict[str, Any], case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("scenario", "case"), _cases("sign"))
-async def test_seals(scenario: dict[str, Any], case: dict[str, Any]) -> None:
+async def test_b10_seals(scenario: dict[str, Any], case: dict[str, Any]) -> None:
     """Our set says what the suite's says, and holds."""
     head, body = _split(case["message"])
     resolver = _resolver(scenario)

@@ -11,6 +11,9 @@ import pytest
 from inbound_smtp.checks.authentication import BeforeReply
 from mailcore.dns.resolver import StaticResolver
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
+from mailcore.mailauth.arc.seal import seal
+from mailcore.mailauth.arc.validate import Chain
+from mailcore.mailauth.dkim.keys import SigningKey, generate_ed25519
 from mailcore.store.session import Store
 
 from .harness import Server
@@ -73,6 +76,22 @@ async def test_one_reply_for_all_of_its_recipients(
     assert (await strict.deliver(FORGED, "a@lenient.test", "someone@postroom.test"))[0] == 250
     row = await admin.fetchrow("SELECT rcpt_to, auth FROM arrivals")
     assert (row["rcpt_to"], row["auth"]["dmarc"]["result"]) == (["a@lenient.test", "someone@postroom.test"], "fail")
+
+
+async def test_b10_what_a_trusted_list_has_changed_is_taken(
+    strict: Server, store: Store, admin: asyncpg.Connection
+) -> None:
+    key = SigningKey.load("ed", "lists.example", generate_ed25519()[0])
+    zones = {**ZONES, key.record_name: {"TXT": [key.public_txt]}}
+    head, _, body = FORGED.partition(b"\r\n\r\n")
+    results = ["dmarc=pass header.from=bank.example"]
+    sealed = seal(head + b"\r\n", body, Chain("none"), key, server="lists.example", results=results, now=1) + FORGED
+    for trusted, code in (([], 550), (["lists.example"], 250)):
+        authenticator = Authenticator(StaticResolver(zones), "mx.postroom.test", seconds=4, trusted=trusted)
+        strict.mx.before_reply = BeforeReply(authenticator, DmarcPolicies(store))
+        assert (await strict.deliver(sealed, "someone@postroom.test"))[0] == code
+    found = await admin.fetchval("SELECT auth FROM arrivals")
+    assert (found["dmarc"]["result"], found["dmarc"]["vouched_by"]) == ("fail", "lists.example")
 
 
 async def test_a_large_mail_is_looked_at_whole(strict: Server, admin: asyncpg.Connection) -> None:

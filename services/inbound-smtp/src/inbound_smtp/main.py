@@ -87,7 +87,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     receives = Receives(store, ringer, blobs)
     lease = WorkerLease(store, "inbound_smtp", lease_seconds=settings.queue.lease_seconds)
     resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds)
-    authenticator = Authenticator(resolver, settings.smtp.name)
+    authenticator = Authenticator(resolver, settings.smtp.name, trusted=settings.smtp.arc_trusted)
     returned = None
     if settings.encryption_key is not None:
         returned = Returned(store, ringer, Verp(*settings.keyring().derive_all("verp")))

@@ -67,6 +67,9 @@ class Smtp(Group, extra="ignore"):
     """tag: it only stands among the arrival's facts."""
     rdns: Literal["off", "tag", "reject"] = "off"
     """Whether who connects must have a name that leads back to his address."""
+    arc_trusted: Strings = Field(default_factory=list)
+    """Domains that seal what they forward (ARC, d=), and whose word counts: mail that passed DMARC there is not held or refused for
+    failing it here. Mailing lists and forwarders that people of this installation use."""
     greylist_seconds: float = Field(300.0, gt=0)
     """How long the first mail has to wait that comes to a domain which has greylisting on."""
     max_auth_failures_per_ip: int = Field(30, ge=1)

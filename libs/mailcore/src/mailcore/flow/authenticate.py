@@ -28,7 +28,8 @@ from mailcore.kit.errors import Invalid
 from mailcore.kit.log import logger
 from mailcore.kit.remember import Remembered
 from mailcore.mailauth import results
-from mailcore.mailauth.arc.validate import FAIL, NONE, Chain, validate
+from mailcore.mailauth.arc.trust import vouching
+from mailcore.mailauth.arc.validate import FAIL, NONE, PASS, Chain, validate
 from mailcore.mailauth.dkim.canonical import split_fields
 from mailcore.mailauth.dkim.verify import Status, Verified, off_loop, verify
 from mailcore.mailauth.dmarc.author import Authors, authors
@@ -81,6 +82,8 @@ class Authentication:
     arc: Chain
     replayed: bool = False
     """A signature of it comes from ever more places; what it proves of its author stays true."""
+    vouched: str = ""
+    """DMARC fails, and did not before this trusted sealer passed the mail on: its policy is not applied (RFC 8617 §7.2.1)."""
 
     @property
     def header(self) -> str:
@@ -101,7 +104,8 @@ class Authentication:
             items.append(Item("arc", self.arc.status, reason=self.arc.reason))
         asked = self.dmarc.policy.value if self.dmarc.policy_domain else ""
         shown = (("header.from", results.domain(self.dmarc.domain)), ("policy.dmarc", asked))
-        items.append(Item("dmarc", self.dmarc.result.value, shown, self.dmarc.reason))
+        reason = f"{self.vouched} is trusted and says that it passed there." if self.vouched else self.dmarc.reason
+        items.append(Item("dmarc", self.dmarc.result.value, shown, reason))
         return items
 
     def json(self) -> dict[str, Any]:
@@ -132,6 +136,7 @@ class Authentication:
                 "policy_domain": dmarc.policy_domain,
                 "published": f"{dmarc.tag}={dmarc.published}" if dmarc.published else None,
                 "aligned": list(dmarc.aligned),
+                "vouched_by": self.vouched or None,
                 "reason": _plain(dmarc.reason),
             },
             "arc": {
@@ -148,11 +153,12 @@ class Authentication:
 def disposition(found: Mapping[str, Any] | None, policy: str) -> Disposition:
     """What a domain with this policy does with a mail. `found`: as `Authentication.json` gives it; None: not known.
 
-    Only a verdict of `fail` counts. A domain that refuses holds what the author's domain wants quarantined; one that holds
-    quarantines what it would have refused.
+    Only a verdict of `fail` counts, and not where a trusted forwarder vouches for the mail. A domain that refuses holds what the
+    author's domain wants quarantined; one that holds quarantines what it would have refused.
     """
     dmarc = (found or {}).get("dmarc") or {}
-    if policy == "tag" or dmarc.get("result") != Verdict.FAIL or dmarc.get("policy") == Policy.NONE:
+    failed = dmarc.get("result") == Verdict.FAIL and not dmarc.get("vouched_by")
+    if policy == "tag" or not failed or dmarc.get("policy") == Policy.NONE:
         return "none"
     return "reject" if policy == "reject" and dmarc.get("policy") == Policy.REJECT else "quarantine"
 
@@ -202,7 +208,8 @@ class Signatures:
 
 
 class Authenticator:
-    """One a process. `hostname`: our name in Authentication-Results; `clock`: seconds since 1970."""
+    """One a process. `hostname`: our name in Authentication-Results; `trusted`: domains whose ARC seals are believed; `clock`:
+    seconds since 1970."""
 
     def __init__(
         self,
@@ -210,18 +217,19 @@ class Authenticator:
         hostname: str,
         *,
         seconds: float = SECONDS,
+        trusted: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._resolver = resolver
         self.server = hostname.lower()
+        self._trusted = frozenset(normalize_domain(each, underscore=True) for each in trusted)
         self._seconds = seconds
         self._clock = clock
         self._signatures = Signatures(clock)
 
     async def check(self, raw: bytes, *, peer_ip: str | None, helo: str, mail_from: str) -> Authentication:
         """`peer_ip`: who handed it over by SMTP; None: nobody did, and there is no SPF. Raises nothing."""
-        head, body = _split(raw)
-        octets = len(head) + len(body)
+        head, body, octets = *_split(raw), len(raw)
         try:
             fields = await off_loop(octets, split_fields, head) if len(head) <= MAX_HEADER else None
             wrong = "" if fields is not None else f"The header has more than {MAX_HEADER} octets."
@@ -254,7 +262,10 @@ class Authenticator:
         if dmarc is None:
             dmarc = Dmarc(Verdict.TEMPERROR, asked.domains[0] if asked.domains else "", reason=_LATE)
         replayed = self._signatures.replayed([each for each in dkim if each.status is Status.PASS], peer_ip)
-        return Authentication(self.server, spf, tuple(dkim), dmarc, arc, replayed)
+        vouched = ""
+        if dmarc.result is Verdict.FAIL and arc.status == PASS and not asked.wrong and len(asked.domains) == 1:
+            vouched = vouching(arc.sets, dmarc.domain, self._trusted)
+        return Authentication(self.server, spf, tuple(dkim), dmarc, arc, replayed, vouched)
 
     async def of_arrival(self, raw: bytes, row: Stored) -> dict[str, Any]:
         """For `arrivals.auth`, of a mail that has been taken."""
