@@ -1,7 +1,8 @@
-"""DNS blocklists: whether an address stands on one (RFC 5782).
+"""DNS blocklists: whether an address or a domain stands on one (RFC 5782).
 
-An address is asked for as `4.3.2.1.<list>`; an A record in 127.0.0.0/8 says that it is listed, its TXT says why. Some lists answer
-resolvers that they do not serve with 127.255.255.0/24: that is no listing, and no all-clear either.
+An address is asked for as `4.3.2.1.<list>`, a domain as `example.com.<list>`; an A record in 127.0.0.0/8 says that it is listed,
+its TXT says why. Some lists answer resolvers that they do not serve with 127.255.255.0/24: that is no listing, and no all-clear
+either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ LISTINGS = ipaddress.IPv4Network("127.0.0.0/8")
 REFUSALS = ipaddress.IPv4Network("127.255.255.0/24")
 """Spamhaus and others: asked through a public resolver, too often, or under a wrong name."""
 MAX_REASON = 200
+MAX_NAME = 250
+"""Characters of a domain and a list together (RFC 1035 §3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,18 @@ class Listing:
 
 async def look_up(ip: str, zone: str, resolver: Resolver) -> Listing:
     """Raises nothing of its own; the caller sets a deadline."""
-    name = f"{_reversed(ip)}.{zone.strip('.').lower()}"
+    return await _look_up(_reversed(ip), zone, resolver)
+
+
+async def look_up_domain(domain: str, zone: str, resolver: Resolver) -> Listing:
+    """The same of a list of domains (RFC 5782 §2.3). `domain` in normal form."""
+    if len(domain) + len(zone) > MAX_NAME:
+        return Listing(False, "")  # no list can name it
+    return await _look_up(domain, zone, resolver)
+
+
+async def _look_up(what: str, zone: str, resolver: Resolver) -> Listing:
+    name = f"{what}.{zone.strip('.').lower()}"
     try:
         answers = (await resolver.a(name)).values
     except NoSuchDomain:
