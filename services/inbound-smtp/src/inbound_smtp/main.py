@@ -43,14 +43,16 @@ from mailcore.flow.receive import Receives
 from mailcore.flow.returned import Returned
 from mailcore.flow.route import Routes
 from mailcore.flow.sandbox import Sandbox
+from mailcore.flow.scan import Scans
 from mailcore.flow.submit import Submits
 from mailcore.flow.tables import Tables
 from mailcore.kit.errors import Refused
 from mailcore.kit.log import logger
-from mailcore.kit.settings import load
+from mailcore.kit.settings import Scanners, load
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ROUTE
 from mailcore.queue.rate import RateLimiter
+from mailcore.scanners.registry import configured
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -98,7 +100,8 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         quotas=Quotas(store, **dict(settings.quota)),
         sandbox=Sandbox(store, settings.sandbox.domain),
     )
-    routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned, submits=submits)
+    scans = make_scans(store, settings.scanners, resolver)
+    routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned, submits=submits, scans=scans)
     router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
     pace = Pace(router.work, taken=lambda: receives.taken, lag=lambda: router.lag)
     runner = Runner("router", pace, sweep_seconds=settings.queue.sweep_seconds)
@@ -146,8 +149,14 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         for server in servers:
             server.close()
         routing.cancel()
+        await scans.close()
         await ringer.close()
         await store.close()
+
+
+def make_scans(store: Store, on: Scanners, resolver: DnsResolver) -> Scans:
+    """Raises Invalid when a scanner's address cannot be read."""
+    return Scans(store, configured(on, resolver), at_once=on.at_once, again_seconds=on.again_seconds)
 
 
 async def _until_drained(routing: asyncio.Task[None]) -> None:

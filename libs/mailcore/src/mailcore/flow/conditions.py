@@ -149,9 +149,9 @@ class Match(_Model):
     """Auto-replies, reports, lists and bulk mail (RFC 3834)."""
     door: list[Literal["smtp", "resend", "cloudflare", "imap"]] | None = None
     verdict: list[Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,30}$")]] | None = None
-    """A scanner said one of these: spam, infected, suspicious, clean, error …"""
+    """A scanner said one of these (scanners.base.Verdict): clean, unsure, spam, infected, listed, skipped, unavailable."""
     score: Range | None = None
-    """Of any scanner."""
+    """Of any spam filter, by its own scale."""
     auth: AuthMatch | None = None
 
 

@@ -12,9 +12,10 @@ from mailcore.flow.receive import decision
 from mailcore.kit.ids import uuid7
 from mailcore.mime.fields import Field, MailAddress, read_fields
 from mailcore.mime.parse import Limits, Summary
+from mailcore.scanners.base import Finding
 from mailcore.store.arrivals import RoutedArrival, Stored
 from mailcore.store.events import NewEvent
-from mailcore.store.messages import RoutedMessage
+from mailcore.store.messages import JUNK, RoutedMessage
 
 if TYPE_CHECKING:
     from mailcore.flow.pass_on import Outgoing
@@ -46,8 +47,15 @@ class InHand:
     auth: dict[str, Any] | None = None
     """As flow.authenticate tells it; of a mail that was looked at before the reply, what was found then."""
     verdicts: list[str] = field(default_factory=list)
-    """What scanners say: clean, suspicious, spam, infected, error …; routes ask for them, and spam is not forwarded."""
+    """What scanners say (scanners.base.Verdict); routes ask for them, and spam is not forwarded."""
     scores: list[float] = field(default_factory=list)
+    """Points of the spam filters, each by its own scale."""
+    findings: list[Finding] = field(default_factory=list)
+    """What scanners found, with what is known from before (flow.scan)."""
+    pending: str = ""
+    """Scanners that must look at it before anything becomes of it, and are away. Empty: none."""
+    junk: bool = False
+    """It lies among the junk of its mailboxes."""
     held: str = ""
     """Why nothing becomes of it before somebody looks at it: it is quarantined. Empty: nothing is in its way."""
     held_by: str | None = None
@@ -102,8 +110,19 @@ def routed(mail: InHand, made: Sequence[RoutedMessage]) -> RoutedArrival:
     row = mail.row
     summary = summary_json(row.id, row.rcpt_to, mail.summary)
     return RoutedArrival(
-        row.id, summary, _decisions(mail, made), mail.auth, mail.state, mail.held_by, mail.held or None
+        row.id,
+        summary,
+        _decisions(mail, made),
+        mail.auth,
+        mail.state,
+        mail.held_by,
+        mail.held or None,
+        findings_json(mail),
     )
+
+
+def findings_json(mail: InHand) -> list[dict[str, Any]] | None:
+    return [one.json() for one in mail.findings] or None
 
 
 def summary_json(arrival_id: UUID, rcpt_to: Sequence[str], found: Summary) -> dict[str, Any]:
@@ -166,6 +185,7 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
                     reply_to=[shown(one) for one in found.reply_to],
                     attachments=words.files(found),
                     snippet=words.snippet(found.text),
+                    flags=[JUNK] if mail.junk else [],
                     doubts=doubts,
                     words=words.of_mailbox(found_by, mark, mailbox),
                     related=about,

@@ -1,8 +1,8 @@
 """What becomes of mail that has arrived: the router's step, for a batch it has claimed.
 
 1. `_read`   the arrival's raw mail, parsed under limits (flow.parse): the summary
-2. `_steps`  what is found out about it, each a line there, before anything is written: whom it is from (flow.authenticate), reports
-             about what we sent, and what the organization's routes say (flow.follow)
+2. `_steps`  what is found out about it, each a line there, before anything is written: whom it is from (flow.authenticate), what
+             scanners say (flow.scan), reports about what we sent, and what the organization's routes say (flow.follow)
 3. `_write`  one transaction: the lease is still ours, mailboxes found or made, messages, what is passed on, events, the new state
 4. after the commit the bells of webhooks and outbound
 
@@ -28,12 +28,13 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow import mailbox, threads
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.follow import follow
-from mailcore.flow.in_hand import InHand, messages_of, received_event, routed, routed_events
+from mailcore.flow.in_hand import InHand, findings_json, messages_of, received_event, routed, routed_events
 from mailcore.flow.parse import Reader, raw_of
 from mailcore.flow.pass_on import PassesOn
 from mailcore.flow.receive import decision
 from mailcore.flow.reports import Reports
 from mailcore.flow.returned import Returned
+from mailcore.flow.scan import Scans
 from mailcore.flow.submit import Due, Submits
 from mailcore.flow.tables import Tables
 from mailcore.kit import failpoint
@@ -42,7 +43,7 @@ from mailcore.kit.log import logger
 from mailcore.kit.retry import delay
 from mailcore.queue.bell import Ringer
 from mailcore.store import arrivals, events, mailboxes, messages, usage
-from mailcore.store.arrivals import Claimed, Stored
+from mailcore.store.arrivals import Claimed, Pending, Stored
 from mailcore.store.session import Connection, Store
 
 log = logger(__name__)
@@ -70,15 +71,17 @@ class Routes:
         authenticator: Authenticator | None = None,
         submits: Submits | None = None,
         returned: Returned | None = None,
+        scans: Scans | None = None,
     ) -> None:
         """`authenticator`: None leaves out whether mail is from whom it says. `submits`: by which mail is passed on; None: one of
-        its own. `returned`: as in flow.reports."""
+        its own. `returned`: as in flow.reports. `scans`: None asks no scanner."""
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
         self._reader = Reader()
         self._authenticator = authenticator
         self._policies = DmarcPolicies(store)
+        self._scans = scans or Scans(store)
         self._about_ours = Reports(store, returned)
         self._tables = Tables(store)
         self._passes_on = PassesOn(store, submits or Submits(store, ringer, blobs))
@@ -168,8 +171,10 @@ class Routes:
     async def _steps(self, mail: InHand) -> None:
         """In this order: each may read what those before it found."""
         await self._authenticate(mail)
-        await self._reports(mail)
-        await self._follow(mail)
+        await self._scans.look(mail)
+        if not mail.pending:  # what waits for a scanner is looked at again, all of it
+            await self._reports(mail)
+            await self._follow(mail)
         mail.raw = b""
 
     async def _authenticate(self, mail: InHand) -> None:
@@ -213,6 +218,10 @@ class Routes:
     async def _commit(self, worker: int, ready: Sequence[InHand]) -> tuple[int, Due]:
         """How many were routed, and what to ring."""
         async with self._store.worker() as db:
+            waiting = [_pending(mail) for mail in ready if mail.pending]
+            if waiting:
+                await arrivals.pend(db, worker, waiting, seconds=self._scans.again_seconds)
+                ready = [mail for mail in ready if not mail.pending]
             mine = await arrivals.finish(db, worker, [mail.row.id for mail in ready])
             todo = [mail for mail in ready if mail.row.id in mine and mail.row.state == "received"]
             await mailbox.name(db, todo)
@@ -268,3 +277,9 @@ class Routes:
                 return  # another has it now, and decides
             await arrivals.quarantine(db, [one.arrival_id], decision("route", "quarantined", why))
         log.error("arrival quarantined", arrival=str(one.arrival_id), reason=why)
+
+
+def _pending(mail: InHand) -> Pending:
+    """Of its decisions only those about that: its other steps are taken again."""
+    told = [one for one in mail.decisions if one["step"] == "scan"]
+    return Pending(mail.row.id, mail.pending, findings_json(mail), told, mail.auth)

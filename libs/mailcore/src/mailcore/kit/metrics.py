@@ -15,6 +15,13 @@ QUEUE_DEPTH = Gauge("postroom_queue_depth", "Rows waiting", ["queue"])
 QUEUE_AGE = Gauge("postroom_queue_age_seconds", "Seconds since the longest-due row was due", ["queue"])
 ARRIVALS = Counter("postroom_arrivals", "Mails taken in", ["door"])
 ARRIVAL_REPEATS = Counter("postroom_arrival_repeats", "Mails handed over again and not stored twice", ["door"])
+SCANS = Counter("postroom_scans", "Answers of scanners about mail that arrived", ["scanner", "verdict"])
+SCAN_SECONDS = Histogram(
+    "postroom_scan_seconds",
+    "Seconds a scanner took for a mail",
+    ["scanner"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)
 WEBHOOK_POSTS = Counter("postroom_webhook_posts", "Webhook attempts by outcome", ["outcome"])
 TRACKING_HITS = Counter("postroom_tracking_hits", "Opens and clicks by what became of them", ["kind", "outcome"])
 SYNC_LAG = Gauge("postroom_sync_lag_seconds", "Seconds since the account synchronised longest ago was in step")

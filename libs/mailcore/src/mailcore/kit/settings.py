@@ -248,6 +248,39 @@ class HowMailLeaves(Group, extra="ignore"):
     shaping_file: str | None = None
 
 
+class Scanners(Group):
+    """Who looks at mail that arrives (mailcore.scanners). A scanner without an address is off."""
+
+    spamd: str = ""
+    """SpamAssassin: host:port of spamd, or the path of its socket."""
+    spamd_seconds: float = Field(10.0, gt=0)
+    """How long one mail may take; then the scanner counts as away."""
+    spamd_max_bytes: int = Field(512 * 1024, ge=1)
+    """Larger mail goes on without being scanned, and that is said."""
+    spamd_user: str = ""
+    """Whose preferences and Bayes database it uses. Empty: its own."""
+    spamd_fail: Literal["open", "closed"] = "closed"
+    """While it is away. open: mail goes on, and that is said; closed: mail is pending, and scanned when it is back."""
+    rspamd: str = Field("", pattern=r"^(?:https?://[^/\s]+/?)?$")
+    """URL of its normal worker: http://127.0.0.1:11333."""
+    rspamd_password: SecretStr | None = None
+    rspamd_controller: str = Field("", pattern=r"^(?:https?://[^/\s]+/?)?$")
+    """URL of its controller, by which it learns: http://127.0.0.1:11334."""
+    rspamd_seconds: float = Field(10.0, gt=0)
+    rspamd_max_bytes: int = Field(10 * 1024 * 1024, ge=1)
+    rspamd_fail: Literal["open", "closed"] = "closed"
+    clamd: str = ""
+    """ClamAV: host:port of clamd, or the path of its socket."""
+    clamd_seconds: float = Field(30.0, gt=0)
+    clamd_max_bytes: int = Field(100 * 1024 * 1024, ge=1)
+    """clamd's own StreamMaxLength must not be smaller."""
+    clamd_fail: Literal["open", "closed"] = "closed"
+    at_once: int = Field(20, ge=1, le=1_000)
+    """Mails that a process has looked at at the same time: so many connections to each scanner."""
+    again_seconds: float = Field(15.0, gt=0)
+    """When pending mail is tried again; each time twice as long, up to eight times."""
+
+
 class Tracking(Group):
     url: str = Field("", pattern=r"^(?:https?://[^/\s]+/?)?$")
     """Where opens and clicks come in, of domains without a tracking subdomain of their own. Empty: HTTP__PUBLIC_URL."""
@@ -278,6 +311,7 @@ class Base(BaseSettings):
     reputation: Reputation = Reputation()
     warmup: WarmUp = WarmUp()
     health: Health = Health()
+    scanners: Scanners = Scanners()
     failpoint: str = ""
     """Test builds only: where to die (kit.failpoint)."""
 

@@ -63,6 +63,8 @@ class Finding:
     """In words, for who reads the decisions."""
     reason: str = ""
     """One short word for headers: `gtube`, `phishing`; empty: nothing in particular."""
+    kind: Kind | None = None
+    """Of its scanner; flow.scan fills it in."""
 
     def json(self) -> dict[str, Any]:
         """For `arrivals.findings`."""
@@ -73,6 +75,7 @@ class Finding:
             "tags": list(self.tags),
             "detail": self.detail,
             "reason": self.reason,
+            "kind": self.kind and self.kind.value,
         }
 
     @classmethod
@@ -84,6 +87,7 @@ class Finding:
             tuple(found.get("tags") or ()),
             found.get("detail") or "",
             found.get("reason") or "",
+            Kind(found["kind"]) if found.get("kind") else None,
         )
 
     def clean(self) -> Finding:
@@ -144,6 +148,15 @@ class Learns(Protocol):
     async def learn(self, raw: bytes, *, spam: bool) -> bool:
         """False: it knew already. Raises kit.errors.Unavailable."""
         ...
+
+
+def malware(findings: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """What is known of a mail's attachments, of `arrivals.findings`: clean, infected, or error where they could not be looked at.
+    None: nobody looks for malware."""
+    said = {one["verdict"] for one in findings or () if one.get("kind") == Kind.MALWARE or one["verdict"] == "infected"}
+    if not said:
+        return None
+    return "infected" if Verdict.INFECTED in said else "error" if said != {Verdict.CLEAN} else "clean"
 
 
 def text(words: str, most: int) -> str:

@@ -6,7 +6,9 @@ It is found here too, so that a trial shows what becomes of spam whichever scann
 from __future__ import annotations
 
 from mailcore.mime.parse import Summary
-from mailcore.scanners.base import Finding, Verdict
+from mailcore.scanners.base import Finding, Kind, Verdict
+
+NAME = "gtube"
 
 STRINGS = (
     "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X",
@@ -22,5 +24,6 @@ def look(raw: bytes, summary: Summary) -> Finding | None:
     if not head and _BEGINNING not in summary.text:
         return None
     if any(string in summary.text or string.encode() in head for string in STRINGS):
-        return Finding("gtube", Verdict.SPAM, tags=("GTUBE",), detail="It holds the text of a trial.", reason="gtube")
+        detail = "It holds the text by which spam filters are tried."
+        return Finding(NAME, Verdict.SPAM, tags=("GTUBE",), detail=detail, reason="gtube", kind=Kind.SPAM)
     return None

@@ -141,7 +141,10 @@ async def foreign_domains(db: Connection, names: Collection[str]) -> list[str]:
 
 # ---- how a domain receives ----------------------------------------------------------------------------------------------
 
-SETTINGS = ("catch_all", "catch_all_mailbox", "subaddressing", "greylisting", "dmarc_policy")
+SETTINGS = (
+    *("catch_all", "catch_all_mailbox", "subaddressing", "greylisting", "dmarc_policy"),
+    *("spam_action", "spam_score", "unsure_score", "malware_action"),
+)
 """Columns of `domains` that say how it receives. A new one is a line here and in api.domains.receiving."""
 
 

@@ -79,6 +79,10 @@ class Stored:
     created_at: datetime
     released_at: datetime | None = None
     """Since when somebody has let it out of quarantine: nothing holds it again."""
+    findings: list[dict[str, Any]] | None = None
+    """What scanners said of it before."""
+    pending: str | None = None
+    """Scanners that it has been waiting for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,20 @@ class RoutedArrival:
     """Of a quarantined one: the step that holds it …"""
     held_reason: str | None = None
     """… and why."""
+    findings: list[dict[str, Any]] | None = None
+    """What scanners found; None: none was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One that waits for a scanner."""
+
+    id: UUID
+    scanners: str
+    findings: list[dict[str, Any]] | None
+    decisions: list[dict[str, Any]]
+    """New ones."""
+    auth: dict[str, Any] | None
 
 
 async def take(db: Connection, new: Sequence[NewArrival], *, seconds: float | None) -> dict[bytes, UUID]:
@@ -200,7 +218,7 @@ async def quarantine(db: Connection, ids: Sequence[UUID], decision: dict[str, An
 async def load(db: Connection, ids: Sequence[UUID]) -> list[Stored]:
     rows = await db.fetch(
         "SELECT id, org_id, door, source, mail_from, rcpt_to, facts, state, size, raw, raw_blob, auth, created_at, "
-        "released_at FROM arrivals "
+        "released_at, findings, pending FROM arrivals "
         "WHERE id = ANY ($1)",
         ids,
     )
@@ -229,8 +247,24 @@ async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[
         [one.held_by for one in routed],
         [one.held_reason for one in routed],
         [HELD_DAYS] * len(routed),
+        [one.findings and _json(one.findings) for one in routed],
     )
     return {row["id"] for row in rows}
+
+
+async def pend(db: Connection, worker: int, waiting: Sequence[Pending], *, seconds: float) -> None:
+    """They wait for scanners, and are due again: in so many seconds at first, up to eight times as many later. Only those whose
+    lease is still ours."""
+    await db.execute(
+        _PEND,
+        worker,
+        [one.id for one in waiting],
+        [one.scanners for one in waiting],
+        [one.findings and _json(one.findings) for one in waiting],
+        [_json(one.decisions) for one in waiting],
+        [one.auth for one in waiting],
+        seconds,
+    )
 
 
 async def depth(db: Connection) -> tuple[int, float]:
@@ -287,7 +321,7 @@ _MAIL = "state = 'routed' AND summary IS NOT NULL"
 
 _COLUMNS = (
     "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, "
-    "summary, decisions, auth"
+    "summary, decisions, auth, findings, pending, pending_at"
 )
 
 _TAKE = """
@@ -325,9 +359,24 @@ _CLAIM_CRASHED = _CLAIM.replace("crashes = 0", "crashes > 0")
 _ROUTED = """
 UPDATE arrivals a SET state = r.state, routed_at = CASE WHEN r.state <> 'quarantined' THEN now() END, summary = r.summary,
   decisions = a.decisions || r.decisions::jsonb, auth = coalesce(r.auth, a.auth), held_by = r.held_by, held_reason = r.held_reason,
-  held_until = CASE r.state WHEN 'quarantined' THEN now() + make_interval(days => r.days) END
-FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::integer[])
-  AS r (id, summary, decisions, auth, state, held_by, held_reason, days)
+  held_until = CASE r.state WHEN 'quarantined' THEN now() + make_interval(days => r.days) END,
+  findings = coalesce(r.findings::jsonb, a.findings), pending = NULL, pending_at = NULL
+FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::integer[], $9::text[])
+  AS r (id, summary, decisions, auth, state, held_by, held_reason, days, findings)
 WHERE a.id = r.id AND a.state = 'received'
 RETURNING a.id
+"""
+
+_PEND = """
+WITH given AS (
+  SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[]) AS t (id, pending, findings, decisions, auth)
+), mine AS (
+  UPDATE arrival_queue q SET worker = NULL, leased_at = NULL,
+    due_at = now() + make_interval(secs => $7::float8 * 2 ^ (least(q.attempt, 4) - 1))
+  FROM given WHERE q.arrival_id = given.id AND q.worker = $1 RETURNING q.arrival_id
+)
+UPDATE arrivals a SET pending = given.pending, pending_at = coalesce(a.pending_at, now()), findings = given.findings::jsonb,
+  auth = coalesce(given.auth, a.auth), decisions = a.decisions || given.decisions::jsonb
+FROM given JOIN mine ON mine.arrival_id = given.id
+WHERE a.id = given.id AND a.state = 'received'
 """

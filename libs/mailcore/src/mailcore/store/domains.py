@@ -138,6 +138,13 @@ async def sender(db: Connection, name: str | None) -> asyncpg.Record | None:
     )
 
 
+async def scan_policy(db: Connection, name: str) -> asyncpg.Record | None:
+    """What the organization's domain of that name does with spam and malware (flow.scan)."""
+    return await db.fetchrow(
+        "SELECT spam_action, spam_score, unsure_score, malware_action FROM domains WHERE name = $1", name
+    )
+
+
 async def dmarc_policy(db: Connection, name: str) -> str | None:
     """What the organization's domain of that name does with mail that fails DMARC: tag, quarantine, reject."""
     found: str | None = await db.fetchval("SELECT dmarc_policy FROM domains WHERE name = $1", name)

@@ -14,7 +14,7 @@ from mailcore.store import pages, threads
 from mailcore.store.pages import Page, Slice
 from mailcore.store.session import Connection
 
-SEEN, FLAGGED = "\\Seen", "\\Flagged"
+SEEN, FLAGGED, JUNK = "\\Seen", "\\Flagged", "$Junk"
 """RFC 9051 §2.3.2."""
 
 

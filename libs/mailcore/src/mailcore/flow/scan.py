@@ -1,0 +1,307 @@
+"""What scanners say of a mail that has arrived, and what its domains make of that: a step of flow.route.
+
+1. `_known`   what was found before: of a mail that was pending, or has been released, only missing answers are asked for
+2. `_ask`     all scanners at once, each within its own time, for `at_once` mails a process; then a second opinion, where they are
+              unsure or no spam filter answers (B-46)
+3. `_waits`   a scanner is away that must have looked (fail closed): the mail is pending, and tried again by itself
+4. `_act`     each recipient's domain decides: junk, held, or only said (Policy)
+
+What was found stands in `arrivals.findings`, each of it is a decision. A mail that somebody has released waits for nobody and is
+held no more; what is infected in it can still not be downloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from mailcore.flow.in_hand import InHand
+from mailcore.kit.errors import Unavailable
+from mailcore.kit.log import logger
+from mailcore.kit.metrics import SCAN_SECONDS, SCANS
+from mailcore.kit.remember import Remembered
+from mailcore.scanners import gtube
+from mailcore.scanners.base import Facts, Finding, Kind, Verdict
+from mailcore.scanners.registry import Configured
+from mailcore.store import domains
+from mailcore.store.arrivals import Stored
+from mailcore.store.session import Store
+
+log = logger(__name__)
+
+REMEMBERED_SECONDS = 4.0
+"""A setting of a domain that is changed counts within five seconds."""
+BY_POINTS = frozenset(("spamd",))
+"""Whose scores are SpamAssassin's points: what is spam by them, its domain says."""
+REST_AFTER, REST_SECONDS = 10, 5.0
+"""A scanner that failed so often in a row is left alone for a while, so that mail does not wait for it; then one mail tries."""
+GRACE_SECONDS = 1.0
+"""A scanner ends by itself when its time is over; one that does not is ended."""
+_BAD = (Verdict.SPAM, Verdict.LISTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a domain wants. Columns of `domains`."""
+
+    spam_action: str = "junk"
+    """tag, junk, quarantine, reject."""
+    spam_score: float = 12.0
+    """SpamAssassin's points from which on mail is spam …"""
+    unsure_score: float = 5.0
+    """… and from which on nobody knows."""
+    malware_action: str = "quarantine"
+    """tag, quarantine, reject."""
+
+    def verdict(self, found: Finding) -> Verdict:
+        if found.scanner not in BY_POINTS or found.score is None or found.verdict is Verdict.SKIPPED:
+            return found.verdict
+        if found.score >= self.spam_score:
+            return Verdict.SPAM
+        return Verdict.UNSURE if found.score >= self.unsure_score else Verdict.CLEAN
+
+
+class Policies:
+    """Of our domains, remembered for a few seconds. One a process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._of: Remembered[tuple[UUID, str], Policy] = Remembered(self._ask, seconds=REMEMBERED_SECONDS)
+
+    async def of(self, org_id: UUID, rcpt_to: Sequence[str]) -> dict[str, Policy]:
+        """Domain → what it wants, of all recipients. Raises Unavailable."""
+        names = dict.fromkeys(address.rpartition("@")[2].lower() for address in rcpt_to)
+        return {name: await self._of.get((org_id, name)) or Policy() for name in names}
+
+    def held(self, org_id: UUID, domain: str) -> Policy | None:
+        """The same where it is known; None: it must be asked for."""
+        return self._of.held((org_id, domain))
+
+    async def _ask(self, key: tuple[UUID, str]) -> Policy | None:
+        async with self._store.tenant(key[0]) as db:
+            row = await domains.scan_policy(db, key[1])
+        return None if row is None else Policy(**dict(row))
+
+
+class Scans:
+    """One a process."""
+
+    def __init__(
+        self, store: Store, scanners: Sequence[Configured] = (), *, at_once: int = 20, again_seconds: float = 15.0
+    ) -> None:
+        asked = [_Asked(one) for one in scanners]
+        self._first = [one for one in asked if one.kind is not Kind.OPINION]
+        self._second = [one for one in asked if one.kind is Kind.OPINION]
+        self.policies = Policies(store)
+        self._slots = asyncio.Semaphore(at_once)
+        self.again_seconds = again_seconds
+        """Until a pending mail is tried again, the first time."""
+
+    async def look(self, mail: InHand) -> None:
+        """Fills the mail's findings, verdicts and scores; it may be held, or pending. Raises Unavailable."""
+        before = _known(mail.row)
+        if not self._first and not self._second and not before:
+            trial = gtube.look(mail.raw, mail.summary)  # no scanner is on: this is all that it costs
+            if trial is None:
+                return
+            found = {trial.scanner: trial}
+        else:
+            found = before | await self._ask(mail, before)
+        policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
+        mail.findings = list(found.values())
+        new = [one for name, one in found.items() if name not in before]
+        if self._waits(mail, found, policies):
+            _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], frozenset())
+            return
+        _tell(mail, new, self._open())
+        strict = _strictest(policies.values())
+        mail.verdicts += dict.fromkeys(str(strict.verdict(one)) for one in mail.findings)
+        mail.scores += [one.score for one in mail.findings if one.score is not None and one.kind is Kind.SPAM]
+        _act(mail, policies)
+
+    async def close(self) -> None:
+        for one in (*self._first, *self._second):
+            await one.scanner.close()
+
+    async def _ask(self, mail: InHand, before: Mapping[str, Finding]) -> dict[str, Finding]:
+        """What is found now, of what is not known yet."""
+        found: dict[str, Finding] = {}
+        if gtube.NAME not in before and (trial := gtube.look(mail.raw, mail.summary)) is not None:
+            found[trial.scanner] = trial
+        facts = facts_of(mail)
+        first = [one for one in self._first if one.name not in before]
+        async with self._slots:
+            for one in await asyncio.gather(*(each.ask(mail.raw, facts) for each in first)):
+                found[one.scanner] = one
+            second = [one for one in self._second if one.name not in before]
+            if second and await self._unsure(mail, {**before, **found}):
+                facts = replace(facts, findings=tuple({**before, **found}.values()))
+                for one in await asyncio.gather(*(each.ask(mail.raw, facts) for each in second)):
+                    found[one.scanner] = one
+        return found
+
+    async def _unsure(self, mail: InHand, found: Mapping[str, Finding]) -> bool:
+        """Whether a second opinion is wanted: nobody says spam, and somebody is unsure or no spam filter said anything."""
+        policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
+        strict = _strictest(policies.values())
+        said = {strict.verdict(one) for one in found.values() if one.kind in (Kind.SPAM, Kind.SENDER)}
+        if said.intersection(_BAD):
+            return False
+        filters = [found[one.name] for one in self._first if one.kind is Kind.SPAM]
+        return Verdict.UNSURE in said or all(one.verdict is Verdict.UNAVAILABLE for one in filters)
+
+    def _waits(self, mail: InHand, found: Mapping[str, Finding], policies: Mapping[str, Policy]) -> bool:
+        """B-46: a spam filter that is away is excused by a second opinion, or when the mail is spam without it."""
+        if mail.held or mail.row.released_at is not None:
+            return False
+        said = {each.verdict(one) for one in found.values() for each in policies.values()}
+        decided, infected = not said.isdisjoint(_BAD), Verdict.INFECTED in said
+        opinion = any(
+            one.kind is Kind.OPINION and one.verdict in (Verdict.CLEAN, Verdict.SPAM) for one in found.values()
+        )
+        waits_for = []
+        for one in (*self._first, *self._second):
+            away = found.get(one.name)
+            excused = infected or (one.kind is not Kind.MALWARE and (decided or (opinion and one.kind is Kind.SPAM)))
+            if away is not None and away.verdict is Verdict.UNAVAILABLE and not one.fail_open and not excused:
+                waits_for.append(away)
+        if not waits_for:
+            return False
+        mail.pending = ", ".join(one.scanner for one in waits_for)
+        if mail.row.pending is None:
+            why = " ".join(f"{one.scanner}: {one.detail}" for one in waits_for)
+            mail.decide("scan", "pending", f"It waits until it can be scanned, and goes on by itself then. {why}")
+        return True
+
+    def _open(self) -> frozenset[str]:
+        return frozenset(one.name for one in (*self._first, *self._second) if one.fail_open)
+
+
+class _Asked:
+    """A scanner, and how it has answered lately."""
+
+    def __init__(self, one: Configured) -> None:
+        self.scanner = one.scanner
+        self.fail_open = one.fail_open
+        self.name, self.kind = one.scanner.name, one.scanner.kind
+        self._failed = 0
+        self._rests_until = 0.0
+
+    async def ask(self, raw: bytes, facts: Facts) -> Finding:
+        """Raises nothing."""
+        found = replace(await self._ask(raw, facts), scanner=self.name, kind=self.kind).clean()
+        SCANS.labels(self.name, str(found.verdict)).inc()
+        return found
+
+    async def _ask(self, raw: bytes, facts: Facts) -> Finding:
+        scanner, began = self.scanner, time.monotonic()
+        if scanner.max_bytes and len(raw) > scanner.max_bytes:
+            detail = (
+                f"Not scanned: it has {len(raw)} octets, and {self.name} is asked about {scanner.max_bytes} at most."
+            )
+            return Finding(self.name, Verdict.SKIPPED, detail=detail)
+        if self._failed >= REST_AFTER:
+            if began < self._rests_until:
+                return Finding(self.name, Verdict.UNAVAILABLE, detail="It has not answered lately.")
+            self._rests_until = began + REST_SECONDS  # this mail tries, the others go on resting
+        try:
+            async with asyncio.timeout(scanner.seconds + GRACE_SECONDS):
+                found = await scanner.scan(raw, facts)
+        except Unavailable as error:
+            return self._away(error.public)
+        except TimeoutError:
+            return self._away(f"It did not answer within {scanner.seconds:g} s.")
+        except Exception as error:
+            log.error("a scanner failed", scanner=self.name, arrival=facts.id, exc_info=error)
+            return self._away(f"It failed: {type(error).__name__}.")
+        SCAN_SECONDS.labels(self.name).observe(time.monotonic() - began)
+        if self._failed:
+            log.info("a scanner answers again", scanner=self.name, failures=self._failed)
+        self._failed = 0
+        return found
+
+    def _away(self, why: str) -> Finding:
+        self._failed += 1
+        if self._failed in (1, REST_AFTER):
+            log.warning("a scanner does not answer", scanner=self.name, failures=self._failed, reason=why)
+        if self._failed >= REST_AFTER:
+            self._rests_until = time.monotonic() + REST_SECONDS
+        return Finding(self.name, Verdict.UNAVAILABLE, detail=why)
+
+
+# ---- what is made of it ----------------------------------------------------------------------------------------------
+
+
+def _known(row: Stored) -> dict[str, Finding]:
+    """Answers that count: a scanner that was away is asked again."""
+    found = [Finding.from_json(one) for one in row.findings or ()]
+    return {one.scanner: one for one in found if one.verdict is not Verdict.UNAVAILABLE}
+
+
+def facts_of(mail: InHand) -> Facts:
+    row = mail.row
+    told = row.facts
+    return Facts(
+        id=str(row.id),
+        client_ip=told.get("peer_ip") or (row.source if row.door == "smtp" else None),
+        helo=told.get("helo") or "",
+        mail_from=row.mail_from,
+        rcpt_to=row.rcpt_to,
+        size=row.size,
+        summary=mail.summary,
+        auth=mail.auth,
+        received_at=row.created_at,
+        hostname=told.get("by") or "",
+        client_name=told.get("client_name") or "",
+    )
+
+
+def _tell(mail: InHand, new: Sequence[Finding], fails_open: frozenset[str]) -> None:
+    for one in new:
+        more: dict[str, Any] = {"scanner": one.scanner}
+        if one.score is not None:
+            more["score"] = one.score
+        why = f"{one.scanner}: {one.detail}" if one.detail else f"{one.scanner} says so."
+        if one.verdict is Verdict.UNAVAILABLE and one.scanner in fails_open:
+            why += " The mail goes on without it: so it is set (fail open)."
+        elif one.verdict is Verdict.UNAVAILABLE:
+            why += " The mail goes on without it: something else decides."
+        what = "not scanned" if one.verdict in (Verdict.SKIPPED, Verdict.UNAVAILABLE) else str(one.verdict)
+        mail.decide("scan", what, why, **more)
+
+
+def _act(mail: InHand, policies: Mapping[str, Policy]) -> None:
+    """Held for all recipients where one's domain wants that, as DMARC's failures are."""
+    for domain, policy in policies.items():
+        bad = {one: verdict for one in mail.findings if (verdict := policy.verdict(one)) in (*_BAD, Verdict.INFECTED)}
+        infected = next((one for one, verdict in bad.items() if verdict is Verdict.INFECTED), None)
+        spam = next((one for one, verdict in bad.items() if verdict in _BAD), None)
+        if infected is not None and policy.malware_action != "tag":
+            why = f"{infected.scanner} found malware: {', '.join(infected.tags)}."
+            mail.hold(infected.scanner, f"{why} {_wants(domain, 'malware_action', policy.malware_action)}")
+        elif spam is not None and policy.spam_action in ("quarantine", "reject"):
+            why = f"{spam.scanner} says that it is spam. {spam.detail}".rstrip()
+            mail.hold(spam.scanner, f"{why} {_wants(domain, 'spam_action', policy.spam_action)}")
+        elif spam is not None and policy.spam_action == "junk" and mail.row.released_at is None and not mail.junk:
+            mail.junk = True
+            mail.decide("scan", "junk", f"{spam.scanner} says that it is spam. {_wants(domain, 'spam_action', 'junk')}")
+
+
+def _wants(domain: str, setting: str, action: str) -> str:
+    if action == "junk":
+        return f"{domain} wants it among its junk ({setting}: junk)."
+    if action == "reject":
+        return f"{domain} refuses such mail, but it had been taken: it is held ({setting}: reject)."
+    return f"{domain} wants such mail held ({setting}: {action})."
+
+
+def _strictest(policies: Sequence[Policy] | Any) -> Policy:
+    """By which routes see the mail: the lowest thresholds."""
+    all_ = list(policies) or [Policy()]
+    return Policy(
+        spam_score=min(each.spam_score for each in all_), unsure_score=min(each.unsure_score for each in all_)
+    )
