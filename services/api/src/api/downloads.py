@@ -14,17 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.context import Ctx
-from api.errors import not_found
+from api.errors import ApiError, not_found
 from api.links import RECEIVED, links
 from api.pages import path_id
 from mailcore.flow.parse import raw_of
 from mailcore.kit.errors import NotFound
+from mailcore.scanners.base import malware
 from mailcore.store import arrivals
 
 router = APIRouter(include_in_schema=False)
 
 MAX_NAME, MAX_ENDING = 200, 20
 """Octets of a file's name in UTF-8, and of what stands behind its last dot."""
+_INFECTED = (
+    "A scanner found malware in this mail: its attachments are not handed out. GET /v1/arrivals/{id} says what was found; who has "
+    "to look into it finds all of the mail in its raw form."
+)
 _UNSAFE = re.compile(r"[^A-Za-z0-9!#$&+.^_`|~ -]")
 _SAFE_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}\Z")
 
@@ -38,6 +43,8 @@ async def received(request: Request, org: str, arrival: str, what: str, ctx: Ctx
         row = await arrivals.find(db, arrival_id, raw=True)
     if row is None:
         raise not_found("Email")
+    if what != "raw" and malware(row["findings"]) == "infected":
+        raise ApiError(403, "infected_attachment", _INFECTED)
     try:
         raw = await raw_of(ctx.blobs, row["raw"], row["raw_blob"])
     except NotFound:

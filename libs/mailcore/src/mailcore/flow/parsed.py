@@ -2,11 +2,12 @@
 
     From, FromName, FromFull, To, ToFull, Cc, CcFull, Bcc, BccFull, OriginalRecipient, Subject, MessageID, ReplyTo, MailboxHash,
     Date, TextBody, HtmlBody, StrippedTextReply, Tag, MessageStream, Headers, Attachments      Postmark's, with its meaning
-    Envelope, Auth, Route, Recipients, RawDownloadUrl, RawExpiresAt, Omitted                   ours
+    Envelope, Auth, Findings, Route, Recipients, RawDownloadUrl, RawExpiresAt, Omitted         ours
     type, created_at, data                                           as of every event; data as of email.received, and its route
 
 MessageID is the arrival's id; the mail's own stands among the Headers. Attachments are fetched by signed URL, and have `Content`
-where the route asks for it and they are small. Made anew at each attempt, so that URLs are good for LINK_SECONDS after each.
+where the route asks for it, they are small and nobody found malware in the mail (`Scan`). Made anew at each attempt, so that URLs
+are good for LINK_SECONDS after each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mailcore.mime.parse import Limits
 from mailcore.mime.plaintext import html_to_text
 from mailcore.mime.replies import stripped
 from mailcore.mime.text import decode_header
+from mailcore.scanners.base import malware
 
 LINK_SECONDS = 7 * 86_400
 INLINE_BYTES = 10 * 1024 * 1024
@@ -69,11 +71,12 @@ class Parsed:
         told["Attachments"] = await self._attachments(subject, octets if inline else b"")
         link = self._links.file(RECEIVED, UUID(subject["org_id"]), UUID(subject["id"]), "raw", seconds=LINK_SECONDS)
         told["RawDownloadUrl"], told["RawExpiresAt"] = link.url, link.expires_at
-        return told | {"Auth": subject.get("auth"), "Omitted": omitted}
+        return told | {"Auth": subject.get("auth"), "Findings": subject.get("findings") or [], "Omitted": omitted}
 
     async def _attachments(self, subject: Mapping[str, Any], octets: bytes) -> list[dict[str, Any]]:
         """`octets`: of the mail, where small attachments go along."""
-        found, room = [], INLINE_BYTES if octets else 0
+        scan = malware(subject.get("findings"))
+        found, room = [], INLINE_BYTES if octets and scan != "infected" else 0
         for n, one in enumerate((subject["summary"] or {}).get("attachments") or ()):
             link = self._links.file(
                 RECEIVED, UUID(subject["org_id"]), UUID(subject["id"]), one["id"], seconds=LINK_SECONDS
@@ -86,6 +89,7 @@ class Parsed:
                 "Id": one["id"],
                 "DownloadUrl": link.url,
                 "ExpiresAt": link.expires_at,
+                "Scan": scan,
             }
             if one["size"] <= room:
                 file = await self._reader.attachment(octets, n)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -118,9 +118,7 @@ class Scans:
             _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], frozenset())
             return
         _tell(mail, new, self._open())
-        strict = _strictest(policies.values())
-        mail.verdicts += dict.fromkeys(str(strict.verdict(one)) for one in mail.findings)
-        mail.scores += [one.score for one in mail.findings if one.score is not None and one.kind is Kind.SPAM]
+        _count(mail, policies)
         _act(mail, policies)
 
     async def close(self) -> None:
@@ -242,6 +240,18 @@ def _known(row: Stored) -> dict[str, Finding]:
     return {one.scanner: one for one in found if one.verdict is not Verdict.UNAVAILABLE}
 
 
+async def recall(mail: InHand, policies: Policies) -> None:
+    """What routes ask for, of what was found when it arrived. Raises Unavailable."""
+    mail.findings = [Finding.from_json(one) for one in mail.row.findings or ()]
+    _count(mail, await policies.of(mail.row.org_id, mail.row.rcpt_to))
+
+
+def _count(mail: InHand, policies: Mapping[str, Policy]) -> None:
+    strict = _strictest(policies.values())
+    mail.verdicts += dict.fromkeys(str(strict.verdict(one)) for one in mail.findings)
+    mail.scores += [one.score for one in mail.findings if one.score is not None and one.kind is Kind.SPAM]
+
+
 def facts_of(mail: InHand) -> Facts:
     row = mail.row
     told = row.facts
@@ -299,7 +309,7 @@ def _wants(domain: str, setting: str, action: str) -> str:
     return f"{domain} wants such mail held ({setting}: {action})."
 
 
-def _strictest(policies: Sequence[Policy] | Any) -> Policy:
+def _strictest(policies: Iterable[Policy]) -> Policy:
     """By which routes see the mail: the lowest thresholds."""
     all_ = list(policies) or [Policy()]
     return Policy(

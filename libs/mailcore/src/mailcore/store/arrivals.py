@@ -284,11 +284,15 @@ async def find(db: Connection, id_: UUID, *, raw: bool = False) -> asyncpg.Recor
     return await db.fetchrow(f"SELECT {columns} FROM arrivals WHERE id = $1", id_)
 
 
-async def page(db: Connection, page: Page, *, door: str | None = None, routed: bool = False) -> Slice:
-    """`door` narrows it; `routed` leaves out what is still to be routed, and reports of which no mail was made."""
+async def page(
+    db: Connection, page: Page, *, door: str | None = None, pending: bool | None = None, routed: bool = False
+) -> Slice:
+    """`door` and `pending` narrow it; `routed` leaves out what is still to be routed, and reports of which no mail was made."""
     select, args = f"SELECT {_COLUMNS} FROM arrivals WHERE true", list[Any]()
     if routed:
         select += f" AND {_MAIL}"
+    if pending is not None:
+        select += f" AND pending IS {'NOT ' if pending else ''}NULL"
     if door is not None:
         args.append(door)
         select += f" AND door = ${len(args)}"

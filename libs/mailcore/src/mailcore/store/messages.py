@@ -99,6 +99,7 @@ class Filter:
     thread_id: UUID | None = None
     seen: bool | None = None
     flagged: bool | None = None
+    junk: bool | None = None
     attachments: bool | None = None
     since: datetime | None = None
     """Received then or later."""
@@ -127,6 +128,7 @@ async def page(db: Connection, asked: Page, narrow: Filter) -> Slice:
     for column, wanted in (
         ("m.seen", narrow.seen),
         ("m.flagged", narrow.flagged),
+        ("m.junk", narrow.junk),
         ("m.attachments > 0", narrow.attachments),
     ):
         if wanted is not None:  # spelled as the partial indexes are
@@ -172,8 +174,8 @@ def _list(texts: Sequence[str]) -> str:
 
 _SELECT = """
 SELECT m.id, m.org_id, m.mailbox_id, b.address, b.account_id, m.arrival_id, m.message_id, m.from_, m.to_, m.cc, m.reply_to,
-       m.subject, m.date, m.size, m.flags, m.seen, m.flagged, m.received_at, m.attachments, m.snippet, m.doubts, m.thread_id,
-       m.thread_by
+       m.subject, m.date, m.size, m.flags, m.seen, m.flagged, m.junk, m.received_at, m.attachments, m.snippet, m.doubts,
+       m.thread_id, m.thread_by
 FROM messages m JOIN mailboxes b ON b.id = m.mailbox_id
 """
 

@@ -33,7 +33,8 @@ CASE
                                'summary', a.summary) FROM arrivals a WHERE a.id = e.object_id)
   WHEN e.type = 'email.routed' THEN
     (SELECT jsonb_build_object('id', a.id, 'org_id', a.org_id, 'created_at', a.created_at, 'mail_from', a.mail_from,
-                               'rcpt_to', a.rcpt_to, 'summary', a.summary, 'auth', a.auth) FROM arrivals a WHERE a.id = e.object_id)
+                               'rcpt_to', a.rcpt_to, 'summary', a.summary, 'auth', a.auth,
+                               'findings', a.findings) FROM arrivals a WHERE a.id = e.object_id)
   WHEN e.type LIKE 'email.%' THEN
     (SELECT jsonb_build_object('id', m.id, 'created_at', m.created_at, 'message_id', m.message_id, 'from_', m.from_,
                                'to_', m.to_, 'subject', m.subject, 'tags', m.tags) FROM emails m WHERE m.id = e.object_id)

@@ -12,6 +12,7 @@ from api.auth import FullAccess
 from api.context import Ctx
 from api.errors import not_found
 from api.links import RECEIVED, links
+from api.messages.shapes import BOOLEAN, asked_boolean, parameter
 from api.pages import PARAMETERS, listed, page, path_id
 from mailcore.store import arrivals, messages
 
@@ -21,22 +22,24 @@ _PARAMETERS = {
     "parameters": [
         *PARAMETERS["parameters"],
         {"name": "door", "in": "query", "required": False, "schema": {"type": "string"}},
+        parameter("pending", BOOLEAN, "Those that wait for a scanner to look at them, or those that do not."),
     ]
 }
 
 
 @router.get("", openapi_extra=_PARAMETERS)
 async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """Newest first, whatever their state; `door` narrows it. Reports to return paths that changed nothing are here, too."""
-    asked = page(request)
+    """Newest first, whatever their state; `door` and `pending` narrow it. Reports that changed nothing are here, too."""
+    asked, pending = page(request), asked_boolean(request, "pending")
     async with ctx.store.tenant(who.org_id) as db:
-        found = await arrivals.page(db, asked, door=request.query_params.get("door"))
+        found = await arrivals.page(db, asked, door=request.query_params.get("door"), pending=pending)
     return listed(found, _shape)
 
 
 @router.get("/{arrival_id}")
 async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """Who handed it over, what authentication found, what was decided and why, which messages it became, where it waits."""
+    """Who handed it over, what authentication and scanners found, what was decided and why, which messages it became,
+    where it waits."""
     id_ = path_id(arrival_id)
     async with ctx.store.tenant(who.org_id) as db:
         row = await arrivals.find(db, id_)
@@ -52,6 +55,7 @@ async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         | {
             "facts": row["facts"],
             "auth": row["auth"],
+            "findings": row["findings"],
             "decisions": row["decisions"],
             "summary": row["summary"],
             "queue": queued
@@ -80,7 +84,8 @@ def _shape(row: Any) -> dict[str, Any]:
         "rcpt_to": row["rcpt_to"],
         "size": row["size"],
         "sha256": row["sha256"].hex(),
-        "state": row["state"],
+        "state": row["state"] if row["pending"] is None else "pending",
+        "pending": row["pending"] and {"scanners": row["pending"].split(", "), "since": row["pending_at"].isoformat()},
         "from": summary.get("from"),
         "subject": summary.get("subject"),
         "message_id": summary.get("message_id"),

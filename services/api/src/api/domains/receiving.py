@@ -23,6 +23,9 @@ router = APIRouter(prefix="/v1/domains/{id}/receiving", tags=["domains"])
 
 CatchAll = Literal["create", "mailbox", "reject"]
 DmarcPolicy = Literal["tag", "quarantine", "reject"]
+SpamAction = Literal["tag", "junk", "quarantine", "reject"]
+MalwareAction = Literal["tag", "quarantine", "reject"]
+Points = Annotated[float, Field(ge=-1000, le=1000)]
 
 
 class ReceivingChanged(Asked):
@@ -39,6 +42,15 @@ class ReceivingChanged(Asked):
     """Who has never sent here has to come a second time."""
     dmarc_policy: DmarcPolicy = "tag"
     """What is done with mail that fails DMARC: it is said; it is held; it is refused where its author's domain asks for that."""
+    spam_action: SpamAction = "junk"
+    """What is done with spam, where a scanner is on. tag: it is said; junk: it lies in its mailbox with the keyword $Junk;
+    quarantine: it is held; reject: it is refused while it is sent, and held where that is over."""
+    spam_score: Points = 12
+    """SpamAssassin's points from which on mail is spam …"""
+    unsure_score: Points = 5
+    """… and from which on a second opinion is asked, where there is one. At most `spam_score`."""
+    malware_action: MalwareAction = "quarantine"
+    """What is done with mail that holds malware. tag: it lies in its mailbox, and its attachments cannot be downloaded."""
 
 
 class Receiving(BaseModel):
@@ -49,6 +61,10 @@ class Receiving(BaseModel):
     subaddressing: bool
     greylisting: bool
     dmarc_policy: DmarcPolicy
+    spam_action: SpamAction
+    spam_score: float
+    unsure_score: float
+    malware_action: MalwareAction
 
 
 @router.get("", responses={200: {"model": Receiving}}, response_model=None)
@@ -73,6 +89,8 @@ async def update(id: str, request: Request, who: FullAccess, ctx: Ctx) -> dict[s
         after = {**dict(before), **changed}
         if after["catch_all"] == "mailbox" and after["catch_all_mailbox"] is None:
             raise invalid("Invalid `catch_all_mailbox` field. With `catch_all` set to `mailbox` it must name one.")
+        if after["unsure_score"] > after["spam_score"]:
+            raise invalid("Invalid `unsure_score` field. It must not be above `spam_score`.")
         if changed.get("catch_all_mailbox") and await addresses.foreign_domains(
             db, [changed["catch_all_mailbox"].rpartition("@")[2]]
         ):

@@ -23,6 +23,7 @@ from mailcore.flow.words import in_mailbox
 from mailcore.kit.errors import NotFound, Refused
 from mailcore.mime.parse import Message
 from mailcore.mime.view import INLINE, View
+from mailcore.scanners.base import malware
 from mailcore.store import arrivals, mailboxes, messages, search
 from mailcore.store.messages import Filter
 
@@ -37,8 +38,8 @@ _LIST = {
     "parameters": [
         *PARAMETERS["parameters"],
         *(parameter(name, UUID_) for name in ("mailbox_id", "account_id", "thread_id")),
-        parameter("unread", BOOLEAN),
-        parameter("starred", BOOLEAN),
+        *(parameter(name, BOOLEAN) for name in ("unread", "starred")),
+        parameter("junk", BOOLEAN, "With the keyword $Junk, or without it; both where it is left out."),
     ]
 }
 _SEARCH = {
@@ -82,6 +83,7 @@ async def list_(request: Request, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         thread_id=shapes.asked_id(request, "thread_id"),
         seen=None if unread is None else not unread,
         flagged=shapes.asked_boolean(request, "starred"),
+        junk=shapes.asked_boolean(request, "junk"),
     )
     async with ctx.store.tenant(who.org_id) as db:
         found = await messages.page(db, asked, narrow)
@@ -155,6 +157,8 @@ async def get(request: Request, message_id: str, who: FullAccess, ctx: Ctx) -> d
             arrival = await arrivals.find(db, row["arrival_id"], raw=True)
     if row is None:
         raise not_found("Message")
+    if arrival is not None and malware(arrival["findings"]) == "infected":
+        inline = "link"  # what a scanner found malware in is nowhere handed out, within a text neither
     shown = await _view(ctx, arrival, inline, remote=images == "proxy")
     return {"object": "message"} | _whole(ctx, row, arrival, shown, images)
 
@@ -226,14 +230,16 @@ def _whole(
     signed, org_id = links(ctx), row["org_id"]
     attachments = []
     if arrival is not None:
+        scan = malware(arrival["findings"])
         for one in (arrival["summary"] or {}).get("attachments", []):
             link = signed.file(RECEIVED, org_id, arrival["id"], one["id"])
-            attachments.append(one | {"download_url": link.url, "expires_at": link.expires_at})
+            url = link.url if scan != "infected" else None
+            attachments.append(one | {"scan": scan, "download_url": url, "expires_at": link.expires_at})
     html = None
     if shown is not None:
         html = shown.filled(
             lambda url: signed.image(org_id, row["id"], url).url,
-            lambda n: str(attachments[n]["download_url"]) if n < len(attachments) else "",
+            lambda n: attachments[n]["download_url"] or "" if n < len(attachments) else "",
         )
     raw = signed.file(RECEIVED, org_id, arrival["id"], "raw") if arrival is not None and shown is not None else None
     return shapes.message(row) | {
@@ -242,6 +248,7 @@ def _whole(
         "html": html,
         "headers": shown and shown.headers,
         "authentication": arrival and arrival["auth"],
+        "findings": arrival and arrival["findings"],
         "remote_images": shown.remote_found if shown else 0,
         "images": images,
         "attachments": attachments,

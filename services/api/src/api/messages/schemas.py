@@ -59,6 +59,8 @@ class MessageSummary(BaseModel):
     """Without images that are shown within the text."""
     read: bool
     starred: bool
+    junk: bool
+    """A scanner, or somebody, called it spam."""
     flags: list[str]
     """IMAP's."""
     doubts: list[str]
@@ -73,7 +75,10 @@ class MessageAttachment(BaseModel):
     content_disposition: Literal["inline", "attachment"]
     content_id: str | None
     size: int
-    download_url: str
+    scan: Literal["clean", "infected", "error"] | None
+    """What is known of the mail that it is in. error: it could not be looked at; null: nobody looks for malware."""
+    download_url: str | None
+    """Null: infected, and not handed out."""
     expires_at: str
 
 
@@ -93,7 +98,9 @@ class Message(MessageSummary):
     headers: dict[str, str] | None
     """Names in lower case. Null with text and html where the mail itself is not here."""
     authentication: dict[str, Any] | None
-    """What SPF, DKIM, DMARC and ARC found when it arrived."""
+    """What SPF, DKIM, DMARC and ARC found when it arrived …"""
+    findings: list[dict[str, Any]] | None
+    """… and what scanners found."""
     remote_images: int
     """Images that it names elsewhere; they are in its HTML only with `images=proxy`."""
     images: Literal["block", "proxy"]

@@ -31,6 +31,7 @@ def message(row: Any) -> dict[str, Any]:
         "attachment_count": row["attachments"],
         "read": row["seen"],
         "starred": row["flagged"],
+        "junk": row["junk"],
         "flags": row["flags"],
         "doubts": row["doubts"],
     }

@@ -23,6 +23,7 @@ from mailcore.flow.follow import facts_of
 from mailcore.flow.in_hand import InHand
 from mailcore.flow.parse import raw_of
 from mailcore.flow.pass_on import loop
+from mailcore.flow.scan import Policies, recall
 from mailcore.flow.table import Step, Table
 from mailcore.kit.errors import NotFound
 from mailcore.kit.ids import uuid7
@@ -93,7 +94,9 @@ async def _arrived(ctx: Context, asked: AskedExplanation, arrival_id: str, org_i
     except NotFound:
         raise not_found("Arrival") from None
     row = replace(row, rcpt_to=tuple(asked.rcpt_to or row.rcpt_to)[:MAX_RECIPIENTS])
-    return InHand(row, raw, await ctx.reader.summary(raw), auth=row.auth)
+    mail = InHand(row, raw, await ctx.reader.summary(raw), auth=row.auth)
+    await recall(mail, Policies(ctx.store))
+    return mail
 
 
 async def _made_up(ctx: Context, org_id: UUID, asked: AskedExplanation) -> InHand:
