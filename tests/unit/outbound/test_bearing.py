@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
 from mailcore.flow.shaping import Rule, Shaping
-from outbound.bearing import CATCH_UP_SECONDS, FLOOR, Hits, Pace, Window
+from outbound.bearing import CATCH_UP_SECONDS, FLOOR, PATIENCE, STORM, Hits, Pace, Window
 
 
 class Clock:
@@ -18,31 +19,61 @@ class Clock:
         return self.now
 
 
-def test_refusals_halve_once_a_pause_and_stop_at_the_probes() -> None:
-    clock = Clock()
-    window = Window(20, clock)
+def test_a_round_of_refusals_halves_down_to_the_probes() -> None:
+    window = Window(20, Clock())
     seen = [int(window)]
     for _ in range(60):
-        for _ in range(50):  # all that were under way are refused
+        for _ in range(int(window)):
             window.refused()
         seen.append(int(window))
-        clock.now += 1.0
     assert seen[:5] == [20, 10, 5, 2, 2]
     assert seen[-1] == FLOOR
 
 
-def test_mails_taken_add_one_connection_a_round() -> None:
-    clock = Clock()
-    window = Window(20, clock)
+def test_half_comes_back_by_slow_start_and_the_rest_one_a_round() -> None:
+    window = Window(20, Clock())
     window.fell()
-    taken = 0
+    taken = [0, 0]
     while int(window) < 20:
+        taken[int(window) >= 10] += 1
         window.took()
-        taken += 1
-    assert 150 < taken < 220  # 2 + 3 + … + 19
+    assert taken[0] == 8  # 2 … 10
+    assert 130 < taken[1] < 160  # 10 + 11 + … + 19
     assert not window.shrunk
     window.took()
     assert int(window) == 20
+
+
+@pytest.mark.parametrize(("takes", "settles"), [(0.5, (8, 12)), (0.05, (2, 3)), (0.9, (10, 20))])
+def test_where_it_settles_is_a_matter_of_what_is_taken(takes: float, settles: tuple[int, int]) -> None:
+    window, dice = Window(20, Clock()), random.Random(1)
+    seen = []
+    for _ in range(5_000):
+        window.took() if dice.random() < takes else window.refused()
+        seen.append(int(window))
+    assert settles[0] <= sum(seen[1_000:]) / 4_000 <= settles[1]
+
+
+def test_a_storm_is_refusals_in_a_row() -> None:
+    window = Window(20, Clock())
+    for _ in range(3):
+        for _ in range(STORM - 1):
+            window.refused()
+        assert not window.storm
+        window.took()
+    for _ in range(STORM):
+        window.refused()
+    assert window.storm
+    window.took()
+    assert not window.storm
+
+
+def test_being_turned_away_is_free_so_often_and_then_an_attempt() -> None:
+    window = Window(20, Clock())
+    assert [window.turn_away("mail") for _ in range(PATIENCE + 2)] == [True] * PATIENCE + [False, True]
+    assert window.turn_away("another")
+    window.settled("mail")
+    assert [window.turn_away("mail") for _ in range(PATIENCE + 1)] == [True] * PATIENCE + [False]
 
 
 def test_a_limit_of_one_is_never_doubled_by_the_floor() -> None:
@@ -50,7 +81,8 @@ def test_a_limit_of_one_is_never_doubled_by_the_floor() -> None:
     window.fell()
     assert int(window) == 1
     window.resize(10)
-    window.refused()
+    for _ in range(10):
+        window.refused()
     assert int(window) == 5
 
 

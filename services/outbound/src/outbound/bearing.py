@@ -9,22 +9,33 @@ from collections.abc import Callable, Hashable, Sequence
 from mailcore.flow.shaping import Rule
 
 FLOOR = 2
-"""Connections that stay however often a site refuses: probes, of which one more success lets it grow again."""
-PAUSE_SECONDS = 1.0
-"""Refusals that come together halve once: those under way were sent before anybody knew."""
+"""Connections that stay however often a site refuses: probes, of which one success lets it grow again."""
+STORM = 10
+"""Refusals in a row after which a site rests: one that takes half of what it is asked hardly ever comes to it (once in a thousand
+mails), one that takes a twentieth does so at once."""
+PATIENCE = 10
+"""How often one mail is turned away before that counts as an attempt: then it may be about this mail (RFC 5321 §4.2.1)."""
+MOST_TURNED_AWAY = 10_000
+"""Mails that this is remembered of, a site."""
 CATCH_UP_SECONDS = 0.05
 """Of a rate: who comes late, the loop being busy, may make up for so much."""
 
 
 class Window:
-    """Connections, additive up and multiplicative down: a mail taken adds 1 a round of all connections, a refusal halves."""
+    """Connections, by what the site answers, not by time: far or near, it is the same.
+
+    A refusal takes half a connection, so that a round of them halves the number. A mail taken adds one up to half of the limit (a
+    round doubles it: slow start), above that one a round. So the lower half is for sites that take a third and more of what they are
+    asked; in the upper half it evens out where about two mails a round are refused.
+    """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._most = float(most)
         self._value = float(most)
-        self._halved = 0.0
         self._slow_until = 0.0
+        self._in_row = 0
+        self._turned_away: dict[Hashable, int] = {}
 
     def __int__(self) -> int:
         return max(1, int(min(self._value, self.most)))
@@ -42,6 +53,11 @@ class Window:
     def shrunk(self) -> bool:
         return self._value < self.most
 
+    @property
+    def storm(self) -> bool:
+        """It refuses, whatever we ask."""
+        return self._in_row >= STORM
+
     def resize(self, most: int) -> None:
         """The limit has changed; what was whole stays whole."""
         whole = self._value >= self._most
@@ -50,15 +66,14 @@ class Window:
 
     def took(self) -> None:
         """The site dealt with a mail: took it, or refused that one."""
+        self._in_row = 0
         if self._value < self.most:
-            self._value = min(self.most, self._value + 1 / self._value)
+            self._value = min(self.most, self._value + (1 if self._value < self.most / 2 else 1 / self._value))
 
     def refused(self) -> None:
         """It would rather have fewer of us: 421, a connection cut or not answered."""
-        now = self._clock()
-        if now - self._halved >= PAUSE_SECONDS:
-            self._halved = now
-            self._value = max(min(FLOOR, self._most), self._value / 2)
+        self._in_row += 1
+        self._value = max(min(FLOOR, self._most), self._value - 0.5)
 
     def fell(self) -> None:
         """It takes nothing at all: it is begun with again from the floor."""
@@ -67,6 +82,20 @@ class Window:
     def slow_down(self, seconds: float) -> None:
         self._slow_until = max(self._slow_until, self._clock() + seconds)
         self._value = min(self._value, self.most)
+
+    def turn_away(self, mail: Hashable) -> bool:
+        """Whether that costs the mail nothing once more."""
+        times = self._turned_away.pop(mail, 0) + 1
+        if times > PATIENCE:
+            return False
+        self._turned_away[mail] = times
+        if len(self._turned_away) > MOST_TURNED_AWAY:
+            del self._turned_away[next(iter(self._turned_away))]
+        return True
+
+    def settled(self, mail: Hashable) -> None:
+        if self._turned_away:
+            self._turned_away.pop(mail, None)
 
 
 class Pace:

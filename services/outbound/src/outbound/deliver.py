@@ -6,7 +6,8 @@
 3. mails are composed and signed (`prepare`) and go to the transport (`outlets`), by the connections and rates that are ours
    (`site_shares`)
 4. outcomes go to the settler; rows that were never begun go back
-5. no connection: the site rests, one mail's attempt tells why, the others are not attempted one by one
+5. no connection: the site rests, one mail's attempt tells why, the others are not attempted one by one; a 421 turns a mail away,
+   which costs it nothing, and too many of them in a row rest the site too (ADR 0032)
 6. what the site says may slow it down, close it, or hold one organization's mail to it (`flow.shaping`)
 """
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from mailcore.flow import settle as door
+from mailcore.flow.settle import Attempt
 from mailcore.kit import failpoint
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERY_SECONDS
@@ -32,7 +34,7 @@ from outbound.outlets import Outlets
 from outbound.placement import Placed, Source
 from outbound.places import Places
 from outbound.prepare import own, prepare
-from outbound.rest import is_down, rest, rested
+from outbound.rest import PROBES, is_down, is_turned_away, rest, rested
 from outbound.retry import TRANSACTIONAL
 from outbound.routes import Way
 from outbound.security import tls_not_required
@@ -64,7 +66,7 @@ class SiteRun:
         self._way = way
         self._share = share
         self._failures = failures
-        """Of the site so far: until it takes a mail again, it is tried with one."""
+        """Of the site so far: until it takes a mail again, it is tried with PROBES."""
         self._lanes: dict[int, DueLane] = {}
         """In the order of their turns."""
         self._classes: dict[int, int] = {}
@@ -80,6 +82,8 @@ class SiteRun:
         """Rows whose mails wait for memory."""
         self._composing: set[asyncio.Task[None]] = set()
         self._unattempted: list[Leased] = []
+        self._turned_away: list[Attempt] = []
+        """Not attempted either, and that is told."""
         self._down: Outcome | None = None
         self._changed = asyncio.Event()
         self._asked = time.monotonic()
@@ -137,7 +141,7 @@ class SiteRun:
         """Until no lane has rows left and nothing is under way."""
         try:
             while not self.ending():
-                if self._unattempted:
+                if self._unattempted or self._turned_away:
                     await self._release()
                 wanted = self._wanted()
                 if self._lanes and wanted:
@@ -183,7 +187,7 @@ class SiteRun:
         if not connections:
             return 0
         if self._failures:
-            return 0 if self._under_way else 1
+            return 0 if self._under_way else PROBES
         ahead = self._ahead
         if self._share.pace.rates:
             ahead = max(1, min(ahead, int(self._share.pace.per_second() * PACED_SECONDS)))
@@ -333,19 +337,13 @@ class SiteRun:
         if outcome.rule == "lease-lost":
             self._put_back([row])
         elif is_down(outcome, self._way.tls):
-            refused = self._places.refused(row.key, outcome)
-            if refused:  # of its source alone: once more, at once, from another
-                self._settle(row, outcome._replace(retry_after=0.0))
-            elif refused is not None:
-                self._put_back([row])
-            elif self._down is None:
-                self._down = outcome
-                self._settle(row, outcome)
-                self._react(row, outcome)
-                self._share.window.fell()
-                self.stop()
-            else:
-                self._put_back([row])
+            self._no_session(row, outcome)
+        elif is_turned_away(outcome) and self._share.window.turn_away(row.key):
+            self._turn_away(row, outcome)
+            self._react(row, outcome)
+            probed = self._failures and len(self._turned_away) >= len(self._under_way)
+            if self._down is None and (probed or self._share.window.storm):
+                self._fall(outcome)
         else:
             if self._failures and (outcome.rule is None or outcome.result is Result.DELIVERED):
                 self._failures = 0
@@ -353,8 +351,34 @@ class SiteRun:
             self._settle(row, outcome)
             self._react(row, outcome)
         self._starved |= not self._outlets.queued
-        if self._unattempted or self._down is not None or self._waiting <= self._ahead // 2:
+        if self._unattempted or self._turned_away or self._down is not None or self._waiting <= self._ahead // 2:
             self._changed.set()
+
+    def _no_session(self, row: Leased, outcome: Outcome) -> None:
+        """It is about the site: one mail tells of it, and pays where nobody spoke to us."""
+        refused = self._places.refused(row.key, outcome)
+        if refused:  # of its source alone: once more, at once, from another
+            self._settle(row, outcome._replace(retry_after=0.0))
+        elif refused is not None or self._down is not None:
+            self._put_back([row])
+        else:
+            if is_turned_away(outcome) and self._share.window.turn_away(row.key):
+                self._turn_away(row, outcome)
+            else:
+                self._settle(row, outcome)
+            self._react(row, outcome)
+            self._fall(outcome)
+
+    def _turn_away(self, row: Leased, outcome: Outcome) -> None:
+        self.holding.done(row.key)
+        self._places.done(row.key, None)
+        self._turned_away.append(Attempt(row, outcome, self._way.site.key, 1))
+
+    def _fall(self, outcome: Outcome) -> None:
+        """The site takes nothing: it rests when what is under way has ended."""
+        self._down = outcome
+        self._share.window.fell()
+        self.stop()
 
     def _react(self, row: Leased, outcome: Outcome) -> None:
         rule = self._share.heard(outcome, row.org_id)
@@ -367,6 +391,7 @@ class SiteRun:
 
     def _settle(self, row: Leased, outcome: Outcome) -> None:
         self.holding.done(row.key)
+        self._share.window.settled(row.key)
         self._places.done(row.key, outcome)
         self._under_way.pop(row.key, None)
         since = self._handed.pop(row.key, None)
@@ -419,11 +444,13 @@ class SiteRun:
 
     async def _release(self) -> None:
         rows, self._unattempted = self._unattempted, []
-        for row in rows:
-            self._under_way.pop(row.key, None)
-            self._handed.pop(row.key, None)
-        await door.release(self._office.store, rows)
-        self._office.held.difference_update([row.key for row in rows])
+        away, self._turned_away = self._turned_away, []
+        keys = [row.key for row in rows] + [each.row.key for each in away]
+        for key in keys:
+            self._under_way.pop(key, None)
+            self._handed.pop(key, None)
+        await door.release(self._office.store, rows, away)
+        self._office.held.difference_update(keys)
 
     async def _rest(self) -> None:
         if self.falling and self._down is not None:

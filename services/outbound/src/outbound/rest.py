@@ -1,4 +1,4 @@
-"""A site that takes no mail rests: its mail waits without an attempt, and one mail at a time finds out whether it is over."""
+"""A site that takes no mail rests: its mail waits without an attempt, and two mails at a time find out whether it is over."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ log = logger(__name__)
 
 REST_FIRST, REST_LONGEST = 30.0, 900.0
 """Seconds a site rests after its first failure, doubling to the longest."""
-BUSY_FIRST, BUSY_LONGEST = 2.0, 60.0
-"""The same for one that is there and says 421 (RFC 5321 §3.8): it is asked again soon, by one mail."""
+BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH = 2.0, 60.0, 1.25
+"""The same for one that is there and says 421 (RFC 5321 §3.8), each rest a quarter longer than the one before: whenever it is over,
+that is found out within a quarter of the time it lasted."""
+PROBES = 2
+"""Mails that find out together. Where no connection comes about one pays for both."""
+TURNED_AWAY = frozenset(("closing", "greeting-refused", "ehlo-refused"))
+"""Rules under which a 421 ended the session."""
 
 
 def is_down(outcome: Outcome, tls: TlsPolicy) -> bool:
@@ -33,14 +38,33 @@ def is_down(outcome: Outcome, tls: TlsPolicy) -> bool:
     )
 
 
+def is_turned_away(outcome: Outcome) -> bool:
+    """A 421 before anything was said about the recipient: it is about the connection (RFC 5321 §3.8, §4.2.1), and the mail may go
+    by another one. Behind RCPT it may be the recipient's limit, behind the final dot the content's: those count as attempts."""
+    return (
+        outcome.result is Result.DEFERRED
+        and outcome.rule in TURNED_AWAY
+        and outcome.reply is not None
+        and outcome.reply.code == 421
+        and not outcome.dot_sent
+        and all(heard.startswith("421") for heard in _heard_of_mail(outcome))
+    )
+
+
+def _heard_of_mail(outcome: Outcome) -> list[str]:
+    lines = outcome.conversation
+    began = next((n for n, line in enumerate(lines) if line.said and line.said.startswith("MAIL ")), len(lines))
+    return [line.heard for line in lines[began:] if line.heard is not None]
+
+
 async def rest(store: Store, site: Site, down: Outcome) -> None:
     """Written before anything else is tried there: so one mail pays for it."""
     reply = str(down.reply)
     busy = down.reply is not None and down.reply.code == 421
-    first, longest = (BUSY_FIRST, BUSY_LONGEST) if busy else (REST_FIRST, REST_LONGEST)
+    first, longest, growth = (BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH) if busy else (REST_FIRST, REST_LONGEST, 2.0)
     try:
         async with store.worker() as db:
-            seconds = await sites.suspend(db, site.id, reply, first=first, longest=longest)
+            seconds = await sites.suspend(db, site.id, reply, first=first, longest=longest, growth=growth)
     except Unavailable as error:
         log.warning("the site's failure could not be written", site=site.key, error=error.public)
     else:

@@ -29,7 +29,7 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERIES
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, events, leases, owed, workers
+from mailcore.store import deliveries, events, leases, owed, turned_away, workers
 from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
 from mailcore.store.leases import TakenBack
@@ -331,15 +331,27 @@ async def expire(store: Store, before: datetime, broadcasts_before: datetime | N
 # ---- for runners: claims and releases, each its own transaction --------------------------------------------------------
 
 
-async def release(store: Store, rows: Iterable[Leased]) -> None:
-    """Gives back what was leased and not begun. When the database is away, the lease's end does it."""
+async def release(store: Store, rows: Iterable[Leased], away: Sequence[Attempt] = ()) -> None:
+    """Gives back what was leased and not begun, and what was turned `away`: due at once, no attempt counted. When the database is
+    away, the lease's end does it."""
     rows = list(rows)
-    if not rows:
+    if not rows and not away:
         return
     try:
         async with store.worker(by_index=True) as db:
-            await deliveries.release(db, rows)
+            if rows:
+                await deliveries.release(db, rows)
+            if away:
+                await turned_away.release(db, [_turned_away(each) for each in away])
     except Unavailable as error:
         log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=error.public)
     except Exception as error:  # they are no longer held, so that the runner's sweep finds them
         log.error("rows could not be released", rows=len(rows), error=repr(error))
+
+
+def _turned_away(attempt: Attempt) -> Settlement:
+    """Of the conversation two lines: by whom, and its words."""
+    outcome, at = attempt.outcome, datetime.now(UTC).timestamp()
+    by = " ".join(filter(None, (outcome.mx_host, f"[{outcome.mx_ip}]" if outcome.mx_ip else None))) or "the site"
+    lines = (Line(at, said=f"[turned away by {by}: not counted as an attempt]"), Line(at, heard=str(outcome.reply)))
+    return settlement(attempt)._replace(conversation=_conversation(lines))

@@ -113,9 +113,14 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None)
         words = " ".join(str(part) for part in (last["code"], last["enhanced_code"], last["reply"]) if part is not None)
         by = last["mx_host"] or last["site"] or "the last attempt"
         rule = f" (rule {last['rule']})" if last["rule"] else ""
-        why.append(
-            f"Attempt {last['attempt']} was deferred by {by}{rule}: {words or 'no answer'}. The schedule says when the next is."
-        )
+        if last["attempt"]:
+            why.append(
+                f"Attempt {last['attempt']} was deferred by {by}{rule}: {words or 'no answer'}. The schedule says when the next is."
+            )
+        else:
+            why.append(
+                f"It was turned away by {by}: {words}. That does not count as an attempt: it is due again at once."
+            )
     if row["crashes"]:
         why.append(f"{row['crashes']} attempts ended with the death of their process: it is tried alone.")
     if row["state"] == "leased":

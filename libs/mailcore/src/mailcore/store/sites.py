@@ -50,9 +50,12 @@ async def point(db: Connection, domains: Sequence[str], site_id: int) -> None:
     )
 
 
-async def suspend(db: Connection, site_id: int, last_reply: str, *, first: float, longest: float) -> float:
-    """One more failure in a row: no attempts for `first` seconds, doubling with each, at most `longest`. Returns the seconds."""
-    seconds: float = await db.fetchval(_SUSPEND, site_id, storable(last_reply[:MAX_FAILURE]), first, longest)
+async def suspend(
+    db: Connection, site_id: int, last_reply: str, *, first: float, longest: float, growth: float = 2.0
+) -> float:
+    """One more failure in a row: no attempts for `first` seconds, `growth` times as long with each, at most `longest`. Returns the
+    seconds."""
+    seconds: float = await db.fetchval(_SUSPEND, site_id, storable(last_reply[:MAX_FAILURE]), first, longest, growth)
     return seconds
 
 
@@ -61,7 +64,7 @@ _SUSPEND = """
 UPDATE sites
 SET failures = CASE WHEN suspended_until > now() THEN failures ELSE failures + 1 END,
     suspended_until = CASE WHEN suspended_until > now() THEN suspended_until
-                           ELSE now() + make_interval(secs => least($4::float8, $3::float8 * 2 ^ least(failures, 20))) END,
+                           ELSE now() + make_interval(secs => least($4::float8, $3::float8 * $5::float8 ^ least(failures, 20))) END,
     last_reply = $2
 WHERE id = $1
 RETURNING extract(epoch FROM suspended_until - now())::float8

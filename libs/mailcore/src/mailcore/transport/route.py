@@ -23,7 +23,9 @@ from mailcore.transport.tls import Demand, FailureType, Insecure, Kind, demand, 
 from mailcore.transport.wire import CLOSING, Broken
 
 STRIKES = 3
-"""Sessions in a row that ended without a decision about any mail before an address is given up for this call."""
+"""Sessions in a row that ended without a decision about any mail before an address is given up for this call …"""
+CLOSED = 10
+"""… and when it is the last there is and says 421 each time (RFC 5321 §3.8): who takes half of what it is asked is not given up."""
 MARKED_SECONDS = 3600.0
 """How long an address is spared what it has failed at: STARTTLS under the opportunistic policy, BDAT."""
 
@@ -237,8 +239,10 @@ class Route:
         elif broken and broken.rule != "closed":
             self._strikes[target] += 1
             # a cut on the very first mail is reason enough for the next address; 421 may be about that one mail
-            patient = target in self._useful or broken.reply is not None or self._is_last(target)
-            if self._strikes[target] >= (STRIKES if patient else 1):
+            last = self._is_last(target)
+            patient = target in self._useful or broken.reply is not None or last
+            most = CLOSED if last and broken.reply is not None else STRIKES if patient else 1
+            if self._strikes[target] >= most:
                 self.failed(
                     Failure(
                         *(target, _discreet(broken), session.source_ip, session.tls, ()),

@@ -124,7 +124,9 @@ class AttachmentList(BaseModel):
 
 
 class Attempt(BaseModel):
-    attempt: int = Field(description="1 for the first.")
+    attempt: int = Field(
+        description="1 for the first; 0 tells how often a 421 turned the mail away, which counts as none."
+    )
     at: str
     outcome: str
     site: str | None
