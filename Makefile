@@ -38,6 +38,10 @@ test-faults: $(STAMP) ## kills and cuts, with counts: nothing may be lost
 test-fuzz: $(STAMP) ## schemathesis with many examples of every operation, on a running stack: make test-fuzz [EXAMPLES=100]
 	POSTROOM_TEST_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/pytest tests/conformance/test_schemathesis.py -s $(ARGS)
 
+.PHONY: test-browser
+test-browser: $(STAMP) ## HTML of thousands of mails in a headless Chromium: make test-browser [DOCUMENTS=3000]
+	POSTROOM_TEST_DOCUMENTS=$(or $(DOCUMENTS),3000) POSTROOM_TEST_REQUIRE_PEERS=1 $(BIN)/pytest tests/conformance/test_html_in_chromium.py --timeout 900 $(ARGS)
+
 .PHONY: test-coverage
 test-coverage: $(STAMP) ## the tests with line and branch coverage
 	$(BIN)/pytest --cov --cov-branch --cov-report=term-missing:skip-covered $(ARGS)
