@@ -97,6 +97,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/domains/{id}/receiving"): {"catch_all": "create", "greylisting": True},
     ("PATCH", "/v1/messages/{message_id}"): {"read": True, "starred": False},
     ("POST", "/v1/messages/flags"): {"ids": [str(UUID(int=1))], "read": True},
+    ("POST", "/v1/messages/{message_id}/report"): {"spam": True},
+    ("POST", "/v1/blocked-senders"): {"sender": "@openapi.example"},
     ("POST", "/v1/accounts"): {"host": "127.0.0.1", "port": 993, "username": "u", "password": "p"},
 }
 """A good body each; that of an account names no server, so 422 is its best answer here."""
@@ -177,6 +179,7 @@ def ids(api: httpx.Client) -> dict[str, str]:
         "arrivals": arrival,
         "messages": newest("/v1/messages"),
         "threads": newest("/v1/threads"),
+        "blocked-senders": api.post("/v1/blocked-senders", json={"sender": "openapi@example.com"}).json()["id"],
         "mailboxes": api.post("/v1/mailboxes", json={"address": "gone-soon@postroom.test"}).json()["id"],
         "addresses": api.post(
             "/v1/addresses", json=BODIES["POST", "/v1/addresses"] | {"address": "gone@postroom.test"}

@@ -71,7 +71,7 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
 
 def test_openai_needs_one() -> None:
     client = GuardedClient(Guard("ai", LOOPBACK))
-    with pytest.raises(Refused, match="AI__API_KEY"):
+    with pytest.raises(Refused, match="AI_API_KEY"):
         Ai(client)
     with pytest.raises(Refused, match="no key has"):
         Ai(client, api_key=SecretStr("sk\r\nX-Other: 1"))

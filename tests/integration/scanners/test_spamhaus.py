@@ -143,7 +143,7 @@ async def test_a_wrong_password_is_said_and_not_tried_for_each_mail() -> None:
     intel = Intel()
     async with JsonApi(intel) as api:
         one = spamhaus(api, intel, "wrong")
-        with pytest.raises(Unavailable, match="SPAMHAUS__USERNAME") as refused:
+        with pytest.raises(Unavailable, match="SPAMHAUS_USERNAME") as refused:
             await scan(one, "198.51.100.1")
         assert "wrong" not in refused.value.public
         with pytest.raises(Unavailable):

@@ -18,6 +18,7 @@ from api.addresses.routes import router as addresses
 from api.api_keys.routes import router as api_keys
 from api.arrivals.routes import router as arrivals
 from api.auth import WHO, authenticate
+from api.blocked_senders.routes import router as blocked_senders
 from api.bodies import Bodies
 from api.caught.routes import router as caught
 from api.context import Context
@@ -43,6 +44,7 @@ from api.lab.routes import router as lab
 from api.logs.routes import router as logs
 from api.mailboxes.routes import router as mailboxes
 from api.messages.images import router as images
+from api.messages.reports import router as message_reports
 from api.messages.routes import router as messages
 from api.messages.threads import router as threads
 from api.oauth.routes import router as oauth
@@ -97,12 +99,14 @@ ROUTERS: tuple[APIRouter, ...] = (
     mailboxes,
     addresses,
     messages,
+    message_reports,
     threads,
     images,
     arrivals,
     routes_explained,  # before routes: `/v1/routes/explain` is no `/v1/routes/{id}`
     routes,
     quarantine,
+    blocked_senders,
     downloads,
     webhooks,
     tracking,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from inbound_smtp.submission.session import SubmissionSession
 from inbound_smtp.tls import Certificate
 from inbound_smtp.wire import Budget
 from mailcore import blob
+from mailcore.blob.base import BlobStore
 from mailcore.blob.local import LocalBlobs
 from mailcore.dns.resolver import DnsResolver
 from mailcore.dsn.verp import Verp
@@ -46,13 +47,14 @@ from mailcore.flow.sandbox import Sandbox
 from mailcore.flow.scan import Scans
 from mailcore.flow.submit import Submits
 from mailcore.flow.tables import Tables
+from mailcore.flow.training import Pupil, Trainings
 from mailcore.kit.errors import Refused
 from mailcore.kit.log import logger
 from mailcore.kit.settings import Scanners, load
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import ROUTE
+from mailcore.queue.jobs import ROUTE, TRAIN
 from mailcore.queue.rate import RateLimiter
-from mailcore.scanners.registry import configured
+from mailcore.scanners.registry import Configured, configured, learning
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -100,12 +102,14 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         quotas=Quotas(store, **dict(settings.quota)),
         sandbox=Sandbox(store, settings.sandbox.domain),
     )
-    scans = make_scans(store, settings.scanners, resolver)
+    scanners = configured(settings.scanners, resolver)
+    scans = make_scans(store, settings.scanners, scanners)
+    trainings = make_trainings(store, blobs, settings.scanners, scanners)
     routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned, submits=submits, scans=scans)
     router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
     pace = Pace(router.work, taken=lambda: receives.taken, lag=lambda: router.lag)
     runner = Runner("router", pace, sweep_seconds=settings.queue.sweep_seconds)
-    bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake})
+    bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake}, chores={TRAIN: trainings.teach})
     smtp = settings.smtp
     mx = make_mx(smtp, Recipients(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
     mx.returned, mx.before_reply = returned, BeforeReply(authenticator, DmarcPolicies(store))
@@ -138,7 +142,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         yield Running(
             checks={"database": store.check, "blobs": blobs.check},
             tasks=[
-                *(_until_drained(routing), lease.keep(), bells.run(), keys.note_use()),
+                *(_until_drained(routing), lease.keep(), bells.run(), keys.note_use(), trainings.watch()),
                 *([mx.certificate.keep()] if mx.certificate is not None else []),
             ],
             drain=drain,
@@ -154,9 +158,13 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         await store.close()
 
 
-def make_scans(store: Store, on: Scanners, resolver: DnsResolver) -> Scans:
-    """Raises Invalid when a scanner's address cannot be read."""
-    return Scans(store, configured(on, resolver), at_once=on.at_once, again_seconds=on.again_seconds)
+def make_scans(store: Store, on: Scanners, scanners: Sequence[Configured]) -> Scans:
+    return Scans(store, scanners, at_once=on.at_once, again_seconds=on.again_seconds)
+
+
+def make_trainings(store: Store, blobs: BlobStore, on: Scanners, scanners: Sequence[Configured]) -> Trainings:
+    pupils = [Pupil(one.name, one, one.max_bytes) for one in learning(scanners)] if on.train else []
+    return Trainings(store, blobs, pupils)
 
 
 async def _until_drained(routing: asyncio.Task[None]) -> None:

@@ -8,9 +8,10 @@ mailbox: a table that is wrong loses nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mailcore.flow.authenticate import outcomes
+from mailcore.flow.blocked import blocked
 from mailcore.flow.conditions import Facts
 from mailcore.flow.in_hand import InHand, Post, mailbox_addresses
 from mailcore.flow.pass_on import PassesOn
@@ -38,13 +39,15 @@ async def follow(mail: InHand, table: Table, passes_on: PassesOn) -> None:
     """Raises Unavailable."""
     if mail.held:
         return
+    unwanted = blocked(mail, table)
     if not table.routes:
         mail.kept = [each.lower() for each in mail.row.rcpt_to]
         return
-    plan = await planned(mail, table)
+    plan = await planned(mail, table, without=unwanted)
     if plan.held is not None and isinstance(plan.held.action, QuarantineAction):
         mail.hold("routes", f"{_named(plan.held)}: {plan.held.action.reason}")
         return
+    mail.kept = [each.lower() for each in unwanted]
     _tell(mail, plan)
     _local(mail, plan, table)
     leaving = [step for step in plan.steps if isinstance(step.action, ForwardAction | RelayAction)]
@@ -55,10 +58,11 @@ async def follow(mail: InHand, table: Table, passes_on: PassesOn) -> None:
     mail.state = "routed" if done else _nothing(plan)
 
 
-async def planned(mail: InHand, table: Table) -> Plan:
-    """What its routes say; for who only wants to know, too."""
+async def planned(mail: InHand, table: Table, *, without: Collection[str] = ()) -> Plan:
+    """What its routes say; for who only wants to know, too. `without`: recipients for whom none is tried."""
     facts = facts_of(mail, header=table.reads_header)
-    recipients, released = mail.row.rcpt_to, mail.row.released_at is not None
+    recipients = [each for each in mail.row.rcpt_to if each not in without]
+    released = mail.row.released_at is not None
     if len(table.routes) * len(recipients) <= AT_ONCE:
         return table.plan(facts, recipients, released=released)
     return await asyncio.to_thread(table.plan, facts, recipients, released=released)

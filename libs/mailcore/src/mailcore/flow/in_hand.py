@@ -56,6 +56,8 @@ class InHand:
     """Scanners that must look at it before anything becomes of it, and are away. Empty: none."""
     junk: bool = False
     """It lies among the junk of its mailboxes."""
+    unwanted: frozenset[str] = frozenset()
+    """Mailboxes that want nothing of its sender, where it lies among the junk; an empty one: all (flow.blocked)."""
     held: str = ""
     """Why nothing becomes of it before somebody looks at it: it is quarantined. Empty: nothing is in its way."""
     held_by: str | None = None
@@ -185,7 +187,7 @@ def messages_of(mail: InHand, boxes: Mapping[tuple[UUID, str], UUID]) -> list[Ro
                     reply_to=[shown(one) for one in found.reply_to],
                     attachments=words.files(found),
                     snippet=words.snippet(found.text),
-                    flags=[JUNK] if mail.junk else [],
+                    flags=[JUNK] if mail.junk or not mail.unwanted.isdisjoint(("", address)) else [],
                     doubts=doubts,
                     words=words.of_mailbox(found_by, mark, mailbox),
                     related=about,

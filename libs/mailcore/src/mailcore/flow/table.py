@@ -206,6 +206,8 @@ class Table:
     """Webhooks that are switched on, of those that routes name."""
     senders: tuple[str, ...] = ()
     """Verified domains that forwards may leave by, the oldest first; only where a route forwards."""
+    blocked: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Sender, or `@domain`, of whom mailboxes want nothing → those mailboxes; an empty one: all of the organization's."""
 
     @property
     def reads_header(self) -> bool:

@@ -67,7 +67,7 @@ class Tables:
 
 def read(rows: TableRows, before: Table = EMPTY) -> Table:
     """`before`: the table as it was; what has not changed since is not read again."""
-    if not rows.routes:
+    if not rows.routes and not rows.blocked:
         return EMPTY
     known: Mapping[UUID, Route] = {route.id: route for route in before.routes}
 
@@ -79,4 +79,4 @@ def read(rows: TableRows, before: Table = EMPTY) -> Table:
         [row | {"id": UUID(row["id"]), "updated_at": datetime.fromisoformat(row["updated_at"])} for row in rows.routes],
         same,
     )
-    return Table(found, rows.lane_routes, rows.endpoints, rows.senders)
+    return Table(found, rows.lane_routes, rows.endpoints, rows.senders, rows.blocked)

@@ -248,6 +248,10 @@ class HowMailLeaves(Group, extra="ignore"):
     shaping_file: str | None = None
 
 
+def _least(scope: Any) -> Any:
+    return scope if scope in ("attachments", "full_email") else "headers"
+
+
 class Scanners(Group):
     """Who looks at mail that arrives (mailcore.scanners). A scanner without an address is off."""
 
@@ -275,6 +279,35 @@ class Scanners(Group):
     clamd_max_bytes: int = Field(100 * 1024 * 1024, ge=1)
     """clamd's own StreamMaxLength must not be smaller."""
     clamd_fail: Literal["open", "closed"] = "closed"
+    dnsbl: Strings = Field(default_factory=list)
+    """DNS blocklists of addresses that are asked about who handed a mail over: zen.spamhaus.org, for one."""
+    dnsbl_domains: Strings = Field(default_factory=list)
+    """The same of domains, about its sender's: dbl.spamhaus.org."""
+    dnsbl_seconds: float = Field(5.0, gt=0)
+    dnsbl_fail: Literal["open", "closed"] = "open"
+    spamhaus_username: str = ""
+    """Of an account of the Spamhaus Intelligence API, which is told addresses and domains of senders. Empty: off."""
+    spamhaus_password: SecretStr | None = None
+    spamhaus_url: str = Field("https://api.spamhaus.org", pattern=r"^https?://[^/\s]+/?$")
+    spamhaus_seconds: float = Field(10.0, gt=0)
+    spamhaus_fail: Literal["open", "closed"] = "open"
+    ai_api_key: SecretStr | None = None
+    """A language model is asked for a second opinion about mail that is perhaps spam: key of a server that speaks OpenAI's chat
+    completions. Empty, and no ai_base_url: off."""
+    ai_base_url: str = Field("", pattern=r"^(?:https?://[^\s]+)?$")
+    """Of such a server of one's own, with its /v1. Empty: OpenAI's."""
+    ai_model: str = Field("gpt-5.4-nano", min_length=1, max_length=200)
+    ai_input_scope: Annotated[Literal["headers", "attachments", "full_email"], BeforeValidator(_least)] = "headers"
+    """What it is shown: the header; the names of files too; the text too. What is none of these is the header."""
+    ai_max_input_chars: int = Field(20_000, ge=100, le=1_000_000)
+    """Of the header, of the names and of the text, each."""
+    ai_seconds: float = Field(15.0, gt=0)
+    scl: int = Field(9, ge=2, le=9)
+    """Exchange's level of what is spam, in header fields for mail servers that sort by it (domains: compatible_headers)."""
+    train: bool = True
+    """Scanners learn what people report. They know for all organizations together; False: reports only mark messages."""
+    train_per_day: int = Field(500, ge=1)
+    """Reports of one organization."""
     at_once: int = Field(20, ge=1, le=1_000)
     """Mails that a process has looked at at the same time: so many connections to each scanner."""
     again_seconds: float = Field(15.0, gt=0)

@@ -45,10 +45,10 @@ class Ai:
         key = api_key.get_secret_value().strip() if api_key is not None else ""
         if not key and not base_url:
             raise Refused(
-                "A second opinion needs POSTROOM_SCANNERS__AI__API_KEY, or in __AI__BASE_URL a server that asks for none."
+                "A second opinion needs POSTROOM_SCANNERS__AI_API_KEY, or in __AI_BASE_URL a server that asks for none."
             )
         if not (key.isascii() and key.isprintable()):
-            raise Refused("POSTROOM_SCANNERS__AI__API_KEY holds characters that no key has.")
+            raise Refused("POSTROOM_SCANNERS__AI_API_KEY holds characters that no key has.")
         self.name = name
         self.seconds = seconds
         self._client = client

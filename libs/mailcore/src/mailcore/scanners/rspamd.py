@@ -60,9 +60,9 @@ class Rspamd:
         said = _json(answer)
         if answer.status != 200 or not isinstance(said, dict):
             raise Unavailable(f"rspamd answers {answer.status}.")
-        if said.get("is_skipped"):
-            return Finding(self.name, Verdict.SKIPPED, detail="Its settings say that it does not look at such mail.")
         action = str(said.get("action"))
+        if said.get("is_skipped") and action == "no action":
+            return Finding(self.name, Verdict.SKIPPED, detail="Its settings say that it does not look at such mail.")
         verdict = _VERDICTS.get(action)
         if verdict is None:
             raise Unavailable(f"rspamd answers with an action that is not known: {text(action, 40)}.")
@@ -74,10 +74,14 @@ class Rspamd:
         reason = "gtube" if "GTUBE" in tags else ""
         return Finding(self.name, verdict, score, tags, detail, reason).clean()
 
+    @property
+    def learns(self) -> bool:
+        return bool(self._controller)
+
     async def learn(self, raw: bytes, *, spam: bool) -> bool:
         """Raises Unavailable."""
         if not self._controller:
-            raise Unavailable("Set POSTROOM_SCANNERS__RSPAMD__CONTROLLER to the address of its controller.")
+            raise Unavailable("Set POSTROOM_SCANNERS__RSPAMD_CONTROLLER to the address of its controller.")
         answer = await self._post(f"{self._controller}/{'learnspam' if spam else 'learnham'}", raw, {})
         if answer.status == 208:  # it has learned this mail before
             return False

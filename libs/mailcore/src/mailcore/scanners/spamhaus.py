@@ -173,7 +173,7 @@ class Spamhaus:
         )
         if answer.status in (401, 403):
             raise Unavailable(
-                "Spamhaus refused the login. Check POSTROOM_SCANNERS__SPAMHAUS__USERNAME and __PASSWORD."
+                "Spamhaus refused the login. Check POSTROOM_SCANNERS__SPAMHAUS_USERNAME and __SPAMHAUS_PASSWORD."
             )
         told = _json(answer) if answer.status == 200 else None
         token, expires = _member(told, "token"), _member(told, "expires")

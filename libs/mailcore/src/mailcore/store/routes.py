@@ -118,6 +118,8 @@ class TableRows:
     lane_routes: dict[UUID, int]
     endpoints: frozenset[UUID]
     senders: tuple[str, ...]
+    blocked: dict[str, frozenset[str]]
+    """Blocked sender → mailboxes that want nothing of him; an empty one: all."""
 
 
 async def load(db: Connection, org_ids: Collection[UUID]) -> dict[UUID, TableRows]:
@@ -129,6 +131,7 @@ async def load(db: Connection, org_ids: Collection[UUID]) -> dict[UUID, TableRow
             {UUID(way): lane_route for way, lane_route in (row["lane_routes"] or {}).items()},
             frozenset(row["endpoints"] or ()),
             tuple(row["senders"] or ()),
+            {sender: frozenset(boxes) for sender, boxes in (row["blocked"] or {}).items()},
         )
         for row in rows
     }
@@ -144,7 +147,10 @@ SELECT o.org_id, t.routes,
   CASE WHEN t.routes IS NOT NULL THEN
     ARRAY(SELECT d.name FROM domains d WHERE d.org_id = o.org_id AND d.sending
           AND (d.status = 'verified' OR d.status IN ('partially_verified', 'partially_failed') AND d.lacking = 'receiving')
-          ORDER BY d.id LIMIT 100) END AS senders
+          ORDER BY d.id LIMIT 100) END AS senders,
+  (SELECT jsonb_object_agg(b.sender, b.boxes) FROM (
+     SELECT b.sender, jsonb_agg(coalesce(m.address, '')) AS boxes
+     FROM blocked_senders b LEFT JOIN mailboxes m ON m.id = b.mailbox_id WHERE b.org_id = o.org_id GROUP BY b.sender) b) AS blocked
 FROM unnest($1::uuid[]) AS o (org_id)
 CROSS JOIN LATERAL (
   SELECT jsonb_agg(jsonb_build_object('id', r.id, 'name', r.name, 'updated_at', r.updated_at, 'match', r.match,

@@ -1,0 +1,1 @@
+"""Senders that nobody here wants mail of: `/v1/blocked-senders`."""
