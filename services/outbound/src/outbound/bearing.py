@@ -25,8 +25,8 @@ class Window:
     """Connections, by what the site answers, not by time: far or near, it is the same.
 
     A refusal takes half a connection, so that a round of them halves the number. A mail taken adds one up to half of the limit (a
-    round doubles it: slow start), above that one a round. So the lower half is for sites that take a third and more of what is asked;
-    in the upper half it evens out where about two mails a round are refused.
+    round doubles it: slow start), above that one a round. So the lower half is for sites that take a third and more of what is
+    asked; in the upper half it evens out where about two mails a round are refused.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:

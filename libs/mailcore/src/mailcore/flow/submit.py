@@ -190,7 +190,9 @@ class Submits:
             await self.quotas.check(org_id, sum(map(len, wanted)))
         routes = self._routes.held(org_id) or await self._routes.of(org_id)
         by_route = [
-            routes.route(domain_id, email.tags) if email.lane_route is None else email.lane_route
+            routes.route(domain_id, email.tags, requiretls=email.requiretls)
+            if email.lane_route is None
+            else email.lane_route
             for email, domain_id in zip(new, domain_ids, strict=True)
         ]
         found = await self._lanes_of(

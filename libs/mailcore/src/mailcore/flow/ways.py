@@ -169,15 +169,15 @@ class Rules:
 
     ordered: tuple[Rule, ...]
 
-    def route(self, domain_id: UUID, tags: Sequence[Mapping[str, str]] | None) -> int:
-        """What its lanes name the route by; NO_ROUTE where there is none."""
+    def route(self, domain_id: UUID, tags: Sequence[Mapping[str, str]] | None, *, requiretls: bool = False) -> int:
+        """What its lanes name the route by, below zero for mail with REQUIRETLS; NO_ROUTE where there is none."""
         for rule in self.ordered:
             if rule.domain_id not in (None, domain_id):
                 continue
             if rule.tag_name is None or any(
                 tag.get("name") == rule.tag_name and rule.tag_value in (None, tag.get("value")) for tag in tags or ()
             ):
-                return rule.lane_route
+                return -rule.lane_route if requiretls else rule.lane_route
         return NO_ROUTE
 
 

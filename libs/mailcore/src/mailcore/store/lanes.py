@@ -9,7 +9,8 @@ from uuid import UUID
 from mailcore.store.session import Connection
 
 LaneKey: TypeAlias = tuple[UUID, str, int, int]
-"""Organization, recipient domain, class (0 transactional, 1 broadcast), route (0 none: `routes_out.lane_route`)."""
+"""Organization, recipient domain, class (0 transactional, 1 broadcast), route (0 none; `routes_out.lane_route`, below zero for mail
+with REQUIRETLS)."""
 
 
 async def ensure(db: Connection, keys: Collection[LaneKey]) -> dict[LaneKey, int]:

@@ -79,24 +79,26 @@ class Taken:
 # Of lane `l` and its recipient domain `r`: `taken` is the way of its route that takes its mail now, and `s` the site. The first
 # that does not rest and is not held; of several that do, the first; `off` where all of them are switched off. Without a route, or
 # when it is gone, `taken` is NULL and `s` the domain's own site. The condition on route_id is tested before anything is read: for a
-# lane without a route that costs some 3 µs.
+# lane without a route that costs some 3 µs. A route_id below zero is the same route for mail with REQUIRETLS: a provider's API cannot
+# promise that (RFC 8689 §4.2.1), so any other way goes first, also one that rests.
 TAKEN = """LEFT JOIN LATERAL (
   SELECT c.way_id, c.site_id, c.place, c.ways, c.key, c.off,
-         count(*) FILTER (WHERE c.free) OVER () > c.free::integer AS others_free,
+         count(*) FILTER (WHERE c.free AND NOT c.lax) OVER () > (c.free AND NOT c.lax)::integer AS others_free,
          array_agg(c.key || coalesce(' (' || left(c.last_reply, 100) || ')', '')) FILTER (WHERE NOT c.free) OVER () AS resting
   FROM (
     SELECT w.id AS way_id, t.id AS site_id, u.place, cardinality(o.ways) AS ways, t.key, t.last_reply, NOT w.enabled AS off,
            coalesce(w.enabled, true) AND (t.suspended_until IS NULL OR t.suspended_until <= now())
              AND NOT EXISTS (SELECT FROM holds h WHERE h.site_id = t.id AND (h.org_id = l.org_id OR h.org_id IS NULL)
-                               AND (h.until IS NULL OR h.until > now())) AS free
+                               AND (h.until IS NULL OR h.until > now())) AS free,
+           l.route_id < 0 AND coalesce(w.kind, 'smarthost') NOT IN ('smarthost', 'lmtp') AS lax
     FROM routes_out o
     CROSS JOIN LATERAL unnest(o.ways) WITH ORDINALITY AS u (id, place)
     LEFT JOIN ways w ON w.id = u.id
     JOIN sites t ON t.id = coalesce(w.site_id, r.site_id)
-    WHERE l.route_id <> 0 AND o.lane_route = l.route_id
+    WHERE l.route_id <> 0 AND o.lane_route = abs(l.route_id)
       AND (w.id IS NOT NULL OR u.id = '00000000-0000-0000-0000-000000000000')
   ) c
-  ORDER BY NOT c.free, c.off IS TRUE, c.place LIMIT 1
+  ORDER BY c.lax, NOT c.free, c.off IS TRUE, c.place LIMIT 1
 ) taken ON true
 JOIN sites s ON s.id = coalesce(taken.site_id, r.site_id)"""
 TAKEN_COLUMNS = "taken.way_id, taken.place, taken.ways, taken.key, taken.others_free, taken.resting"
