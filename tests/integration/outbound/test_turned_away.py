@@ -1,0 +1,80 @@
+"""A 421 to MAIL costs a mail nothing and is told all the same; one that never gets further pays for it after a while."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+import pytest
+
+from fakes.smtp_server import SmtpServer, Step, Talk
+from integration.outbound.harness import Tenant, until
+from mailcore.store import explain
+from mailcore.store.session import Store
+from outbound.bearing import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 0.1)
+
+
+async def test_it_is_due_again_at_once_and_says_why(
+    tenant: Tenant, outbound: Any, store: Store, admin: asyncpg.Connection
+) -> None:
+    refusing = True
+
+    def mail(_: Talk) -> Step | None:
+        return Step("421 4.3.2 going down\r\n", cut=True) if refusing else None
+
+    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[3600]):
+        email_id = await tenant.send("a@example.com")
+        await until(lambda: tenant.attempts(email_id), "told")
+        await until(lambda: _free(tenant, email_id), "given back")
+        row = await tenant.queued(email_id)
+        assert row is not None and row["attempt"] == 0 and not row["possible_duplicate"]
+        async with store.tenant(tenant.org_id) as db:
+            [shown] = await explain.deliveries(db, email_id)
+        assert shown["next_attempt"]["attempt"] == 1
+        assert "turned away by 127.0.0.1: 421 4.3.2 going down. That does not count" in shown["next_attempt"]["why"]
+        refusing = False
+        await tenant.state(email_id, "delivered")
+    told, counted = await tenant.attempts(email_id)
+    assert (told["attempt"], told["outcome"], told["rule"], told["code"]) == (0, "deferred", "turned-away", 421)
+    assert (told["category"], told["mx_ip"]) == ("infrastructure", "127.0.0.1")
+    assert (counted["attempt"], counted["outcome"]) == (1, "delivered")
+    assert [event["type"] for event in await tenant.events(email_id)] == ["email.sent", "email.delivered"]
+    assert await admin.fetchval("SELECT failures FROM sites WHERE key LIKE 'catch:%'") == 0
+
+
+async def test_one_that_is_always_turned_away_pays_and_the_others_go_on(
+    tenant: Tenant, outbound: Any, make_domain: Any
+) -> None:
+    """By its sender, which is all that the site knows of it then."""
+    await make_domain(tenant.org_id, "bad.test")
+
+    def mail(talk: Talk) -> Step | None:
+        return Step("421 4.7.0 not you\r\n", cut=True) if "bad.test>" in talk.commands[-1] else None
+
+    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[3600], max_connections=4):
+        bad = await tenant.send("bad@example.com", domain="bad.test")
+        others = await tenant.send_each([[f"u{n}@example.com"] for n in range(50)])
+        for email_id in others:
+            await tenant.state(email_id, "delivered")
+        await until(lambda: _counted(tenant, bad), "it has paid")
+    told, counted = await tenant.attempts(bad)
+    lines = [line for _, who, line in told["conversation"] if who == "said"]
+    assert len(lines) == PATIENCE
+    assert (counted["attempt"], counted["outcome"], counted["rule"], counted["code"]) == (1, "deferred", "closing", 421)
+    assert [len(await tenant.attempts(email_id)) for email_id in others] == [1] * 50
+    row = await tenant.queued(bad)
+    assert row is not None and row["attempt"] == 1
+
+
+async def _free(tenant: Tenant, email_id: Any) -> bool:
+    row = await tenant.queued(email_id)
+    return row is not None and row["worker"] is None
+
+
+async def _counted(tenant: Tenant, email_id: Any) -> bool:
+    return len(await tenant.attempts(email_id)) == 2

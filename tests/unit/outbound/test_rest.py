@@ -1,0 +1,55 @@
+"""What an outcome says of the site, and what of the mail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mailcore.smtp.outcome import Line, Outcome, Result
+from mailcore.smtp.reply import Reply
+from mailcore.transport import TlsPolicy
+from outbound.rest import is_down, is_turned_away
+
+CLOSING = Reply(421, "later", "4.7.0")
+OPENING = (Line(1, None, "220 hi"), Line(1, "EHLO us"), Line(1, None, "250 hi"))
+MAIL, RCPT, DATA = Line(2, "MAIL FROM:<a@b.test>"), Line(2, "RCPT TO:<c@d.test>"), Line(2, "DATA")
+
+
+def _heard(*texts: str) -> tuple[Line, ...]:
+    return tuple(Line(3, None, text) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("lines", "turned_away", "down"),
+    [
+        (_heard("421 later"), True, True),
+        ((), True, True),
+        ((*OPENING, MAIL, RCPT, DATA, *_heard("421 4.7.0 later")), True, False),
+        ((*OPENING, MAIL, RCPT, DATA, *_heard("421-4.7.0 later", "421 4.7.0 much")), True, False),
+        ((*OPENING, MAIL, *_heard("421 4.7.0 later")), True, False),
+        ((*OPENING, MAIL, RCPT, DATA, *_heard("250 ok", "421 4.7.0 later")), False, False),
+        ((MAIL, *_heard("250 ok"), RCPT, *_heard("421 4.7.0 later")), False, False),
+    ],
+)
+def test_a_421_is_about_the_connection_until_the_recipient_was_answered(
+    lines: Sequence[Line], turned_away: bool, down: bool
+) -> None:
+    outcome = Outcome(Result.DEFERRED, CLOSING, rule="closing", conversation=tuple(lines))
+    assert (is_turned_away(outcome), is_down(outcome, TlsPolicy.OPPORTUNISTIC)) == (turned_away, down)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(
+            Result.DEFERRED, CLOSING, conversation=(MAIL, RCPT, DATA, *_heard("250 ok", "250 ok", "354 go", "421 no"))
+        ),
+        Outcome(Result.DEFERRED, Reply(451, "cut", "4.4.2"), rule="connection-lost", conversation=(MAIL,)),
+        Outcome(Result.DEFERRED, Reply(450, "later"), conversation=(MAIL, *_heard("450 later"))),
+        Outcome(Result.DEFERRED, CLOSING, rule="way-down", conversation=(Line(1, "POST https://api.test"),)),
+        Outcome(Result.DEFERRED, CLOSING, rule="closing", conversation=(MAIL,), dot_sent=True),
+    ],
+)
+def test_other_refusals_count(outcome: Outcome) -> None:
+    assert not is_turned_away(outcome)
