@@ -114,8 +114,10 @@ class Scans:
         policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
         mail.findings = list(found.values())
         new = [one for name, one in found.items() if name not in before]
-        if self._waits(mail, found, policies):
+        waits_for = self._waits(mail, found, policies)
+        if waits_for:
             _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], frozenset())
+            _pend(mail, waits_for)
             return
         _tell(mail, new, self._open())
         _count(mail, policies)
@@ -152,10 +154,11 @@ class Scans:
         filters = [found[one.name] for one in self._first if one.kind is Kind.SPAM]
         return Verdict.UNSURE in said or all(one.verdict is Verdict.UNAVAILABLE for one in filters)
 
-    def _waits(self, mail: InHand, found: Mapping[str, Finding], policies: Mapping[str, Policy]) -> bool:
-        """B-46: a spam filter that is away is excused by a second opinion, or when the mail is spam without it."""
+    def _waits(self, mail: InHand, found: Mapping[str, Finding], policies: Mapping[str, Policy]) -> list[Finding]:
+        """Whose answers it must wait for. B-46: a spam filter that is away is excused by a second opinion, or when the mail is
+        spam without it."""
         if mail.held or mail.row.released_at is not None:
-            return False
+            return []
         said = {each.verdict(one) for one in found.values() for each in policies.values()}
         decided, infected = not said.isdisjoint(_BAD), Verdict.INFECTED in said
         opinion = any(
@@ -167,13 +170,7 @@ class Scans:
             excused = infected or (one.kind is not Kind.MALWARE and (decided or (opinion and one.kind is Kind.SPAM)))
             if away is not None and away.verdict is Verdict.UNAVAILABLE and not one.fail_open and not excused:
                 waits_for.append(away)
-        if not waits_for:
-            return False
-        mail.pending = ", ".join(one.scanner for one in waits_for)
-        if mail.row.pending is None:
-            why = " ".join(f"{one.scanner}: {one.detail}" for one in waits_for)
-            mail.decide("scan", "pending", f"It waits until it can be scanned, and goes on by itself then. {why}")
-        return True
+        return waits_for
 
     def _open(self) -> frozenset[str]:
         return frozenset(one.name for one in (*self._first, *self._second) if one.fail_open)
@@ -268,6 +265,14 @@ def facts_of(mail: InHand) -> Facts:
         hostname=told.get("by") or "",
         client_name=told.get("client_name") or "",
     )
+
+
+def _pend(mail: InHand, waits_for: Sequence[Finding]) -> None:
+    """Said once, however often it is tried."""
+    mail.pending = ", ".join(one.scanner for one in waits_for)
+    if mail.row.pending is None:
+        why = " ".join(f"{one.scanner}: {one.detail}" for one in waits_for)
+        mail.decide("scan", "pending", f"It waits until it can be scanned, and goes on by itself then. {why}")
 
 
 def _tell(mail: InHand, new: Sequence[Finding], fails_open: frozenset[str]) -> None:
