@@ -186,6 +186,8 @@ class _Proxy:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 method, url, _ = head.split(" ", 2)
+                if length := re.search(r"(?i)\ncontent-length: *(\d+)", head):
+                    await reader.readexactly(int(length[1]))
                 page = self.pages[urlsplit(url).path] if method == "GET" and self.serves(url) else None
                 if page is None and not _OWN.match(url):
                     self.others.append(url)

@@ -28,11 +28,12 @@ T = TypeVar("T")
 SPAN = 60  # ports from the base on that a stack may use
 
 
-def free_base() -> int:
-    """A base from which on all ports of a stack are free just now, away from those that the kernel gives out by itself."""
+def free_base(after: int = 0) -> int:
+    """A base from which on all ports of a stack are free just now, away from those that the kernel gives out by itself. `after`:
+    another one that is about to be used."""
     step = os.getpid() % 97
     for base in range(12_000 + step * 2 * SPAN // 2, 32_000, SPAN):
-        if all(_is_free(base + offset) for offset in range(SPAN)):
+        if base > after and all(_is_free(base + offset) for offset in range(SPAN)):
             return base
     raise AssertionError("no free range of ports")
 

@@ -98,6 +98,25 @@ async def test_c2_c3_no_mail_stops_the_router_and_none_is_tried_for_ever(desk: D
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [
+        b"To: a@b.c\r\nSubject: x\r\n\r\nhello\r\n",
+        b"X-From: a@b.c\r\n\r\nFrom: a@b.c\r\n",
+        b"no colon here\r\nFrom: a@b.c\r\n\r\nhello\r\n",
+        b" a first line that goes on\r\nFrom: a@b.c\r\n\r\n",
+        b"",
+    ],
+    ids=["no From", "only in the body", "no field", "begins in the middle", "nothing"],
+)
+async def test_c3_what_cannot_be_signed_is_not_forwarded_and_stays(desk: Desk, raw: bytes) -> None:
+    await desk.table({"actions": [FORWARD]})
+    id_ = await desk.deliver(raw)
+    assert await desk.boxes(id_) == ["support@postroom.test"]
+    assert "not forwarded" in await desk.told(id_, "route")
+    assert await desk.admin.fetchval("SELECT count(*) FROM emails") == 0
+
+
+@pytest.mark.parametrize(
     "charset", ["rot13", "zlib", "undefined", "utf-7", "idna", "unicode_escape", "punycode", "\x00utf-8", "x" * 70]
 )
 async def test_c4_a_route_reads_a_subject_in_no_alphabet(desk: Desk, charset: str) -> None:

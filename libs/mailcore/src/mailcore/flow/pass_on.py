@@ -21,9 +21,10 @@ from mailcore.flow.in_hand import InHand, mailbox_addresses, shown
 from mailcore.flow.passed_on import RELAYED_FOR, PassedOn, address_field, received, results_of
 from mailcore.flow.submit import NewEmail, Submits
 from mailcore.flow.table import ForwardAction, RelayAction, Step, Table
-from mailcore.kit.errors import Exceeded, Refused
+from mailcore.kit.errors import Exceeded, Invalid, Refused
 from mailcore.kit.remember import Remembered
-from mailcore.mailauth.results import without_ours
+from mailcore.mailauth.dkim.canonical import split_fields
+from mailcore.mailauth.results import header_end, without_ours
 from mailcore.mime.automatic import MAX_RECEIVED, hops, passed_on_for
 from mailcore.smtp.address import Address, parse_address
 from mailcore.store import routes
@@ -129,7 +130,8 @@ def loop(mail: InHand, recipient: str) -> str | None:
 
 
 def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table) -> NewEmail:
-    """Raises Refused: no domain of the organization may send."""
+    """Raises Refused: no domain of the organization may send, or it cannot be signed."""
+    _signable(mail)
     row, auth = mail.row, mail.auth or {}
     own = recipient.rpartition("@")[2].lower()
     sender = own if own in table.senders or not table.senders else table.senders[0]
@@ -141,6 +143,17 @@ def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table)
     if header and not chain.get("temporary"):
         passed_on = replace(passed_on, server=server, results=results_of(header), cv=chain.get("result", "none"))
     return _new(mail, replace_bare(raw), sender, targets, passed_on)
+
+
+def _signable(mail: InHand) -> None:
+    """Raises Refused for what leaves in our name and could not be signed in it (RFC 6376 §5.4): on its way out it would fail, where
+    nobody has it any more."""
+    try:
+        fields = split_fields(replace_bare(mail.raw[: header_end(mail.raw)]))
+    except Invalid as error:
+        raise Refused(f"It cannot be signed, and so not be forwarded. {error.public}") from None
+    if not any(name == b"from" for name, _ in fields):
+        raise Refused("It has no From field: it cannot be signed, and so not be forwarded.")
 
 
 def _ours(mail: InHand) -> tuple[str, str, bytes]:
