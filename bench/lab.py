@@ -71,6 +71,7 @@ class Stack:
         self.redis_url = f"redis://:bench@127.0.0.1:{self.redis_port}/0"
         self.env = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "POSTROOM_ENCRYPTION_KEY": key.hex(),
             "POSTROOM_DATABASE__URL": f"postgresql://postroom:bench@127.0.0.1:{self.pg_port}/bench",
             "POSTROOM_REDIS__URL": self.redis_url,

@@ -76,6 +76,26 @@ async def test_groups_keep_to_their_weight() -> None:
     assert groups.seen == [[1, 6, 3], [2], [50], [1]]
 
 
+async def test_company_is_what_those_who_wait_weigh() -> None:
+    """Two requests of a hundred mails each are enough for a group of their own beside the one under way."""
+    running, most = 0, 0
+
+    async def commit(members: Sequence[int]) -> list[int]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return list(members)
+
+    group: GroupCommit[int, int] = GroupCommit(commit, in_flight=3, company=20, members=200, weight=lambda each: each)
+    assert await asyncio.gather(*(group.join(100) for _ in range(8))) == [100] * 8
+    assert most == 3
+    most = 0
+    assert await asyncio.gather(*(group.join(1) for _ in range(8))) == [1] * 8
+    assert most == 1
+
+
 @pytest.mark.parametrize("company", [1, 32])
 async def test_who_joins_while_the_last_group_ends_is_not_forgotten(company: int) -> None:
     """Between a group's last look for members and the end of its task there is a moment in which others run."""

@@ -1,9 +1,9 @@
 """Group commit: what is in flight together shares one transaction and one fsync.
 
 A lone member never waits for company: it starts a group at once. While one is being committed, later members gather and leave
-together in the next one; when `company` of them wait, a further group leaves beside it, up to `in_flight`. A group runs in a task
-of its own, so a client that hangs up takes nothing with it. When a group fails for a reason that is one member's, every member
-is tried again alone; when the database is away, all learn it at once.
+together in the next one; when those who wait weigh `company`, a further group leaves beside it, up to `in_flight`. A group runs in
+a task of its own, so a client that hangs up takes nothing with it. When a group fails for a reason that is one member's, every
+member is tried again alone; when the database is away, all learn it at once.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class GroupCommit(Generic[M, R]):
         self._members = members
         self._weight = weight
         self._waiting: list[tuple[M, asyncio.Future[R]]] = []
+        self._weighs = 0
+        """All of `_waiting`."""
         self._running: set[asyncio.Task[None]] = set()
         self._leaving = 0
         """Groups under way that will look for members once more. Not `_running`: a task that has looked for the last time is in
@@ -53,7 +55,8 @@ class GroupCommit(Generic[M, R]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._waiting.append((member, future))
-        if not self._leaving or (self._leaving < self._in_flight and len(self._waiting) >= self._company):
+        self._weighs += self._weight(member)
+        if not self._leaving or (self._leaving < self._in_flight and self._weighs >= self._company):
             self._leaving += 1
             task = loop.create_task(self._run())
             self._running.add(task)
@@ -80,17 +83,19 @@ class GroupCommit(Generic[M, R]):
         finally:
             self._leaving -= 1
             if not self._leaving:
-                left, self._waiting = self._waiting, []
+                left, self._waiting, self._weighs = self._waiting, [], 0
                 _give_up(left)
 
     def _take(self) -> list[tuple[M, asyncio.Future[R]]]:
         total, count = 0, 0
         for member, _ in self._waiting:
-            total += self._weight(member)
-            if count and total > self._members:
+            weight = self._weight(member)
+            if count and total + weight > self._members:
                 break
+            total += weight
             count += 1
         group, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._weighs -= total
         return group
 
     async def _failed(self, group: list[tuple[M, asyncio.Future[R]]], error: Exception) -> None:

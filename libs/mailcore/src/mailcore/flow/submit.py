@@ -50,7 +50,7 @@ __all__ = ["Due", "NewAttachment", "NewEmail", "Once", "Submits", "Submitted"]
 DOMAIN_SECONDS = 3.0
 """How long a verified domain is believed to be one: a removed domain stops sending in less than five seconds."""
 COMPANY = 20
-"""Requests that wait before another group leaves beside those under way. A statement costs this process more than a mail: few large
+"""Emails that wait before another group leaves beside those under way. A statement costs this process more than a mail: few large
 groups are cheaper than many small ones."""
 COPIES = 50
 """Recipients that weigh as much in a group as an email."""
