@@ -149,6 +149,7 @@ def _fill(there: World) -> None:
     ids["thread"] = first("/v1/threads")
     ids["mailbox"] = first("/v1/mailboxes")
     ids["address"] = there.made("/v1/addresses", {"address": "no@postroom.test", "kind": "reject"})["id"]
+    ids["blocked_sender"] = there.made("/v1/blocked-senders", {"sender": "never@example.com"})["id"]
     ids["caught"] = first("/v1/caught")
     wait_for(lambda: api.get(f"/webhooks/{ids['webhook']}/events/{ids['event']}/attempts").json()["data"], "an attempt")
 

@@ -303,3 +303,41 @@ async def test_a_relay_to_ourselves_ends_at_once(
     row = await door.arrive(mail.content, "a@postroom.test", mail_from=mail.mail_from)
     assert "not relayed" in [each["decision"] for each in row["decisions"]]
     assert await door.admin.fetchval("SELECT count(*) FROM messages") == 1
+
+
+# ---- what was thought of it --------------------------------------------------------------------------------------------
+
+
+async def test_b43_spam_is_relayed_with_its_verdict_and_a_tag_in_its_subject(
+    door: Desk, store: Store, keyring: Keyring, outbound: Run, sink: SmtpServer
+) -> None:
+    """Exchange and its like sort by these fields: a sender's own copies of them are gone."""
+    trial = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\r\nSubject: in the body\r\n"
+    forged = b"X-MS-Exchange-Organization-SCL: -1\r\nX-Spam-Flag:\r\n NO\r\n"
+    await door.admin.execute(
+        "UPDATE domains SET spam_action = 'tag', subject_tag = '[SPAM]', compatible_headers = true WHERE org_id = $1",
+        door.org_id,
+    )
+    async with SmtpServer() as inner:
+        await relay(door, store, keyring, "smarthost", port=inner.port, tls="none")
+        raw = forged + HEAD + b"\r\n" + trial
+        row = await door.arrive(raw, "a@postroom.test")
+        async with outbound(sink, retry_schedule=[30]):
+            (mail,) = await caught(inner)
+    head, body = parts(mail.content)
+    fields = [line.decode() for line in head.splitlines() if line[:2] == b"X-"]
+    assert fields == [
+        "X-Postroom-Verdict: spam",
+        "X-Postroom-Reason: gtube",
+        "X-Postroom-Scanners: gtube",
+        "X-Mailbridge-Reason: gtube",
+        "X-Spam-Flag: YES",
+        "X-Spam-Status: Yes",
+        "X-MS-Exchange-Organization-SCL: 9",
+        "X-Forefront-Antispam-Report: SCL:9;",
+        "X-Microsoft-Antispam: BCL:9;PCL:8;SCL:9;",
+        "X-MS-Exchange-Organization-BypassSpamFiltering: 0",
+    ]
+    assert b"\r\nSubject: [SPAM] =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n" in head
+    assert body == trial
+    assert row["raw"] == raw, "what is kept is as it came"

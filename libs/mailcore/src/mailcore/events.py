@@ -7,7 +7,7 @@ posted, so that nothing is stored twice. What `detail` holds goes into the paylo
     email.clicked     {"click": {"ipAddress", "link", "timestamp", "userAgent"}}              see flow.track
     email.failed      {"failed": {"reason"}}
     email.suppressed  {"suppressed": {"type", "message", "reason", "diagnosticCode": [...]}}  see `suppressed`
-    email.routed      {"route": {"id", "name"}, "inline_attachments"?}; more of its payload is made by flow.parsed
+    email.routed      {"route": {"id", "name"}, "inline_attachments"?, "marks"?}; more of its payload is made by flow.parsed
     any of an email   {"possible_duplicate": true} where an earlier attempt may have delivered
     email.opened      {"open": {"ipAddress", "timestamp", "userAgent"}}, like click with `proxy` and `scanner` where they hold;
                       both {"first": true} for the first by a person, which metrics read and webhooks do not carry
@@ -90,7 +90,7 @@ ROUTED = "email.routed"
 EVERY_TYPE = "*"
 """All of them, also those that come later."""
 
-_NOT_TOLD = ("first", "test", "inline_attachments")
+_NOT_TOLD = ("first", "test", "inline_attachments", "marks")
 """Of `detail`, what payloads leave out."""
 
 BOUNCE_TYPES = ("Permanent", "Transient", "Undetermined")

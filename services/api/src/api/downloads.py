@@ -8,19 +8,22 @@ from __future__ import annotations
 import re
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.context import Ctx
+from api.context import Context, Ctx
 from api.errors import ApiError, not_found
 from api.links import RECEIVED, links
 from api.pages import path_id
+from mailcore.flow.links import MARKED
+from mailcore.flow.marking import Marks, marks_from, unmarked
 from mailcore.flow.parse import raw_of
 from mailcore.kit.errors import NotFound
 from mailcore.scanners.base import malware
-from mailcore.store import arrivals
+from mailcore.store import arrivals, events
 
 router = APIRouter(include_in_schema=False)
 
@@ -43,19 +46,31 @@ async def received(request: Request, org: str, arrival: str, what: str, ctx: Ctx
         row = await arrivals.find(db, arrival_id, raw=True)
     if row is None:
         raise not_found("Email")
-    if what != "raw" and malware(row["findings"]) == "infected":
+    whole = what == "raw" or what.startswith(MARKED)
+    if not whole and malware(row["findings"]) == "infected":
         raise ApiError(403, "infected_attachment", _INFECTED)
     try:
         raw = await raw_of(ctx.blobs, row["raw"], row["raw_blob"])
     except NotFound:
         raise not_found("Email") from None
-    if what == "raw":
-        return file_response(raw, "message/rfc822", f"{arrival_id}.eml")
+    if whole:
+        marks = Marks() if what == "raw" else await _marks(ctx, org_id, arrival_id, what.removeprefix(MARKED))
+        content = raw if what == "raw" else marks.head.encode() + unmarked(raw, marks)
+        return file_response(content, "message/rfc822", f"{arrival_id}.eml")
     n = number_of(row["summary"], what)
     file = None if n is None else await ctx.reader.attachment(raw, n)
     if file is None:
         raise not_found("Attachment")
     return file_response(file.content, file.content_type, file.filename or "attachment")
+
+
+async def _marks(ctx: Context, org_id: UUID, arrival_id: UUID, event: str) -> Marks:
+    """Of the event by which a route posted it. Raises ApiError."""
+    async with ctx.store.tenant(org_id) as db:
+        detail = await events.detail(db, path_id(event), arrival_id)
+    if detail is None:
+        raise not_found("Email")
+    return marks_from(detail.get("marks"))
 
 
 def number_of(summary: dict[str, Any] | None, attachment_id: str) -> int | None:

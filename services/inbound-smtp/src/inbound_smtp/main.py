@@ -159,7 +159,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
 
 
 def make_scans(store: Store, on: Scanners, scanners: Sequence[Configured]) -> Scans:
-    return Scans(store, scanners, at_once=on.at_once, again_seconds=on.again_seconds)
+    return Scans(store, scanners, at_once=on.at_once, again_seconds=on.again_seconds, scl=on.scl)
 
 
 def make_trainings(store: Store, blobs: BlobStore, on: Scanners, scanners: Sequence[Configured]) -> Trainings:

@@ -14,6 +14,7 @@ from mailcore.flow.authenticate import outcomes
 from mailcore.flow.blocked import blocked
 from mailcore.flow.conditions import Facts
 from mailcore.flow.in_hand import InHand, Post, mailbox_addresses
+from mailcore.flow.marking import marks_of
 from mailcore.flow.pass_on import PassesOn
 from mailcore.flow.table import (
     DropAction,
@@ -109,8 +110,13 @@ def _local(mail: InHand, plan: Plan, table: Table) -> None:
                 mail.kept.append(step.recipient.lower())
         elif isinstance(action, WebhookAction):
             if action.webhook_id in table.endpoints and step.route is not None:
+                marks = marks_of(mail, step.recipient).as_json() if mail.findings else None
                 mail.posts.append(
-                    Post(action.webhook_id, step.recipient, step.route.id, step.route.name, action.inline_attachments)
+                    Post(
+                        *(action.webhook_id, step.recipient, step.route.id, step.route.name),
+                        action.inline_attachments,
+                        marks,
+                    )
                 )
                 told = {"recipient": step.recipient, "webhook_id": str(action.webhook_id)}
                 mail.decide("route", "posted", f"{_named(step)} says so.", event="email.routed", **told)

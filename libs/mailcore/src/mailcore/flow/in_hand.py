@@ -19,6 +19,7 @@ from mailcore.store.messages import JUNK, RoutedMessage
 
 if TYPE_CHECKING:
     from mailcore.flow.pass_on import Outgoing
+    from mailcore.flow.scan import Policy
 
 _MOST_DEFECTS = 20
 
@@ -32,6 +33,8 @@ class Post:
     route_id: UUID
     route: str
     inline_attachments: bool = False
+    marks: dict[str, Any] | None = None
+    """As flow.marking tells them."""
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class InHand:
     """Points of the spam filters, each by its own scale."""
     findings: list[Finding] = field(default_factory=list)
     """What scanners found, with what is known from before (flow.scan)."""
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    """What its recipients' domains want done; only where something was found."""
     pending: str = ""
     """Scanners that must look at it before anything becomes of it, and are away. Empty: none."""
     junk: bool = False
@@ -234,6 +239,7 @@ def routed_events(mail: InHand) -> list[tuple[NewEvent, UUID]]:
             NewEvent(
                 *(uuid7(), row.org_id, "email.routed", row.id, row.created_at, [post.recipient]),
                 {"route": {"id": str(post.route_id), "name": post.route}}
+                | ({"marks": post.marks} if post.marks else {})
                 | ({"inline_attachments": True} if post.inline_attachments else {}),
             ),
             post.webhook_id,

@@ -14,6 +14,8 @@ from mailcore.kit.errors import Refused
 LINK_SECONDS = 3600
 RECEIVED, SENT, IMAGE = "received", "sent", "image"
 """The kinds of email, by where they are kept."""
+MARKED = "marked."
+"""And the id of an event: received mail with what its post says of it in its header (flow.marking)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Links:
         until: int | None = None,
         now: float | None = None,
     ) -> Link:
-        """To a download. `kind`: RECEIVED or SENT; `what`: `raw` (received mail), or the id of an attachment. `until`: Unix
-        time of the end of what shows the link."""
+        """To a download. `kind`: RECEIVED or SENT; `what`: `raw` or MARKED (received mail), or the id of an attachment. `until`:
+        Unix time of the end of what shows the link."""
         now = time.time() if now is None else now
         seconds = seconds if until is None else max(0, min(seconds, until - int(now)))
         return self._make("downloads", kind, org_id, email_id, what, seconds, now)

@@ -21,7 +21,8 @@ from mailcore import events
 from mailcore.blob.base import BlobStore
 from mailcore.events import Event
 from mailcore.flow.bodies import MAX_CHARACTERS
-from mailcore.flow.links import RECEIVED, Links
+from mailcore.flow.links import MARKED, RECEIVED, Links
+from mailcore.flow.marking import marks_from, unmarked
 from mailcore.flow.parse import Reader, raw_of
 from mailcore.kit.errors import NotFound, Refused
 from mailcore.mime import fields as header
@@ -62,14 +63,17 @@ class Parsed:
             content = await self._reader.content(octets, "cid")
         except (NotFound, Refused):
             omitted = ["TextBody", "HtmlBody"]
-        fields, _ = read_fields(octets, 0, Limits().header_bytes, [])
+        marks = marks_from((event.detail or {}).get("marks"))
+        shown = marks.head.encode() + unmarked(octets, marks)
+        fields, _ = read_fields(shown, 0, Limits().header_bytes + len(marks.head), [])
         told = base | _addressed(event, subject, fields) | _bodies(content, omitted)
         told["Headers"] = [
             {"Name": _cased(each.name), "Value": decode_header(each.value)} for each in fields[:MAX_HEADERS]
         ]
         inline = bool((event.detail or {}).get("inline_attachments"))
         told["Attachments"] = await self._attachments(subject, octets if inline else b"")
-        link = self._links.file(RECEIVED, UUID(subject["org_id"]), UUID(subject["id"]), "raw", seconds=LINK_SECONDS)
+        whole = MARKED + str(event.id) if marks.head else "raw"
+        link = self._links.file(RECEIVED, UUID(subject["org_id"]), UUID(subject["id"]), whole, seconds=LINK_SECONDS)
         told["RawDownloadUrl"], told["RawExpiresAt"] = link.url, link.expires_at
         return told | {"Auth": subject.get("auth"), "Findings": subject.get("findings") or [], "Omitted": omitted}
 

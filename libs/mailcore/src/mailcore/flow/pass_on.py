@@ -18,6 +18,7 @@ from uuid import UUID
 
 from mailcore.dsn.wishes import Wishes
 from mailcore.flow.in_hand import InHand, mailbox_addresses, shown
+from mailcore.flow.marking import marks_of, unmarked
 from mailcore.flow.passed_on import RELAYED_FOR, PassedOn, address_field, received, results_of
 from mailcore.flow.submit import NewEmail, Submits
 from mailcore.flow.table import ForwardAction, RelayAction, Step, Table
@@ -107,9 +108,10 @@ class PassesOn:
         if domain_id is None:
             raise Refused(f"The domain {address.domain} is gone.")
         auth, server, raw = _ours(mail)
+        marks = marks_of(mail, recipient, relayed=True)
         head = auth + received(row, recipient, server) + address_field(RELAYED_FOR, mailbox_addresses([recipient])[0])
-        passed_on = PassedOn("relay", str(row.id), row.mail_from, head)
-        email = _new(mail, replace_bare(raw), address.domain, [address], passed_on)
+        passed_on = PassedOn("relay", str(row.id), row.mail_from, marks.head + head)
+        email = _new(mail, unmarked(replace_bare(raw), marks), address.domain, [address], passed_on)
         email.domain_id, email.lane_route = domain_id, lane_route
         return email
 
@@ -138,11 +140,12 @@ def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table)
     chain = auth.get("arc") or {}
     # a chain that could not be judged just now would be sealed as broken, and be broken for good
     header, server, raw = _ours(mail)
-    head = received(row, recipient, server) + address_field("Delivered-To", recipient.lower())
+    marks = marks_of(mail, recipient)
+    head = marks.head + received(row, recipient, server) + address_field("Delivered-To", recipient.lower())
     passed_on = PassedOn("forward", str(row.id), row.mail_from, head)
     if header and not chain.get("temporary"):
         passed_on = replace(passed_on, server=server, results=results_of(header), cv=chain.get("result", "none"))
-    return _new(mail, replace_bare(raw), sender, targets, passed_on)
+    return _new(mail, unmarked(replace_bare(raw), marks), sender, targets, passed_on)
 
 
 def _signable(mail: InHand) -> None:

@@ -24,6 +24,7 @@ from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import SCAN_SECONDS, SCANS
 from mailcore.kit.remember import Remembered
+from mailcore.mime.marks import SPAM_SCL
 from mailcore.scanners import gtube
 from mailcore.scanners.base import Facts, Finding, Kind, Verdict
 from mailcore.scanners.registry import Configured
@@ -56,6 +57,12 @@ class Policy:
     """… and from which on nobody knows."""
     malware_action: str = "quarantine"
     """tag, quarantine, reject."""
+    subject_tag: str | None = None
+    """Before the subject of spam that is passed on."""
+    compatible_headers: bool = False
+    """Mail that is passed on has the fields of others, too (mime.marks)."""
+    scl: int = SPAM_SCL
+    """The installation's: Exchange's level of spam in them."""
 
     def verdict(self, found: Finding) -> Verdict:
         if found.scanner not in BY_POINTS or found.score is None or found.verdict is Verdict.SKIPPED:
@@ -68,8 +75,9 @@ class Policy:
 class Policies:
     """Of our domains, remembered for a few seconds. One a process."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, scl: int = SPAM_SCL) -> None:
         self._store = store
+        self._scl = scl
         self._of: Remembered[tuple[UUID, str], Policy] = Remembered(self._ask, seconds=REMEMBERED_SECONDS)
 
     async def of(self, org_id: UUID, rcpt_to: Sequence[str]) -> dict[str, Policy]:
@@ -84,19 +92,25 @@ class Policies:
     async def _ask(self, key: tuple[UUID, str]) -> Policy | None:
         async with self._store.tenant(key[0]) as db:
             row = await domains.scan_policy(db, key[1])
-        return None if row is None else Policy(**dict(row))
+        return None if row is None else Policy(**dict(row), scl=self._scl)
 
 
 class Scans:
     """One a process."""
 
     def __init__(
-        self, store: Store, scanners: Sequence[Configured] = (), *, at_once: int = 20, again_seconds: float = 15.0
+        self,
+        store: Store,
+        scanners: Sequence[Configured] = (),
+        *,
+        at_once: int = 20,
+        again_seconds: float = 15.0,
+        scl: int = SPAM_SCL,
     ) -> None:
         asked = [_Asked(one) for one in scanners]
         self._first = [one for one in asked if one.kind is not Kind.OPINION]
         self._second = [one for one in asked if one.kind is Kind.OPINION]
-        self.policies = Policies(store)
+        self.policies = Policies(store, scl=scl)
         self._slots = asyncio.Semaphore(at_once)
         self.again_seconds = again_seconds
         """Until a pending mail is tried again, the first time."""
@@ -112,7 +126,7 @@ class Scans:
         else:
             found = before | await self._ask(mail, before)
         policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
-        mail.findings = list(found.values())
+        mail.findings, mail.policies = list(found.values()), policies
         new = [one for name, one in found.items() if name not in before]
         waits_for = self._waits(mail, found, policies)
         if waits_for:
@@ -240,7 +254,8 @@ def _known(row: Stored) -> dict[str, Finding]:
 async def recall(mail: InHand, policies: Policies) -> None:
     """What routes ask for, of what was found when it arrived. Raises Unavailable."""
     mail.findings = [Finding.from_json(one) for one in mail.row.findings or ()]
-    _count(mail, await policies.of(mail.row.org_id, mail.row.rcpt_to))
+    mail.policies = await policies.of(mail.row.org_id, mail.row.rcpt_to)
+    _count(mail, mail.policies)
 
 
 def _count(mail: InHand, policies: Mapping[str, Policy]) -> None:

@@ -143,7 +143,7 @@ async def foreign_domains(db: Connection, names: Collection[str]) -> list[str]:
 
 SETTINGS = (
     *("catch_all", "catch_all_mailbox", "subaddressing", "greylisting", "dmarc_policy"),
-    *("spam_action", "spam_score", "unsure_score", "malware_action"),
+    *("spam_action", "spam_score", "unsure_score", "malware_action", "subject_tag", "compatible_headers"),
 )
 """Columns of `domains` that say how it receives. A new one is a line here and in api.domains.receiving."""
 

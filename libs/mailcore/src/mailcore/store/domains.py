@@ -141,7 +141,9 @@ async def sender(db: Connection, name: str | None) -> asyncpg.Record | None:
 async def scan_policy(db: Connection, name: str) -> asyncpg.Record | None:
     """What the organization's domain of that name does with spam and malware (flow.scan)."""
     return await db.fetchrow(
-        "SELECT spam_action, spam_score, unsure_score, malware_action FROM domains WHERE name = $1", name
+        "SELECT spam_action, spam_score, unsure_score, malware_action, subject_tag, compatible_headers FROM domains "
+        "WHERE name = $1",
+        name,
     )
 
 

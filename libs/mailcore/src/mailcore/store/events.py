@@ -23,6 +23,14 @@ class NewEvent(NamedTuple):
     detail: dict[str, Any] | None = None
 
 
+async def detail(db: Connection, event_id: UUID, object_id: UUID) -> dict[str, Any] | None:
+    """None: there is no such event of that object. Role app."""
+    found = await db.fetchrow(
+        "SELECT coalesce(detail, '{}') AS detail FROM events WHERE id = $1 AND object_id = $2", event_id, object_id
+    )
+    return None if found is None else dict(found["detail"])
+
+
 async def insert(db: Connection, events: Sequence[NewEvent]) -> int:
     """In the caller's transaction (role door or worker). Returns how many webhook deliveries were queued: ring when not 0."""
     if not events:

@@ -5,10 +5,11 @@ One object for all of it. A new setting is a column of `domains`, its name in st
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from api.auth import FullAccess
 from api.body import Asked, read, takes
@@ -16,6 +17,7 @@ from api.context import Ctx
 from api.errors import invalid, not_found
 from api.pages import path_id
 from mailcore.kit.errors import Invalid
+from mailcore.mime.marks import TAG
 from mailcore.smtp.address import folded, parse_address
 from mailcore.store import addresses
 
@@ -26,6 +28,12 @@ DmarcPolicy = Literal["tag", "quarantine", "reject"]
 SpamAction = Literal["tag", "junk", "quarantine", "reject"]
 MalwareAction = Literal["tag", "quarantine", "reject"]
 Points = Annotated[float, Field(ge=-1000, le=1000)]
+
+
+def _tag(text: str) -> str:
+    if re.fullmatch(TAG, text) is None:
+        raise ValueError("A tag is 1 to 40 printable characters of ASCII, such as `[SPAM]`")
+    return text
 
 
 class ReceivingChanged(Asked):
@@ -51,6 +59,10 @@ class ReceivingChanged(Asked):
     """… and from which on a second opinion is asked, where there is one. At most `spam_score`."""
     malware_action: MalwareAction = "quarantine"
     """What is done with mail that holds malware. tag: it lies in its mailbox, and its attachments cannot be downloaded."""
+    subject_tag: Annotated[str, Field(max_length=40), AfterValidator(_tag)] | None = None
+    """Before the subject of spam that is passed on by a route: `[SPAM]`. The mail that is kept here stays as it came."""
+    compatible_headers: bool = False
+    """Mail that is passed on has the fields by which Exchange, SpamAssassin's readers and Mailbridge's sort, beside X-Postroom-…"""
 
 
 class Receiving(BaseModel):
@@ -65,6 +77,8 @@ class Receiving(BaseModel):
     spam_score: float
     unsure_score: float
     malware_action: MalwareAction
+    subject_tag: str | None
+    compatible_headers: bool
 
 
 @router.get("", responses={200: {"model": Receiving}}, response_model=None)
