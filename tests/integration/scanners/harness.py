@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
+from inbound_smtp.checks.scanning import Scanned
 from inbound_smtp.router import Router
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.scan import Scans
@@ -39,11 +40,13 @@ class Desk:
     router: Router
     scans: Scans
 
-    async def take(self, raw: bytes, *to: str) -> UUID:
-        """Taken, not yet routed."""
+    async def take(self, raw: bytes, *to: str, scanned: Scanned | None = None) -> UUID:
+        """Taken, not yet routed. `scanned`: before the reply."""
         rcpt_to = to or (TO,)
         envelope = Envelope("ann@sender.example", rcpt_to)
         arrival = Arrival(raw, envelope, FACTS, "192.0.2.7", None, "smtp", {self.org: list(rcpt_to)})
+        if scanned is not None:
+            arrival = replace(arrival, findings=scanned.findings, decisions=scanned.decisions)
         return (await self.receives.receive(arrival)).ids[self.org]
 
     async def deliver(self, raw: bytes, *to: str) -> UUID:

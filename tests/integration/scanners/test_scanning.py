@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from fakes.scanner_daemons import EICAR, Daemon
+from inbound_smtp.checks.scanning import Scanned, ScansBeforeReply
 from mailcore.flow import quarantine, scan
+from mailcore.flow.parse import Reader
 from mailcore.kit.metrics import SCANS
 from mailcore.queue.bell import Ringer
 from mailcore.scanners.base import Finding, Kind, Verdict, malware
@@ -20,7 +24,7 @@ from mailcore.scanners.spamd import Spamd
 from mailcore.scanners.wire import Address
 from mailcore.store.session import Store
 
-from .harness import MakeDesk, mail
+from .harness import FACTS, TO, Desk, MakeDesk, mail
 
 SPAM, VIRUS, DOUBT = b"buy now", b"a worm", b"perhaps"
 
@@ -393,3 +397,76 @@ async def test_c6_a_scanner_killed_among_the_mail_loses_none(make_desk: MakeDesk
     assert [n for n, state in enumerate(states) if state == "quarantined"] == [3, 13, 23, 33, 43, 53]
     assert states.count("routed") == 54
     assert await desk.admin.fetchval("SELECT count(*) FROM messages") == 54
+
+
+# ---- before the reply ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def door(make_desk: MakeDesk, store: Store) -> AsyncIterator[Door]:
+    """The session's question, and mail that goes on from there."""
+    spamd, clamd = spam_filter(), virus_scanner()
+    desk = make_desk(spamd, clamd)
+    yield Door(desk, ScansBeforeReply(desk.scans, Reader()), spamd, clamd)
+
+
+@dataclass
+class Door:
+    desk: Desk
+    before: ScansBeforeReply
+    spamd: NullScanner
+    clamd: NullScanner
+
+    async def ask(self, raw: bytes, *to: str) -> Scanned:
+        return await self.before.ask(
+            raw,
+            source="192.0.2.7",
+            mail_from="ann@sender.example",
+            facts=FACTS,
+            auth=None,
+            tenants={self.desk.org: to or (TO,)},
+        )
+
+
+async def test_b45_a_domain_that_refuses_says_so_before_the_reply(door: Door) -> None:
+    assert (await door.ask(mail(SPAM))) == Scanned()
+    assert door.spamd.scanned == [], "nobody refuses: it is scanned when it has been taken"
+    await door.desk.want(spam_action="reject", malware_action="reject")
+    for bad, word in ((SPAM, "spam"), (VIRUS, "malware: Worm")):
+        refused = (await door.ask(mail(bad))).refused
+        assert refused is not None and (refused.code, refused.enhanced) == (550, "5.7.1")
+        assert word in str(refused)
+    await door.desk.want(malware_action="quarantine")
+    assert (await door.ask(mail(VIRUS + SPAM))).refused is None
+    assert door.before.needless({door.desk.org: [TO]}) is False
+    await door.desk.want(spam_action="junk")
+    await door.ask(mail())
+    assert door.before.needless({door.desk.org: [TO]}) is True
+
+
+async def test_what_was_found_before_the_reply_is_not_asked_again(door: Door) -> None:
+    await door.desk.want(spam_action="reject")
+    door.clamd.away = True
+    raw = mail(DOUBT)
+    scanned = await door.ask(raw)
+    assert scanned.refused is None
+    id_ = await door.desk.take(raw, scanned=scanned)
+    door.clamd.away = False
+    await door.desk.route()
+    assert (len(door.spamd.scanned), len(door.clamd.scanned)) == (1, 2)
+    assert await door.desk.told(id_) == ["unsure", "clean"]
+    assert [one["verdict"] for one in (await door.desk.row(id_))["findings"]] == ["spam", "clean"]
+
+
+async def test_b45_one_domain_that_takes_it_takes_it_for_all(
+    door: Door, make_domain: Callable[[UUID, str], Awaitable[UUID]]
+) -> None:
+    await make_domain(door.desk.org, "second.test")
+    await door.desk.want(spam_action="reject")
+    raw = mail(SPAM)
+    scanned = await door.ask(raw, TO, "bob@second.test")
+    assert scanned.refused is None
+    id_ = await door.desk.take(raw, TO, "bob@second.test", scanned=scanned)
+    await door.desk.route()
+    assert await door.desk.state(id_) == "quarantined"
+    assert "had been taken" in (await door.desk.row(id_))["held_reason"]

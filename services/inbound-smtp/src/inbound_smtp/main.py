@@ -15,6 +15,7 @@ from chassis.runner import Runner
 from inbound_smtp.body import Room
 from inbound_smtp.checks.authentication import BeforeReply
 from inbound_smtp.checks.clients import Clients
+from inbound_smtp.checks.scanning import ScansBeforeReply
 from inbound_smtp.connections import Connections
 from inbound_smtp.counts import Distinct, Window
 from inbound_smtp.listener import Limits, Listener
@@ -113,6 +114,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     smtp = settings.smtp
     mx = make_mx(smtp, Recipients(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)
     mx.returned, mx.before_reply = returned, BeforeReply(authenticator, DmarcPolicies(store))
+    mx.scans = ScansBeforeReply(scans, Reader()) if scans.on else None
     mx.tables, mx.greylist = Tables(store), Greylist(store, seconds=smtp.greylist_seconds)
     if smtp.dnsbl or smtp.rdns != "off":
         mx.clients = Clients(resolver, lists=smtp.dnsbl, refuse_listed=smtp.dnsbl_action == "reject", rdns=smtp.rdns)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from inbound_smtp.checks.authentication import Asked, BeforeReply
 from inbound_smtp.checks.clients import Client, Clients
+from inbound_smtp.checks.scanning import Scanned, ScansBeforeReply
 from inbound_smtp.counts import Distinct, Window
 from inbound_smtp.listener import Listener
 from inbound_smtp.recipients import Recipients
@@ -44,6 +45,7 @@ class Mx(Listener):
     returned: Returned | None = None
     """None: this process has no key to tell our return paths by."""
     before_reply: BeforeReply | None = None
+    scans: ScansBeforeReply | None = None
     """None: nothing is refused for not being from whom it says."""
     tables: Tables | None = None
     """None: no route rejects anybody before his mail is there."""
@@ -78,22 +80,31 @@ class MxSession(Session[Mx]):
         if any(org_id is None for _, org_id in transaction.recipients) or _asks_for_operator(transaction):
             return self._take_report(transaction, message)
         before_reply = self.listener.before_reply
-        if before_reply is None or before_reply.needless(_tenants(transaction)):
+        scans, tenants = self.listener.scans, _tenants(transaction)
+        if (before_reply is None or before_reply.needless(tenants)) and (scans is None or scans.needless(tenants)):
             return self._receive(transaction, message)
-        return self._take_proven(before_reply, transaction, message)
+        return self._take_proven(transaction, message, tenants)
 
-    async def _take_proven(self, before_reply: BeforeReply, transaction: Incoming, message: bytes | Spooled) -> Reply:
-        asked = await before_reply.ask(
-            message,
-            peer_ip=self.peer_ip,
-            helo=self.helo or "",
-            mail_from=transaction.mail_from,
-            tenants=_tenants(transaction),
-        )
-        if asked.refused is not None:
-            log.info("refused", peer=self.peer_ip, mail_from=transaction.mail_from, reply=str(asked.refused))
-            return asked.refused
-        later = self._receive(transaction, message, asked=asked)
+    async def _take_proven(
+        self, transaction: Incoming, message: bytes | Spooled, tenants: Mapping[UUID, Sequence[str]]
+    ) -> Reply:
+        """Asked about first: whether it is from whom it says, and what is in it."""
+        asked, scanned = Asked(None), Scanned()
+        mail_from = transaction.mail_from
+        if self.listener.before_reply is not None:
+            asked = await self.listener.before_reply.ask(
+                message, peer_ip=self.peer_ip, helo=self.helo or "", mail_from=mail_from, tenants=tenants
+            )
+        if asked.refused is None and self.listener.scans is not None:
+            facts = self._facts(transaction)
+            scanned = await self.listener.scans.ask(
+                message, source=self.peer_ip, mail_from=mail_from, facts=facts, auth=asked.auth, tenants=tenants
+            )
+        refused = asked.refused or scanned.refused
+        if refused is not None:
+            log.info("refused", peer=self.peer_ip, mail_from=mail_from, reply=str(refused))
+            return refused
+        later = self._receive(transaction, message, scanned.decisions, asked, scanned)
         return later.reply(await later.future)
 
     async def _take_report(self, transaction: Incoming, message: bytes | Spooled) -> Reply:
@@ -113,6 +124,7 @@ class MxSession(Session[Mx]):
         message: bytes | Spooled,
         told: Sequence[dict[str, Any]] = (),
         asked: Asked | None = None,
+        scanned: Scanned | None = None,
     ) -> Later:
         tenants = _tenants(transaction)
         arrival = Arrival(
@@ -130,6 +142,7 @@ class MxSession(Session[Mx]):
             tenants=tenants,
             decisions=told,
             auth=asked.auth if asked is not None else None,
+            findings=scanned.findings if scanned is not None else None,
         )
         return Later(self.listener.receives.begin(arrival), _stored)
 

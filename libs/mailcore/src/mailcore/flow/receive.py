@@ -66,7 +66,9 @@ class Arrival:
     decisions: Sequence[dict[str, Any]] = ()
     """What was decided before it came to this door, as `decision` makes them."""
     auth: dict[str, Any] | None = None
-    """What flow.authenticate found, where it was asked before the reply."""
+    """What flow.authenticate found, where it was asked before the reply …"""
+    findings: list[dict[str, Any]] | None = None
+    """… and what scanners said then (flow.scan)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,7 @@ def _member(arrival: Arrival, digest: bytes, small: bytes | None) -> _Member:
             ],
             created_at=now,
             auth=arrival.auth,
+            findings=arrival.findings,
         )
         rows.append(row._replace(key=_key(row)))
     weight = len(rows) + (size * len(rows) // (32 * 1024) if small is not None else 0)

@@ -64,6 +64,11 @@ class Policy:
     scl: int = SPAM_SCL
     """The installation's: Exchange's level of spam in them."""
 
+    @property
+    def refuses(self) -> bool:
+        """Something, before the reply."""
+        return "reject" in (self.spam_action, self.malware_action)
+
     def verdict(self, found: Finding) -> Verdict:
         if found.scanner not in BY_POINTS or found.score is None or found.verdict is Verdict.SKIPPED:
             return found.verdict
@@ -130,12 +135,23 @@ class Scans:
         new = [one for name, one in found.items() if name not in before]
         waits_for = self._waits(mail, found, policies)
         if waits_for:
-            _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], frozenset())
+            _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], policies)
             _pend(mail, waits_for)
             return
-        _tell(mail, new, self._open())
+        _tell(mail, new, policies, self._open())
         _count(mail, policies)
         _act(mail, policies)
+
+    @property
+    def on(self) -> bool:
+        """Somebody is asked."""
+        return bool(self._first or self._second)
+
+    async def ask(self, mail: InHand) -> None:
+        """Before the reply: fills its findings and says what they are; nothing is made of them."""
+        mail.findings = list((await self._ask(mail, {})).values())
+        policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
+        _tell(mail, [one for one in mail.findings if one.verdict is not Verdict.UNAVAILABLE], policies)
 
     async def close(self) -> None:
         for one in (*self._first, *self._second):
@@ -290,7 +306,10 @@ def _pend(mail: InHand, waits_for: Sequence[Finding]) -> None:
         mail.decide("scan", "pending", f"It waits until it can be scanned, and goes on by itself then. {why}")
 
 
-def _tell(mail: InHand, new: Sequence[Finding], fails_open: frozenset[str]) -> None:
+def _tell(
+    mail: InHand, new: Sequence[Finding], policies: Mapping[str, Policy], fails_open: frozenset[str] = frozenset()
+) -> None:
+    strict = _strictest(policies.values())
     for one in new:
         more: dict[str, Any] = {"scanner": one.scanner}
         if one.score is not None:
@@ -300,7 +319,8 @@ def _tell(mail: InHand, new: Sequence[Finding], fails_open: frozenset[str]) -> N
             why += " The mail goes on without it: so it is set (fail open)."
         elif one.verdict is Verdict.UNAVAILABLE:
             why += " The mail goes on without it: something else decides."
-        what = "not scanned" if one.verdict in (Verdict.SKIPPED, Verdict.UNAVAILABLE) else str(one.verdict)
+        verdict = strict.verdict(one)
+        what = "not scanned" if verdict in (Verdict.SKIPPED, Verdict.UNAVAILABLE) else str(verdict)
         mail.decide("scan", what, why, **more)
 
 
@@ -319,6 +339,21 @@ def _act(mail: InHand, policies: Mapping[str, Policy]) -> None:
         elif spam is not None and policy.spam_action == "junk" and mail.row.released_at is None and not mail.junk:
             mail.junk = True
             mail.decide("scan", "junk", f"{spam.scanner} says that it is spam. {_wants(domain, 'spam_action', 'junk')}")
+
+
+def refusal(findings: Sequence[Finding], policies: Iterable[Policy]) -> str:
+    """Why all of these domains refuse such a mail; empty: one of them takes it."""
+    why = ""
+    for policy in policies:
+        infected = next((one for one in findings if policy.verdict(one) is Verdict.INFECTED), None)
+        spam = next((one for one in findings if policy.verdict(one) in _BAD), None)
+        if infected is not None and policy.malware_action == "reject":
+            why = f"The mail holds malware: {', '.join(infected.tags)}."
+        elif spam is not None and infected is None and policy.spam_action == "reject":
+            why = "The mail looks like spam. Write to the recipient in another way if it is none."
+        else:
+            return ""
+    return why
 
 
 def _wants(domain: str, setting: str, action: str) -> str:

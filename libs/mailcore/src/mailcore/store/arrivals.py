@@ -45,7 +45,9 @@ class NewArrival(NamedTuple):
     decisions: list[dict[str, Any]]
     created_at: datetime
     auth: dict[str, Any] | None = None
-    """What authentication found, where that was asked before the reply (flow.authenticate)."""
+    """What authentication found, where that was asked before the reply (flow.authenticate) …"""
+    findings: list[dict[str, Any]] | None = None
+    """… and scanners (flow.scan)."""
     key: bytes = b""
     """By which a repeat is known: SHA-256 (flow.receive)."""
 
@@ -332,7 +334,8 @@ _TAKE = """
 WITH new AS (
   SELECT * FROM json_to_recordset($1::text::json)
     AS t (id uuid, org_id uuid, door text, source text, source_id text, mail_from text, rcpt_to text[], facts jsonb, size bigint,
-          sha256 text, raw integer, raw_blob text, decisions jsonb, created_at timestamptz, auth jsonb, key text)
+          sha256 text, raw integer, raw_blob text, decisions jsonb, created_at timestamptz, auth jsonb, findings jsonb,
+          key text)
 ), taken AS (
   INSERT INTO arrival_keys (digest, org_id, arrival_id, at)
   SELECT decode(key, 'hex'), org_id, id, created_at FROM new ORDER BY key  -- locks are taken in one order
@@ -341,9 +344,9 @@ WITH new AS (
   RETURNING arrival_id
 ), stored AS (
   INSERT INTO arrivals (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions,
-                        created_at, auth)
+                        created_at, auth, findings)
   SELECT id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, decode(sha256, 'hex'), ($2::bytea[])[raw],
-         raw_blob, decisions, created_at, auth
+         raw_blob, decisions, created_at, auth, findings
   FROM new JOIN taken ON taken.arrival_id = new.id
 ), queued AS (
   INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new JOIN taken ON taken.arrival_id = new.id
