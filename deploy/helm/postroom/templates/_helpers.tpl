@@ -62,6 +62,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $_ := set $s "POSTROOM_LOG__FORMAT" .Values.log.format }}
 {{- $_ := set $s "POSTROOM_LOG__LEVEL" .Values.log.level }}
 {{- with .Values.trustedProxies }}{{ $_ := set $s "POSTROOM_HTTP__TRUSTED_PROXIES" (join "," .) }}{{ end }}
+{{- with .Values.scanners.spamd }}{{ $_ := set $s "POSTROOM_SCANNERS__SPAMD" . }}{{ end }}
+{{- with .Values.scanners.rspamd }}{{ $_ := set $s "POSTROOM_SCANNERS__RSPAMD" . }}{{ end }}
+{{- with .Values.scanners.clamd }}{{ $_ := set $s "POSTROOM_SCANNERS__CLAMD" . }}{{ end }}
 {{- with .Values.dns.nameservers }}{{ $_ := set $s "POSTROOM_DNS__NAMESERVERS" (join "," .) }}{{ end }}
 {{- if eq .Values.delivery.route "smarthost" }}
 {{- $_ := set $s "POSTROOM_OUTBOUND__SMARTHOST_HOST" .Values.delivery.smarthost.host }}
