@@ -190,6 +190,24 @@ async def test_an_address_is_one_user_in_any_case_of_letters(ann: httpx.AsyncCli
     assert_error(again, 409, "resource_locked", "already")
 
 
+async def test_b11_two_addresses_that_look_the_same_are_one_account(ann: httpx.AsyncClient) -> None:
+    finn = BOB | {"email": "finn@bücher.example"}
+    assert (await ann.post("/auth/register", json=finn)).status_code == 201
+    for twin in (
+        "finn@xn--bcher-kva.example",
+        "FINN@BÜCHER.example",
+        "finn@bu\u0308cher.example",
+        "\ufb01nn@bücher.example",
+        "\uff46\uff49\uff4e\uff4e@bücher\u3002example",
+        "finn@\u1d47ücher.example",
+    ):
+        again = await ann.post("/auth/register", json=finn | {"email": twin})
+        assert_error(again, 409, "resource_locked", "already")
+        assert (await ann.post("/auth/login", json=login_of(finn) | {"email": twin})).status_code == 200, twin
+    other = finn | {"email": "fi\u0438n@bücher.example"}  # another alphabet is another name
+    assert (await ann.post("/auth/register", json=other)).status_code == 201
+
+
 # ---- tokens ------------------------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,7 @@ async def test_nothing_is_sent_of_a_mail_whose_recipients_are_all_suppressed(
     assert await admin.fetchval("SELECT array_agg(email_id) FROM queue") == [other]
 
 
-async def test_a_subaddress_is_an_address_of_its_own_and_a_list_is_one_organizations(
+async def test_a16_a_subaddress_is_an_address_of_its_own_and_a_list_is_one_organizations(
     submits: Submits,
     store: Store,
     ringer: Ringer,

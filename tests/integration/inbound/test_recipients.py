@@ -183,6 +183,25 @@ async def test_a16_where_mail_lies(
     assert await lies_in("cam+x@postroom.test", "sales@postroom.test") == ["ann", "bob", "cam+x"]
 
 
+@pytest.mark.parametrize(
+    ("local", "code"),
+    [
+        ("user+a", 250),
+        ("user+", 250),
+        ("user+a+b", 250),
+        ("+a", 250),
+        ("user+" + "x" * 59, 250),
+        ("user+" + "x" * 60, 553),
+    ],
+    ids=["a tag", "an empty one", "two", "nothing but a tag", "64 octets", "65"],
+)
+async def test_a16_tags(server: Server, local: str, code: int) -> None:
+    """RFC 5321 §4.5.3.1.1: 64 octets, tag and all."""
+    async with server.client() as client:
+        assert [(each, text[:1]) for each, text in await _rcpt(client, local)] == [(code, str(code)[0])]
+        assert (await client.ask(f"RCPT TO:<user+{'x' * 1_000}@postroom.test>"))[0] in (500, 550, 553)
+
+
 # ---- who sends ----------------------------------------------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ async def test_a_complaint_to_abuse_is_about_the_mail_in_it(
     assert "no return path of ours" in told[0]["decisions"][0]["reason"]
 
 
-async def test_what_changes_nothing_is_kept_where_its_organization_sees_it(
+async def test_a17_what_changes_nothing_is_kept_where_its_organization_sees_it(
     server: Server, store: Store, ringer: Ringer, admin: asyncpg.Connection, verp: Verp, sent: UUID, org: UUID
 ) -> None:
     server.mx.returned = Returned(store, ringer, verp)

@@ -35,7 +35,7 @@ def test_it_is_an_hmac() -> None:
     assert octets == named + hmac.digest(KEY, named, hashlib.sha256)[:8]
 
 
-def test_what_is_not_ours_is_told() -> None:
+def test_a17_what_is_changed_or_foreign_is_not_ours() -> None:
     local = OURS.local_part(uuid7(), 3)
     assert Verp(b"x" * 32).read(local) is None
     for position in range(2, len(local)):
@@ -56,7 +56,7 @@ def test_a_key_that_was_replaced_is_still_known() -> None:
 @pytest.mark.parametrize(
     ("days", "alive"), [(0, True), (1, True), (LIFE_DAYS, True), (LIFE_DAYS + 1, False), (400, False), (-1, False)]
 )
-def test_it_is_believed_for_a_week(days: int, alive: bool) -> None:
+def test_a17_it_is_believed_for_a_week(days: int, alive: bool) -> None:
     local = OURS.local_part(uuid7(), 0)
     later = Verp(KEY, clock=lambda: NOW + days * DAY)
     path = later.read(local)

@@ -16,7 +16,7 @@ from api.people.visit import visit
 from mailcore.flow.people import Kind, NewPerson, SignedIn
 from mailcore.kit.errors import Invalid
 from mailcore.mime.headers import check_text
-from mailcore.smtp.address import parse_address
+from mailcore.smtp.address import folded, parse_address
 
 
 async def keep_nowhere(response: Response) -> None:
@@ -42,7 +42,7 @@ async def register(request: Request, ctx: Ctx) -> dict[str, Any]:
     asked = await read(request, Register)
     for field, value in (("name", asked.name), ("team_name", asked.team_name)):
         check_text(value, field)
-    new = NewPerson(str(parse_address(asked.email)), asked.name, asked.password, asked.team_name)
+    new = NewPerson(_account(asked.email), asked.name, asked.password, asked.team_name)
     signed_in = await ctx.people.register(new, "token", seen)
     return {"token": ctx.tokens.make(signed_in), "user": _user(signed_in)}
 
@@ -91,9 +91,16 @@ async def _sign_in(request: Request, ctx: Context, kind: Kind, *, over: str | No
 def _as_stored(email: str) -> str:
     """What is no address is nobody's, and takes as long to find out."""
     try:
-        return str(parse_address(email.strip()))
+        return _account(email.strip())
     except Invalid:
         return email.strip()[:320]
+
+
+def _account(email: str) -> str:
+    """By which somebody is known: two addresses that look the same are one (NFKC, A-labels); in ASCII it stays as it was written.
+    Raises Invalid."""
+    address = parse_address(email)
+    return str(address) if address.local.isascii() else folded(address)
 
 
 def _user(signed_in: SignedIn) -> dict[str, str]:
