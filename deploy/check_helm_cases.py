@@ -33,7 +33,16 @@ EVERYTHING: dict[str, Any] = {
     "fullnameOverride": "mail",
     "image": {"repository": "registry.example.com/postroom", "tag": "1.2.3", "pullSecrets": ["pull"]},
     "trustedProxies": ["10.0.0.0/8", "192.0.2.1"],
-    "secrets": {**INLINE, "s3AccessKey": "a", "s3SecretKey": "b", "smarthostPassword": "c", "metricsAuthToken": "d"},
+    "secrets": {
+        **INLINE,
+        "s3AccessKey": "a",
+        "s3SecretKey": "b",
+        "smarthostPassword": "c",
+        "metricsAuthToken": "d",
+        "rspamdPassword": "e",
+        "spamhausPassword": "f",
+        "aiApiKey": "g",
+    },
     "blobs": {"s3": {"bucket": "mail", "prefix": "postroom/", "endpoint": "https://s3.example.com", "region": "eu"}},
     "smtp": {
         "hostname": "mx.example.com",

@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from chassis.bells import Bells
 from mailcore import blob
 from mailcore.blob.base import BlobStore
 from mailcore.flow import training
@@ -17,9 +18,11 @@ from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.route import Routes
 from mailcore.flow.training import DELAYS, Pupil, Trainings
+from mailcore.flow.upkeep import forget
 from mailcore.kit.errors import Exceeded, Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import TRAIN
 from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
 from mailcore.store.session import Store
@@ -216,4 +219,49 @@ async def test_anothers_message_is_unknown(
     await admin.execute("INSERT INTO organizations (id, name) VALUES ($1, 'other')", other)
     assert await training.report(store, ringer, other, message, spam=True, by=None) is None
     assert await flags(admin, message) == ([], False)
+    assert await admin.fetchval("SELECT count(*) FROM trainings") == 0
+
+
+async def test_a_report_rings_and_is_learned_at_once(
+    store: Store, ringer: Ringer, redis_url: str, blobs: BlobStore, org: UUID, message: UUID, admin: asyncpg.Connection
+) -> None:
+    one = Notebook()
+    bells = Bells(redis_url, TRAIN.service, chores={TRAIN: Trainings(store, blobs, [Pupil("one", one, 0)]).teach})
+    serving = asyncio.create_task(bells.run())
+    try:
+        await training.report(store, ringer, org, message, spam=True, by=None)
+        async with asyncio.timeout(30):
+            while (await row(admin, message))["state"] != "done":
+                await asyncio.sleep(0.02)
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    assert len(one.told) == 1
+
+
+async def test_without_redis_it_is_learned_by_the_sweep(
+    store: Store, blobs: BlobStore, org: UUID, message: UUID, admin: asyncpg.Connection
+) -> None:
+    away = Ringer("redis://127.0.0.1:1/0")
+    assert await training.report(store, away, org, message, spam=True, by=None) is not None
+    await away.close()
+    one = Notebook()
+    watching = asyncio.create_task(Trainings(store, blobs, [Pupil("one", one, 0)]).watch())
+    async with asyncio.timeout(30):
+        while (await row(admin, message))["state"] != "done":
+            await asyncio.sleep(0.02)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert len(one.told) == 1
+
+
+async def test_what_has_ended_is_forgotten_after_a_while(
+    store: Store, ringer: Ringer, blobs: BlobStore, org: UUID, message: UUID, admin: asyncpg.Connection
+) -> None:
+    await training.report(store, ringer, org, message, spam=True, by=None)
+    await admin.execute("UPDATE trainings SET reported_at = now() - interval '91 days'")
+    await forget(store)
+    assert (await row(admin, message))["state"] == "waiting"
+    await Trainings(store, blobs, [Pupil("one", Notebook(), 0)]).sweep()
+    await forget(store)
     assert await admin.fetchval("SELECT count(*) FROM trainings") == 0

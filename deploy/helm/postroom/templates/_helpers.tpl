@@ -91,7 +91,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - name: {{ $name }}
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $key }}}}
 {{- end }}
-{{- range $name, $key := dict "POSTROOM_BLOB__S3_ACCESS_KEY" "s3-access-key" "POSTROOM_BLOB__S3_SECRET_KEY" "s3-secret-key" "POSTROOM_OUTBOUND__SMARTHOST_PASSWORD" "smarthost-password" "POSTROOM_METRICS_AUTH_TOKEN" "metrics-auth-token" }}
+{{- range $name, $key := dict "POSTROOM_BLOB__S3_ACCESS_KEY" "s3-access-key" "POSTROOM_BLOB__S3_SECRET_KEY" "s3-secret-key" "POSTROOM_OUTBOUND__SMARTHOST_PASSWORD" "smarthost-password" "POSTROOM_METRICS_AUTH_TOKEN" "metrics-auth-token" "POSTROOM_SCANNERS__RSPAMD_PASSWORD" "rspamd-password" "POSTROOM_SCANNERS__SPAMHAUS_PASSWORD" "spamhaus-password" "POSTROOM_SCANNERS__AI_API_KEY" "ai-api-key" }}
 - name: {{ $name }}
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ $key }}, optional: true}}
 {{- end }}

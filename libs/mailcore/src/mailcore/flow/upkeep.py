@@ -15,7 +15,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.flow import quarantine, settle
 from mailcore.kit.ids import lower_bound, uuid7_time
 from mailcore.kit.log import logger
-from mailcore.store import conversations, dmarc_reports, greylist, logs, provider_events, reputation
+from mailcore.store import conversations, dmarc_reports, greylist, logs, provider_events, reputation, trainings
 from mailcore.store.session import Store
 
 log = logger(__name__)
@@ -109,8 +109,8 @@ async def upkeep_at(
 
 
 async def forget(store: Store) -> int:
-    """Conversations past their 30 days, what keys sent longer ago, DMARC reports of more than a year, whom the greylist has not
-    seen for long. Returns the attempts it came to. Raises Unavailable."""
+    """Conversations past their 30 days, what keys sent longer ago, DMARC reports of more than a year, what was reported and learned
+    three months ago, whom the greylist has not seen for long. Returns the attempts it came to. Raises Unavailable."""
     full = True
     while full:
         async with store.worker() as db:
@@ -118,6 +118,7 @@ async def forget(store: Store) -> int:
     async with store.worker() as db:
         await reputation.forget_keys(db)
         await dmarc_reports.forget_old(db, days=DMARC_REPORT_DAYS)
+        await trainings.forget(db, BATCH)
         clock: datetime = await db.fetchval("SELECT now()")
     total = 0
     while True:

@@ -7,6 +7,7 @@ Its own thresholds count (`actions` of its configuration): `reject`, `add header
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import SecretStr
@@ -88,6 +89,8 @@ class Rspamd:
         if answer.status != 200:
             said = _json(answer)
             words = text(str(said.get("error", "")), 200) if isinstance(said, dict) else ""
+            if "already learned" in words:  # some versions do not say it by their status
+                return False
             raise Unavailable(f"rspamd answers {answer.status} {words}".rstrip() + ".")
         return True
 
@@ -97,9 +100,12 @@ class Rspamd:
     async def _post(self, url: str, raw: bytes, headers: dict[str, str]) -> Answer:
         if self._password is not None:
             headers["Password"] = self._password.get_secret_value()
-        return await self._client.request(
-            "POST", url, headers=headers, content=raw, deadline=self.seconds, max_body=MAX_ANSWER
-        )
+        try:
+            return await self._client.request(
+                "POST", url, headers=headers, content=raw, deadline=self.seconds, max_body=MAX_ANSWER
+            )
+        except Unavailable as error:  # tenants read it: it names no address of ours
+            raise Unavailable(error.public.replace(urlsplit(url).netloc, "rspamd")) from error
 
 
 def _envelope(facts: Facts) -> dict[str, str]:
