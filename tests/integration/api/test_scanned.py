@@ -131,8 +131,11 @@ async def test_d23_infected_attachments_are_not_handed_out(there: Client) -> Non
     message = await _get(client, f"/v1/messages/{one['id']}")
     assert [(file["scan"], file["download_url"]) for file in message["attachments"]] == [("infected", None)] * 2
     assert "data:" not in message["html"]
+    resends = await _get(client, f"/emails/receiving/{bad}?html_format=data_uri")
+    assert resends["html_format"] == "cid" and "data:" not in resends["html"]
     # Resend's form of the link is there, and leads to nothing
     files = (await _get(client, f"/emails/receiving/{bad}/attachments"))["data"]
+    assert len(files) == 2
     for file in files:
         assert_error(await client.get(file["download_url"]), 403, "infected_attachment")
     assert (await client.get(message["raw"]["download_url"])).status_code == 200

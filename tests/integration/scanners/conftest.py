@@ -71,9 +71,9 @@ async def make_desk(
     lease = WorkerLease(store, "inbound_smtp")
     await lease.enrol()
 
-    def make(*scanners: Scanner, opens: tuple[Scanner, ...] = (), at_once: int = 20) -> Desk:
+    def make(*scanners: Scanner, opens: tuple[Scanner, ...] = (), at_once: int = 20, again: float = 60.0) -> Desk:
         on = [Configured(one, one in opens) for one in scanners]
-        scans = Scans(store, on, at_once=at_once, again_seconds=60)
+        scans = Scans(store, on, at_once=at_once, again_seconds=again)
         routes = Routes(store, ringer, blobs, scans=scans)
         return Desk(admin, org, Receives(store, ringer, blobs), Router(store, lease, routes, batch=50), scans)
 

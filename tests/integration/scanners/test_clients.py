@@ -86,8 +86,9 @@ async def test_what_every_scanner_does(name: str, request: pytest.FixtureRequest
     away = make(free_port())
     if isinstance(away, NullScanner):
         away.away = True
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as told:
         await away.scan(HAM, facts(HAM))
+    assert "127.0.0.1" not in told.value.public
     await scanner.close()
     await away.close()
 

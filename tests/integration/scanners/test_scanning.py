@@ -14,7 +14,7 @@ from fakes.scanner_daemons import EICAR, Daemon
 from inbound_smtp.checks.scanning import Scanned, ScansBeforeReply
 from mailcore.flow import quarantine, scan
 from mailcore.flow.parse import Reader
-from mailcore.kit.metrics import SCANS
+from mailcore.kit.metrics import QUEUE_DEPTH, SCANS
 from mailcore.queue.bell import Ringer
 from mailcore.scanners.base import Finding, Kind, Verdict, malware
 from mailcore.scanners.clamd import Clamd
@@ -229,6 +229,20 @@ async def test_c6_mail_waits_for_a_scanner_that_is_away_and_goes_on_by_itself(
     assert await admin.fetchval("SELECT count(*) FROM arrival_queue") == 0
 
 
+async def test_c6_nobody_has_to_let_pending_mail_go_on(make_desk: MakeDesk) -> None:
+    clamd = virus_scanner()
+    desk = make_desk(clamd, again=0.05)
+    clamd.away = True
+    id_ = await desk.deliver(mail())
+    assert QUEUE_DEPTH.labels("arrivals_pending")._value.get() == 1
+    clamd.away = False
+    async with asyncio.timeout(20):
+        while await desk.state(id_) != "routed":
+            await asyncio.sleep(0.02)
+            await desk.route()
+    assert QUEUE_DEPTH.labels("arrivals_pending")._value.get() == 0
+
+
 async def test_c6_where_it_is_set_so_mail_goes_on_unscanned_and_that_is_said(make_desk: MakeDesk) -> None:
     clamd = virus_scanner()
     desk = make_desk(clamd, opens=(clamd,))
@@ -326,6 +340,19 @@ async def test_what_is_released_is_not_held_again_nor_scanned(
     assert await desk.flags(id_) == [[]], "somebody has looked at it: it is no junk"
     assert len(clamd.scanned) == 1
     assert malware((await desk.row(id_))["findings"]) == "infected"
+
+
+async def test_pending_mail_can_be_let_go_on(make_desk: MakeDesk, store: Store, ringer: Ringer) -> None:
+    clamd = virus_scanner()
+    desk = make_desk(clamd)
+    clamd.away = True
+    id_ = await desk.deliver(mail())
+    assert await desk.state(id_) == "pending"
+    assert await quarantine.release(store, ringer, desk.org, id_, by="a test")
+    await desk.route()
+    assert await desk.state(id_) == "routed"
+    assert await desk.told(id_) == ["pending", "not scanned"]
+    assert not await quarantine.release(store, ringer, desk.org, id_, by="a test")
 
 
 async def test_what_is_released_waits_for_no_scanner(make_desk: MakeDesk, store: Store, ringer: Ringer) -> None:

@@ -76,6 +76,7 @@ class Router:
                     why = f"Its worker died {arrivals.MAX_CRASHES} times while routing this mail alone."
                     await arrivals.quarantine(db, lost, decision("route", "quarantined", why))
                     log.error("arrivals quarantined", arrivals=[str(id_) for id_ in lost], reason=why)
-            waiting, age = await arrivals.depth(db)
+            waiting, pending, age = await arrivals.depth(db)
         QUEUE_DEPTH.labels("arrivals").set(waiting)
+        QUEUE_DEPTH.labels("arrivals_pending").set(pending)
         QUEUE_AGE.labels("arrivals").set(age)

@@ -1,6 +1,7 @@
 """Mail that is held back: seen, let out, or deleted. What holds it is a decision of routing, or three crashes of its workers.
 
-    release   it is routed again, and nothing holds it a second time; the decision and who made it stand in its trace
+    release   it is routed again, and nothing holds it a second time; the decision and who made it stand in its trace. Mail that is
+              pending, for a scanner that is away, is released in the same way
     delete    its content is gone, the row with everything that was decided about it stays
     expire    the same after HELD_DAYS, for what a decision holds; mail that killed its workers waits for somebody for ever
 

@@ -176,6 +176,8 @@ class Scans:
 
     async def _unsure(self, mail: InHand, found: Mapping[str, Finding]) -> bool:
         """Whether a second opinion is wanted: nobody says spam, and somebody is unsure or no spam filter said anything."""
+        if any(one.verdict is Verdict.INFECTED for one in found.values()):
+            return False
         policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
         strict = _strictest(policies.values())
         said = {strict.verdict(one) for one in found.values() if one.kind in (Kind.SPAM, Kind.SENDER)}

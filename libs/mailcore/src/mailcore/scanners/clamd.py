@@ -42,7 +42,7 @@ class Clamd:
                 await _stream(wire, raw)
                 said = await wire.read()
         except TimeoutError:
-            raise Unavailable(f"clamd at {self._to} did not answer within {self.seconds:g} s.") from None
+            raise Unavailable(f"clamd did not answer within {self.seconds:g} s.") from None
         return self._read(said.rstrip(b"\0\r\n").decode("utf-8", "replace"))
 
     async def close(self) -> None:

@@ -20,9 +20,9 @@ _BEGINNING = "XJS*C4JDBQ"
 
 
 def look(raw: bytes, summary: Summary) -> Finding | None:
-    head = raw[:MAX_BYTES] if _BEGINNING.encode() in raw[:MAX_BYTES] else b""
-    if not head and _BEGINNING not in summary.text:
+    if raw.find(_BEGINNING.encode(), 0, MAX_BYTES) < 0 and _BEGINNING not in summary.text:
         return None
+    head = raw[:MAX_BYTES]
     if any(string in summary.text or string.encode() in head for string in STRINGS):
         detail = "It holds the text by which spam filters are tried."
         return Finding(NAME, Verdict.SPAM, tags=("GTUBE",), detail=detail, reason="gtube", kind=Kind.SPAM)

@@ -85,7 +85,7 @@ class Spamd:
                 wire.end()
                 return _read(await wire.read())
         except TimeoutError:
-            raise Unavailable(f"spamd at {self._to} did not answer within {self.seconds:g} s.") from None
+            raise Unavailable(f"spamd did not answer within {self.seconds:g} s.") from None
 
 
 def _read(said: bytes) -> _Answer:

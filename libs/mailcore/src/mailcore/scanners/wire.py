@@ -1,8 +1,12 @@
-"""A connection to a scanner's daemon: by TCP or a Unix socket, everything read within a limit, every failure `Unavailable`."""
+"""A connection to a scanner's daemon: by TCP or a Unix socket, everything read within a limit, every failure `Unavailable`.
+
+What it says of a failure names no address: tenants read it among the decisions about their mail.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -89,12 +93,17 @@ async def connected(to: Address) -> AsyncIterator[Wire]:
             else:
                 reader, writer = await asyncio.open_connection(to.host, to.port)
     except TimeoutError:
-        raise Unavailable(f"No connection to {to} within {CONNECT_SECONDS:g} s.") from None
+        raise Unavailable(f"No connection within {CONNECT_SECONDS:g} s.") from None
     except OSError as error:
-        raise Unavailable(f"No connection to {to}: {error.strerror or error}.") from error
+        raise Unavailable(f"No connection: {_words(error)}.") from error
     try:
         yield Wire(reader, writer)
     except (OSError, EOFError) as error:
-        raise Unavailable(f"The connection to {to} broke: {error}.") from error
+        raise Unavailable(f"The connection broke: {_words(error)}.") from error
     finally:
         writer.transport.abort()  # nothing that we wrote is waited for any more
+
+
+def _words(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else type(error).__name__

@@ -269,13 +269,15 @@ async def pend(db: Connection, worker: int, waiting: Sequence[Pending], *, secon
     )
 
 
-async def depth(db: Connection) -> tuple[int, float]:
-    """How many wait (at most a thousand are counted), and for how many seconds the longest has been due."""
+async def depth(db: Connection) -> tuple[int, int, float]:
+    """How many wait, how many of them for a scanner (at most a thousand are counted), and for how many seconds the longest has been
+    due."""
     row = await db.fetchrow(
         "SELECT (SELECT count(*) FROM (SELECT FROM arrival_queue LIMIT 1000) first) AS waiting, "
+        "(SELECT count(*) FROM (SELECT FROM arrivals WHERE pending IS NOT NULL LIMIT 1000) those) AS pending, "
         "extract(epoch FROM now() - (SELECT min(due_at) FROM arrival_queue WHERE due_at <= now())) AS age"
     )
-    return int(row["waiting"]), float(row["age"] or 0)
+    return int(row["waiting"]), int(row["pending"]), float(row["age"] or 0)
 
 
 # ---- readers ------------------------------------------------------------------------------------------------------------
@@ -385,5 +387,5 @@ WITH given AS (
 UPDATE arrivals a SET pending = given.pending, pending_at = coalesce(a.pending_at, now()), findings = given.findings::jsonb,
   auth = coalesce(given.auth, a.auth), decisions = a.decisions || given.decisions::jsonb
 FROM given JOIN mine ON mine.arrival_id = given.id
-WHERE a.id = given.id AND a.state = 'received'
+WHERE a.id = given.id AND a.state = 'received' AND a.released_at IS NULL
 """

@@ -38,7 +38,7 @@ async def find(db: Connection, arrival_id: UUID) -> asyncpg.Record | None:
 
 
 async def release(db: Connection, arrival_id: UUID, decision: dict[str, Any]) -> bool:
-    """Back into the queue, due at once. False: it is not in quarantine."""
+    """Back into the queue, due at once; also one that waits there for a scanner. False: it is neither."""
     return bool(await db.fetchval(_RELEASE, arrival_id, [decision]))
 
 
@@ -60,14 +60,19 @@ async def drop(db: Connection, ids: Sequence[UUID], decision: dict[str, Any]) ->
     return Gone(len(rows), [row["raw_blob"] for row in rows if row["raw_blob"] is not None])
 
 
+# a router locks the row of the queue first, too
 _RELEASE = """
-WITH released AS (
+WITH waiting AS MATERIALIZED (
+  SELECT FROM arrival_queue WHERE arrival_id = $1 FOR UPDATE
+), released AS (
   UPDATE arrivals SET state = 'received', released_at = clock_timestamp(), held_by = NULL, held_reason = NULL, held_until = NULL,
+         pending = NULL, pending_at = NULL,
          decisions = decisions || $2
-  WHERE id = $1 AND state = 'quarantined' RETURNING id, org_id
+  WHERE id = $1 AND (SELECT count(*) FROM waiting) >= 0 AND (state = 'quarantined' OR state = 'received' AND pending IS NOT NULL)
+  RETURNING id, org_id
 )
 INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM released
-ON CONFLICT (arrival_id) DO NOTHING RETURNING true
+ON CONFLICT (arrival_id) DO UPDATE SET due_at = now() RETURNING true
 """
 
 # RETURNING gives what an update has made of a row; the key of the blob is what it was before

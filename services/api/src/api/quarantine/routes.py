@@ -46,7 +46,7 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
 
 @router.post("/{id}/release", responses={200: {"model": schemas.HeldMailReleased}}, response_model=None)
 async def release(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    """It is routed again, and nothing holds it a second time."""
+    """It is routed again, and nothing holds it a second time. Mail that waits for a scanner goes on without it."""
     id_ = path_id(id)
     if not await flow.release(ctx.store, ctx.ringer, who.org_id, id_, by=_who(who)):
         raise not_found("Quarantined mail")

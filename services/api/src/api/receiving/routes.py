@@ -18,6 +18,7 @@ from api.receiving import schemas
 from mailcore.flow.parse import raw_of
 from mailcore.kit.errors import NotFound, Refused
 from mailcore.mime.parse import Message
+from mailcore.scanners.base import malware
 from mailcore.store import arrivals
 
 router = APIRouter(prefix="/emails/receiving", tags=["receiving"])
@@ -55,6 +56,8 @@ async def get(request: Request, email_id: str, who: FullAccess, ctx: Ctx) -> dic
     if html_format not in HTML_FORMATS:
         raise invalid("Invalid `html_format` parameter. Use `data_uri` or `cid`.", "invalid_parameter")
     row = await routed(ctx, who.org_id, path_id(email_id), raw=True)
+    if malware(row["findings"]) == "infected":
+        html_format = "cid"  # what a scanner found malware in is nowhere handed out, within a text neither
     content = await content_of(ctx, row, html_format)
     raw: dict[str, str] | None = None
     if content is not None:
