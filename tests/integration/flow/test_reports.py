@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
+import resource
+import zipfile
+import zlib
 from collections.abc import Awaitable, Callable
 from email.message import EmailMessage
+from email.policy import SMTP
 from uuid import UUID
 
 import asyncpg
@@ -83,6 +88,67 @@ async def test_a_dmarc_report_is_stored_once(door: Desk, domain: UUID) -> None:
     assert "here already" in next(each["reason"] for each in again["decisions"] if each["step"] == "report")
     assert await door.admin.fetchval("SELECT count(*) FROM dmarc_rows") == 1
     assert again["state"] == "routed", "and it is mail"
+
+
+def _zip(*files: tuple[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in files:
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def _nested(depth: int) -> bytes:
+    """As 42.zip: zips of zips, and at the bottom much of nothing."""
+    octets = _zip(("r.xml", b" " * 20_000_000))
+    for n in range(depth):
+        octets = _zip(*((f"{n}-{m}.zip", octets) for m in range(8)))
+    return octets
+
+
+def _overlapping(files: int) -> bytes:
+    """Every entry of the directory names the same octets (Fifield 2019)."""
+    one = bytearray(_zip(("r.xml", b" " * 10_000_000)))
+    end = one.rfind(b"PK\x05\x06")
+    begin = int.from_bytes(one[end + 16 : end + 20], "little")
+    entry, tail = bytes(one[begin:end]), one[end:]
+    tail[8:10] = tail[10:12] = files.to_bytes(2, "little")
+    tail[12:16] = (len(entry) * files).to_bytes(4, "little")
+    return bytes(one[:begin]) + entry * files + bytes(tail)
+
+
+def _zeros(megabytes: int) -> bytes:
+    pack, million = zlib.compressobj(9, wbits=31), b"\0" * 1_000_000
+    first, block = (pack.compress(million) + pack.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + block * (megabytes - 1)
+
+
+BOMBS = {
+    "a gigabyte of nothing": lambda: _zeros(1_000),
+    "ten gigabytes": lambda: _zeros(10_000),
+    "five deep": lambda: _nested(5),
+    "files that overlap": lambda: _overlapping(40),
+    "very many files": lambda: _overlapping(60_000),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize(
+    ("kind", "name"), [("dmarc", "a!postroom.test!1!2.zip"), ("tls", "a!postroom.test!1!2!x.json.gz")]
+)
+async def test_c5_a_report_that_is_a_bomb_is_mail_and_nothing_else(door: Desk, bomb: str, kind: str, name: str) -> None:
+    octets = BOMBS[bomb]()
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "d@big.example", f"{kind}@postroom.test", "Report Domain: postroom.test"
+    mail.set_content("A report.")
+    subtype = "tlsrpt+gzip" if kind == "tls" else "zip"
+    mail.add_attachment(octets, "application", subtype, filename=name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    row = await door.arrive(mail.as_bytes(policy=SMTP), f"{kind}@postroom.test", mail_from="d@big.example")
+    assert row["state"] == "routed"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024, "KiB"
+    assert [each for each in told(row, "report") if "stored" in each] == []
+    assert await door.admin.fetchval("SELECT count(*) FROM messages") == 1, "somebody may look at it"
 
 
 async def test_of_a_stranger_and_of_no_domain_of_ours(door: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import pytest
 
 from inbound_smtp.router import Router
 from mailcore.blob.base import BlobStore
+from mailcore.flow.announcing import BATCH, Announcing
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
@@ -33,7 +35,9 @@ async def desk(
     blobs: BlobStore,
     lease: WorkerLease,
 ) -> AsyncIterator[Desk]:
-    yield Desk(admin, org, receives, Router(store, lease, Routes(store, ringer, blobs), batch=50))
+    routes = Routes(store, ringer, blobs)
+    yield Desk(admin, org, receives, Router(store, lease, routes, batch=50))
+    routes.abandon()
 
 
 async def head(desk: Desk) -> str:
@@ -154,6 +158,28 @@ async def test_a15_spam_is_kept_and_not_forwarded(desk: Desk, monkeypatch: pytes
     id_ = await desk.deliver()
     assert await desk.told(id_, "route") == ["not forwarded", "delivered", "announced"]
     assert await desk.admin.fetchval("SELECT count(*) FROM emails") == 0
+
+
+async def test_a15_mail_to_guessed_addresses_is_announced_in_batches(desk: Desk) -> None:
+    """One a second and domain, BATCH posts each; an address that is there is not put off."""
+    await desk.admin.execute(
+        "INSERT INTO webhooks (id, org_id, endpoint, events, secret_sealed) VALUES ($1, $2, 'https://x', $3, '')",
+        *(uuid7(), desk.org, ["email.received"]),
+    )
+    # a clock that stands still: how long a test takes decides nothing
+    desk.router._routes._announcing = Announcing(clock=lambda: 5.0)
+    await desk.deliver(MAIL, "ann@postroom.test")
+    taken = [await desk.take(MAIL, f"guess{n}@postroom.test") for n in range(2 * BATCH + 20)]
+    known = await desk.take(MAIL, "ann@postroom.test")
+    await desk.route()
+    rows = await desk.admin.fetch(
+        "SELECT e.object_id, q.due_at - a.routed_at AS late FROM webhook_queue q "
+        "JOIN events e ON e.id = q.event_id JOIN arrivals a ON a.id = e.object_id"
+    )
+    late = {row["object_id"]: round(row["late"].total_seconds()) for row in rows}
+    assert len(late) == len(taken) + 2, "every arrival is announced"
+    assert Counter(late[each] for each in taken) == {0: BATCH - 1, 1: BATCH, 2: 21}, "the first was ann's"
+    assert late[known] == 0
 
 
 async def test_a16_a_tag_belongs_to_its_mailbox(desk: Desk) -> None:

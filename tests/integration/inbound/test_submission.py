@@ -279,6 +279,31 @@ async def test_a7_nobody_sends_from_what_is_not_theirs(
     assert (await submission.submit(held, mail, "you@example.com", mail_from="ceo@bank.test"))[0] == 250
 
 
+@pytest.mark.parametrize(
+    "from_",
+    [
+        b"From: us@postroom.test\r\nFrom: <admin@bank.test>\r\n",
+        b"From: <us@postroom.test>, <admin@bank.test>\r\n",
+        b"From: <admin@bank.test>\r\n",
+    ],
+    ids=["two From", "two addresses", "another's"],
+)
+async def test_b6_espoofer_an_account_speaks_for_nobody_else(
+    submission: Submitting,
+    admin: asyncpg.Connection,
+    token: str,
+    make_org: MakeOrg,
+    make_domain: MakeDomain,
+    from_: bytes,
+) -> None:
+    """Its three cases of a client; nineteen of a server: test_espoofer.py."""
+    await make_domain(await make_org(), "bank.test")
+    mail = from_ + b"To: you@example.com\r\nSubject: s\r\n\r\nx\r\n"
+    code, _ = await submission.submit(token, mail, "you@example.com", mail_from="us@postroom.test")
+    assert code == 550
+    assert await stored(admin) == []
+
+
 async def test_the_sandbox_is_a_sender_to_members_only(
     submission: Submitting, token: str, admin: asyncpg.Connection, make_org: MakeOrg, make_domain: MakeDomain
 ) -> None:

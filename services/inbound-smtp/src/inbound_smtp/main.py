@@ -35,6 +35,7 @@ from mailcore.blob.base import BlobStore
 from mailcore.blob.local import LocalBlobs
 from mailcore.dns.resolver import DnsResolver
 from mailcore.dsn.verp import Verp
+from mailcore.flow.announcing import Announcing
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.greylist import Greylist
 from mailcore.flow.keys import Keys
@@ -106,7 +107,14 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     scanners = configured(settings.scanners, resolver)
     scans = make_scans(store, settings.scanners, scanners)
     trainings = make_trainings(store, blobs, settings.scanners, scanners)
-    routes = Routes(store, ringer, blobs, authenticator=authenticator, returned=returned, submits=submits, scans=scans)
+    routes = Routes(
+        *(store, ringer, blobs),
+        authenticator=authenticator,
+        returned=returned,
+        submits=submits,
+        announcing=Announcing(batch=settings.inbound_smtp.announce_batch),
+        scans=scans,
+    )
     router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
     pace = Pace(router.work, taken=lambda: receives.taken, lag=lambda: router.lag)
     runner = Runner("router", pace, sweep_seconds=settings.queue.sweep_seconds)

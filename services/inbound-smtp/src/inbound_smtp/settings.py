@@ -94,6 +94,8 @@ class InboundSmtp(Group):
     """How many of us `postroom up` starts; they share the port."""
     batch: int = Field(50, ge=1, le=1_000)
     """Arrivals routed in one transaction."""
+    announce_batch: int = Field(50, ge=0)
+    """Of a domain's mail to addresses that nobody made, how much is announced to webhooks in one second in this process. 0: all."""
 
 
 class RateLimit(Group, extra="ignore"):

@@ -19,13 +19,15 @@ fails is tried again mail by mail, so that one bad mail holds up no other.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from uuid import UUID
 
 from mailcore.blob.base import BlobStore
 from mailcore.flow import mailbox, threads
+from mailcore.flow.announcing import Announcing
 from mailcore.flow.authenticate import Authenticator, DmarcPolicies
 from mailcore.flow.follow import follow
 from mailcore.flow.in_hand import InHand, findings_json, messages_of, received_event, routed, routed_events
@@ -42,8 +44,10 @@ from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.retry import delay
 from mailcore.queue.bell import Ringer
-from mailcore.store import arrivals, events, mailboxes, messages, usage
+from mailcore.queue.jobs import WEBHOOKS
+from mailcore.store import arrivals, events, mailboxes, messages, usage, webhook_queue
 from mailcore.store.arrivals import Claimed, Pending, Stored
+from mailcore.store.events import NewEvent
 from mailcore.store.session import Connection, Store
 
 log = logger(__name__)
@@ -71,6 +75,7 @@ class Routes:
         authenticator: Authenticator | None = None,
         submits: Submits | None = None,
         returned: Returned | None = None,
+        announcing: Announcing | None = None,
         scans: Scans | None = None,
     ) -> None:
         """`authenticator`: None leaves out whether mail is from whom it says. `submits`: by which mail is passed on; None: one of
@@ -85,6 +90,8 @@ class Routes:
         self._about_ours = Reports(store, returned)
         self._tables = Tables(store)
         self._passes_on = PassesOn(store, submits or Submits(store, ringer, blobs))
+        self._announcing = announcing or Announcing()
+        self._alarms: list[asyncio.TimerHandle] = []
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._slow: set[asyncio.Task[None]] = set()
 
@@ -114,6 +121,8 @@ class Routes:
         """Mails that go on by themselves are left to whoever claims them next: their leases are given back."""
         for each in self._slow:
             each.cancel()
+        for alarm in self._alarms:
+            alarm.cancel()
 
     async def settled(self) -> None:
         """Returns when no mail goes on by itself."""
@@ -225,19 +234,49 @@ class Routes:
             mine = await arrivals.finish(db, worker, [mail.row.id for mail in ready])
             todo = [mail for mail in ready if mail.row.id in mine and mail.row.state == "received"]
             await mailbox.name(db, todo)
-            boxes = await mailboxes.ensure(db, {(mail.row.org_id, address) for mail in todo for address in mail.boxes})
+            made_now: set[mailboxes.Key] = set()
+            wanted = {(mail.row.org_id, address) for mail in todo for address in mail.boxes}
+            boxes = await mailboxes.ensure(db, wanted, made=made_now)
             new = {mail.row.id: messages_of(mail, boxes) for mail in todo if mail.boxes}
             done = await arrivals.settle_routed(db, [routed(mail, new.get(mail.row.id, ())) for mail in todo])
             written = [mail for mail in todo if mail.row.id in done and mail.state == "routed"]
             made = [message for mail in written for message in new.get(mail.row.id, ())]
             if made:
                 await messages.insert(db, await threads.assign(db, made))
-            queued = await events.insert(db, [received_event(mail.row) for mail in written])
-            queued += await events.insert_for(db, [post for mail in written for post in routed_events(mail)])
+            raised = [(mail, received_event(mail.row)) for mail in written]
+            posts = [(mail, post) for mail in written for post in routed_events(mail)]
+            queued = await events.insert(db, [event for _, event in raised])
+            queued += await events.insert_for(db, [post for _, post in posts])
+            later = self._later([*raised, *((mail, event) for mail, (event, _) in posts)], made_now) if queued else {}
+            if later:
+                await webhook_queue.put_off(db, later)
             due = await self._pass_on(db, written)
             failpoint.hit("f17-routing")
         failpoint.hit("f17-routed")
+        self._ring_later(later.values())
         return len(done), Due(due.sites, due.webhooks or queued > 0)
+
+    def _later(self, raised: Sequence[tuple[InHand, NewEvent]], new: Collection[mailboxes.Key]) -> dict[UUID, float]:
+        """Events that are announced later than now, and by how many seconds: see flow.announcing."""
+        waits: dict[UUID, float] = {}
+        found: dict[UUID, float] = {}
+        for mail, event in raised:
+            org_id = mail.row.org_id
+            if mail.row.id not in waits:
+                guessed = mail.boxes and all((org_id, box) in new for box in mail.boxes)
+                if not guessed and not any(one["decision"] == "catch-all" for one in mail.decisions):
+                    continue
+                waits[mail.row.id] = self._announcing.wait(org_id, mail.row.rcpt_to[0].rpartition("@")[2].lower())
+            if waits[mail.row.id] > 0:
+                found[event.id] = waits[mail.row.id]
+        return found
+
+    def _ring_later(self, waits: Collection[float]) -> None:
+        """When batches that were put off are due, to the quarter of a second: the sweep would be late."""
+        loop = asyncio.get_running_loop()
+        self._alarms = [each for each in self._alarms if each.when() > loop.time()]
+        for seconds in {math.ceil(each * 4 + 0.2) / 4 for each in waits}:
+            self._alarms.append(loop.call_later(seconds, self._ringer.ring, WEBHOOKS))
 
     async def _pass_on(self, db: Connection, written: Sequence[InHand]) -> Due:
         """Once: in the transaction that ends the lease."""

@@ -20,13 +20,18 @@ MAX_COUNTED = 10_000
 DELETED_AT_ONCE = 2_000
 
 
-async def ensure(db: Connection, wanted: Collection[Key]) -> dict[Key, UUID]:
-    """Found, or made: safe with several routers at once. An organization that is gone gets none. Role worker."""
+async def ensure(db: Connection, wanted: Collection[Key], *, made: set[Key] | None = None) -> dict[Key, UUID]:
+    """Found, or made: safe with several routers at once. An organization that is gone gets none. Role worker.
+
+    `made`: into it goes what was not there before.
+    """
     ordered = sorted(wanted)  # several at once lock in one order
     args = [key[0] for key in ordered], [key[1] for key in ordered]
     found = {(row["org_id"], row["address"]): row["id"] for row in await db.fetch(_FIND, *args)}
     if len(found) == len(ordered):
         return found
+    if made is not None:
+        made.update(key for key in ordered if key not in found)
     await db.execute(_MAKE, *args, [uuid7() for _ in ordered])
     # asked again: of two that made it at once, one waited and finds the other's
     return {(row["org_id"], row["address"]): row["id"] for row in await db.fetch(_FIND, *args)}

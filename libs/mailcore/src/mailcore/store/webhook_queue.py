@@ -95,6 +95,15 @@ async def claim_suspect(db: Connection, worker: int, *, hold_seconds: float) -> 
     return _claimed(rows[0], worker) if rows else None
 
 
+async def put_off(db: Connection, seconds: Mapping[UUID, float]) -> None:
+    """Event → how long its deliveries wait. In the transaction that raised the events."""
+    await db.execute(
+        "UPDATE webhook_queue q SET due_at = q.due_at + make_interval(secs => w.seconds) "
+        "FROM unnest($1::uuid[], $2::float8[]) AS w (event_id, seconds) WHERE q.event_id = w.event_id",
+        *(list(seconds), list(seconds.values())),
+    )
+
+
 async def _by_index(db: Connection) -> None:
     """For this transaction: a plan made while the queue was short must not read all of it when it is long."""
     await db.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
