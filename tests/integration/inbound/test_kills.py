@@ -136,7 +136,7 @@ async def test_a_kill_while_routing_passes_everything_on_once(
     async with service(failpoint) as running:  # type: ignore[attr-defined]
         for n in range(3):
             try:
-                await running.deliver(b"Subject: %d\r\n\r\nbody\r\n" % n)
+                await running.deliver(b"From: a@b.example\r\nSubject: %d\r\n\r\nbody\r\n" % n)
             except OSError:
                 break  # it is dead already
         assert await asyncio.wait_for(running.process.wait(), 20) == 137
