@@ -98,7 +98,7 @@ class Rspamd:
         await self._client.close()
 
     async def _post(self, url: str, raw: bytes, headers: dict[str, str]) -> Answer:
-        if self._password is not None:
+        if self._password is not None and self._password.get_secret_value():
             headers["Password"] = self._password.get_secret_value()
         try:
             return await self._client.request(
