@@ -87,7 +87,7 @@ async def test_r12_a_storm_of_421(
 
     ideal = (STORM - taken) / 0.5
     assert asked[0.5, True] + asked[0.5, False] <= WANTED * ideal
-    assert in_vain <= 3, "who takes half is asked on and on, but for the rest that the storm left"
+    assert in_vain <= ideal / 100, "who takes half is asked on and on; probes may have no luck, and ten in a row"
     counted = [row for row in attempts if row["attempt"] and row["recipient"].endswith("@storm.example")]
     assert len(counted) <= 1.02 * STORM, "only a mail that is turned away ten times in a row pays for it"
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+from uuid import UUID
 
 import pytest
 
 from mailcore.flow.shaping import Rule, Shaping
+from mailcore.smtp.outcome import Outcome, Result
+from mailcore.smtp.reply import Reply
 from outbound.bearing import CATCH_UP_SECONDS, FLOOR, PATIENCE, STORM, Hits, Pace, Window
+from outbound.site_shares import SiteShare
 
 
 class Clock:
@@ -66,6 +70,15 @@ def test_a_storm_is_refusals_in_a_row() -> None:
     assert window.storm
     window.took()
     assert not window.storm
+
+
+def test_a_site_with_one_connection_has_no_storm_while_it_takes_mail() -> None:
+    share = SiteShare(1, Shaping.load().shape("mx:mx.test", connections=1, mails_per_connection=1))
+    closing = Outcome(Result.DEFERRED, Reply(421, "later"), rule="closing")
+    for _ in range(2 * STORM):
+        share.heard(closing, UUID(int=1))
+        share.heard(Outcome(Result.DELIVERED), UUID(int=1))
+    assert not share.window.storm
 
 
 def test_being_turned_away_is_free_so_often_and_then_an_attempt() -> None:

@@ -1,8 +1,9 @@
 """Who works where: looks for due lanes, finds their sites, keeps one SiteRun a site.
 
 Woken by the bell and by the sweep. A look costs one index probe a lane with rows, so that bells in quick succession share one:
-after a look of d seconds the next begins no sooner than 10 d later, or MAX_SPACING. The sweep also buries dead workers and takes
-their rows back.
+after a look of d seconds the next begins no sooner than 10 d later, or MAX_SPACING. A bell names a site: the lanes that it had
+lately are looked at alone and at once, so that who sends now and then does not wait for the many. The sweep also buries dead
+workers and takes their rows back.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ SPACING = 0.005
 """Seconds between looks at least; a busy queue gathers rows meanwhile."""
 MAX_SPACING = 0.25
 """And at most: on a busy machine a look takes long because it waits for its turn, and whoever comes new waits for the look."""
+NEAR_SPACING = 0.02
+"""Seconds between looks at few lanes."""
+NEAR_LANES = 32
+"""Of a site that are remembered, and NEAR_SITES sites; what is not finds the next look at all."""
+NEAR_SITES = 10_000
 MAX_FINDING = 100
 """Domains that are looked up in the DNS at the same time."""
 SUSPECT_SECONDS = 10.0
@@ -59,9 +65,17 @@ class Outbound:
         self._alone: Counter[int] = Counter()
         """Suspects under way, by site."""
         self._next_look = 0.0
+        self._lately: dict[str, dict[int, None]] = {}
+        """By site, as bells name it: lanes that had mail, the latest last."""
+        self._rung: set[str] = set()
+        self._near: asyncio.Task[None] | None = None
         office.shares.wake = self.wake
 
     def wake(self, key: str = "") -> None:
+        if key in self._lately and not self._office.draining:
+            self._rung.add(key)
+            if self._near is None or self._near.done():
+                self._near = self._spawn(self._look_near())
         self.runner.wake(key)
 
     async def drain(self) -> None:
@@ -109,12 +123,36 @@ class Outbound:
         now = time.monotonic()
         self._next_look = now + min(MAX_SPACING, max(SPACING, 10 * (now - began)))
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - due[0].due_at.timestamp()) if due else 0.0)
+        self._remember(due)
         await self._lease_sites(due)
         for lane in due:
             self._give(lane)
         if suspect and (self._suspects is None or self._suspects.done()):
             self._suspects = self._spawn(self._work_on_suspects())
         return False
+
+    async def _look_near(self) -> None:
+        """At what bells have named; the look at all follows when it is time for that."""
+        office = self._office
+        while self._rung and not office.draining and office.lease.alive:
+            rung, self._rung = self._rung, set()
+            lanes = [lane for site in rung for lane in self._lately.get(site, ())]
+            async with office.store.worker() as db:
+                due = await deliveries.due_lanes(db, lanes)
+            await self._lease_sites(due)
+            for lane in due:
+                self._give(lane)
+            await asyncio.sleep(NEAR_SPACING)
+
+    def _remember(self, due: Iterable[DueLane]) -> None:
+        if len(self._lately) > NEAR_SITES:
+            self._lately.clear()
+        for lane in due:
+            lanes = self._lately.setdefault(str(lane.site_id), {})
+            lanes.pop(lane.lane_id, None)
+            lanes[lane.lane_id] = None
+            if len(lanes) > NEAR_LANES:
+                del lanes[next(iter(lanes))]
 
     async def _sweep(self) -> None:
         office = self._office

@@ -130,10 +130,10 @@ class SiteShare:
             self.held |= {whom}
 
     def _grew(self) -> None:
-        if self.window.shrunk:
-            self.window.took()
-            if self.connections != self._told:
-                self.tell()
+        shrunk = self.window.shrunk
+        self.window.took()
+        if shrunk and self.connections != self._told:
+            self.tell()
 
     def tell(self) -> None:
         self._told = self.connections

@@ -126,11 +126,11 @@ class Settled(NamedTuple):
 # ---- 1. due lanes ----------------------------------------------------------------------------------------------------
 
 
-async def due_lanes(db: Connection) -> list[DueLane]:
+async def due_lanes(db: Connection, of: Sequence[int] | None = None) -> list[DueLane]:
     """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held; the oldest
-    first."""
+    first. `of`: of these lanes alone, which costs an index probe each and not one for every lane with rows."""
     await by_index(db)
-    rows = await db.fetch(_DUE_LANES)
+    rows = await db.fetch(_DUE_LANES) if of is None else await db.fetch(_DUE_OF, list(of))
     return [_due(row) for row in rows]
 
 
@@ -146,7 +146,7 @@ _NOT_HELD = """NOT EXISTS (
     SELECT FROM holds h WHERE h.site_id IS NULL AND (h.org_id = l.org_id OR h.org_id IS NULL)
       AND (h.until IS NULL OR h.until > now()))"""
 # queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
-_DUE_LANES = f"""
+_EVERY_LANE = """
 WITH RECURSIVE step AS (
   (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
   UNION ALL
@@ -156,7 +156,16 @@ WITH RECURSIVE step AS (
     WHERE q.lane_id > step.lane_id AND q.worker IS NULL AND q.crashes = 0
     ORDER BY q.lane_id, q.due_at LIMIT 1
   ) following
-)
+)"""
+_THESE_LANES = """
+WITH step AS (
+  SELECT first.lane_id, first.due_at
+  FROM unnest($1::bigint[]) AS lane (id) CROSS JOIN LATERAL (
+    SELECT q.lane_id, q.due_at FROM queue q
+    WHERE q.lane_id = lane.id AND q.worker IS NULL AND q.crashes = 0 ORDER BY q.lane_id, q.due_at LIMIT 1
+  ) first
+)"""
+_DUE = f"""
 SELECT step.lane_id, l.domain, s.id, step.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS}
 FROM step
 JOIN lanes l ON l.id = step.lane_id
@@ -165,6 +174,7 @@ JOIN recipient_domains r ON r.domain = l.domain
 WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
 ORDER BY step.due_at
 """
+_DUE_LANES, _DUE_OF = _EVERY_LANE + _DUE, _THESE_LANES + _DUE
 
 
 # ---- 2. claim --------------------------------------------------------------------------------------------------------
