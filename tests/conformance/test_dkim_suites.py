@@ -63,7 +63,7 @@ def _chasquid_dns(text: str) -> Answers:
 
 
 @pytest.mark.parametrize("path", _files("chasquid-dkim", "*.msg"))
-async def test_chasquid(path: Path) -> None:
+async def test_b4_b5_chasquid(path: Path) -> None:
     head, body = _split(_pointed(path))
     error = _pointed(path.with_suffix(".error")).strip()
     if error and error != "<nil>":

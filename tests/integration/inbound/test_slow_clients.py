@@ -15,7 +15,7 @@ SLOW = 500
 MOST_MORE = 100 * 1024 * 1024
 
 
-LARGE, AT_ONCE, MOST_EACH = 16_000_000, 5, 8_000_000
+LARGE, AT_ONCE, MOST_EACH = 10_000_000, 4, 6_000_000
 """Octets of a mail, mails that come in together, octets that each may cost. bench/slow has 40 MB."""
 
 

@@ -42,6 +42,10 @@ RSA_768 = (
     "MHwwDQYJKoZIhvcNAQEBBQADawAwaAJhANCsHabQgwHbO2DgijIgZ+9g3xULyBp5J2TLR0YYO4Fu/hUbHOuEbXGVUyL2fPlJ/JHdC82d+xa8/b0k0tVRajeI"
     "wLJewAKbAdbCrec9t3cPdaum4so+bIepE+ZJzzzvQQIDAQAB"
 )
+RSA_512 = (
+    "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAMCbRNrMNLPbIZHQSRRLUjIjKHIKpqS++bscVeOIkiciI04XZ+braPZgvFzxHYUppUHZwfm+HLeYUS9CioZrAZECAwEA"
+    "AQ=="
+)
 Zones = dict[str, dict[str, list[str]]]
 ZONES: Zones = {
     "legit.example": {"TXT": ["v=spf1 ip4:192.0.2.1 -all"], "A": ["192.0.2.1"]},
@@ -293,10 +297,11 @@ async def test_b4_blanks_by_the_megabyte() -> None:
         (["v=DKIM1; t=y; " + RSA.public_txt.partition("; ")[2]], "pass"),
         (["v=DKIM1; k=rsa; p="], "permerror"),
         ([f"v=DKIM1; k=rsa; p={RSA_768}"], "permerror"),
+        ([f"v=DKIM1; k=rsa; p={RSA_512}"], "permerror"),
         (["v=DKIM1; k=rsa; p=" + "A" * 4_096], "permerror"),
         ([], "permerror"),
     ],
-    ids=["1024 bits", "two records", "testing", "revoked", "768 bits", "4 kB", "none"],
+    ids=["1024 bits", "two records", "testing", "revoked", "768 bits", "512 bits", "4 kB", "none"],
 )
 async def test_b5_keys(record: list[str], status: str) -> None:
     zones = ZONES | {RSA.record_name: {"TXT": record}}
