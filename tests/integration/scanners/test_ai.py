@@ -114,6 +114,15 @@ async def test_who_does_not_answer_in_time_has_no_opinion() -> None:
     assert found.verdict is Verdict.UNAVAILABLE and len(api.asked) == 1
 
 
+async def test_its_address_is_not_told() -> None:
+    async with JsonApi(says("0")) as api:
+        gone = api.url
+    api.url = gone
+    found = await ai(api).scan(RAW, facts())
+    assert found.verdict is Verdict.UNAVAILABLE and "No connection to the model's server" in found.detail
+    assert "127.0.0.1" not in found.detail
+
+
 async def test_content_in_parts() -> None:
     async with JsonApi(says([{"type": "text", "text": '{"spam":'}, {"type": "text", "text": "1}"}])) as api:
         assert (await ai(api).scan(RAW, facts())).verdict is Verdict.SPAM

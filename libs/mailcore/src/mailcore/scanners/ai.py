@@ -7,6 +7,7 @@ it was shown stands in its finding, whatever it answers. One question, no repeti
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import SecretStr
@@ -63,8 +64,9 @@ class Ai:
         asked = question.ask(raw, facts, self._scope, most=self._most)
         try:
             opinion = question.read(await self._ask(asked))
-        except (Unavailable, Refused) as error:
-            return self._finding(asked, Verdict.UNAVAILABLE, error.public)
+        except (Unavailable, Refused) as error:  # tenants read it: it names no address of ours
+            words = error.public.replace(urlsplit(self._url).netloc, "the model's server")
+            return self._finding(asked, Verdict.UNAVAILABLE, words)
         if opinion is None:
             return self._finding(asked, Verdict.UNAVAILABLE, "It answered neither spam nor not spam.")
         if opinion.spam:
