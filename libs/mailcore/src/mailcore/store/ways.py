@@ -79,8 +79,8 @@ class Taken:
 # Of lane `l` and its recipient domain `r`: `taken` is the way of its route that takes its mail now, and `s` the site. The first
 # that does not rest and is not held; of several that do, the first; `off` where all of them are switched off. Without a route, or
 # when it is gone, `taken` is NULL and `s` the domain's own site. The condition on route_id is tested before anything is read: for a
-# lane without a route that costs some 3 µs. A route_id below zero is the same route for mail with REQUIRETLS: a provider's API cannot
-# promise that (RFC 8689 §4.2.1), so any other way goes first, also one that rests.
+# lane without a route that costs some 3 µs. A route_id below zero is the same route for mail with REQUIRETLS: a provider's API
+# cannot promise that (RFC 8689 §4.2.1), so any other way goes first, also one that rests.
 TAKEN = """LEFT JOIN LATERAL (
   SELECT c.way_id, c.site_id, c.place, c.ways, c.key, c.off,
          count(*) FILTER (WHERE c.free AND NOT c.lax) OVER () > (c.free AND NOT c.lax)::integer AS others_free,
