@@ -20,6 +20,12 @@ DEFAULTS = {
     "subaddressing": True,
     "greylisting": False,
     "dmarc_policy": "tag",
+    "spam_action": "junk",
+    "spam_score": 12.0,
+    "unsure_score": 5.0,
+    "malware_action": "quarantine",
+    "subject_tag": None,
+    "compatible_headers": False,
 }
 
 
