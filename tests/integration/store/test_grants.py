@@ -22,14 +22,14 @@ WORKER = {
     "pools provider_events queue queue_orders recipient_domains reports_owed routes_out site_shares sites "
     "source_hosts sources suppressions thread_keys threads tls_reports tls_results usage usage_deltas "
     "warmup_days warmup_decisions warmups ways webhook_attempts webhook_deliveries webhook_queue workers",
-    "SELECT": "accounts addresses alarms arrival_keys arrival_queue arrivals attempts auth_events "
-    "blocked_senders deliveries dkim_keys dmarc_reports domain_claims domain_mta_sts domains emails engagements event_counts event_counts_mark "
-    "events folders forgotten greylist health_findings holds idempotency_keys installation key_counts lanes "
-    "mailboxes messages mta_sts_policies organizations pool_serves pools provider_events queue queue_orders "
-    "received_tls_reports recipient_domains relayed_mark reports_owed routes routes_out sessions site_shares "
-    "sites source_hosts sources suppressions thread_keys threads tls_reports tls_results trainings unsubscribes usage "
-    "usage_deltas warmup_days warmup_decisions warmups ways webhook_attempts webhook_deliveries webhook_queue "
-    "webhooks workers",
+    "SELECT": "accounts addresses alarms arrival_keys arrival_queue arrivals attempts auth_events blocked_senders "
+    "deliveries dkim_keys dmarc_reports domain_claims domain_mta_sts domains emails engagements event_counts "
+    "event_counts_mark events folders forgotten greylist health_findings holds idempotency_keys installation "
+    "key_counts lanes mailboxes messages mta_sts_policies organizations pool_serves pools provider_events queue "
+    "queue_orders received_tls_reports recipient_domains relayed_mark reports_owed routes routes_out sessions "
+    "site_shares sites source_hosts sources suppressions thread_keys threads tls_reports tls_results trainings "
+    "unsubscribes usage usage_deltas warmup_days warmup_decisions warmups ways webhook_attempts "
+    "webhook_deliveries webhook_queue webhooks workers",
     "UPDATE": "accounts alarms arrival_queue arrivals deliveries dkim_keys domain_claims domains engagements "
     "event_counts event_counts_mark folders forgotten holds key_counts mta_sts_policies pool_serves pools "
     "queue queue_orders recipient_domains relayed_mark reports_owed routes_out site_shares sites source_hosts "
