@@ -16,12 +16,13 @@ from mailcore.flow import quarantine, scan
 from mailcore.flow.parse import Reader
 from mailcore.kit.metrics import QUEUE_DEPTH, SCANS
 from mailcore.queue.bell import Ringer
-from mailcore.scanners.base import Finding, Kind, Verdict, malware
+from mailcore.scanners.base import Facts, Finding, Kind, Verdict, malware
 from mailcore.scanners.clamd import Clamd
 from mailcore.scanners.gtube import STRINGS
 from mailcore.scanners.null import NullScanner
 from mailcore.scanners.spamd import Spamd
 from mailcore.scanners.wire import Address
+from mailcore.store.arrivals import PENDING_ATTEMPTS
 from mailcore.store.session import Store
 
 from .harness import FACTS, TO, Desk, MakeDesk, mail
@@ -280,6 +281,39 @@ async def test_c6_a_scanner_that_fails_again_and_again_is_left_alone_for_a_while
     await desk.again()
     assert len(clamd.scanned) == 2 * scan.REST_AFTER + 3
     assert await desk.admin.fetchval("SELECT count(*) FROM arrivals WHERE state <> 'routed'") == 0
+
+
+async def test_c6_mail_that_waits_for_ever_stops_no_other(make_desk: MakeDesk, admin: asyncpg.Connection) -> None:
+    """Its tries would not fit their column one day, and no batch with it could be claimed."""
+    clamd = virus_scanner()
+    desk = make_desk(clamd)
+    clamd.away = True
+    id_ = await desk.deliver(mail())
+    for _ in range(8):
+        await desk.again()
+    assert await desk.state(id_) == "pending"
+    assert await admin.fetchval("SELECT attempt FROM arrival_queue") == PENDING_ATTEMPTS
+    seconds = await admin.fetchval("SELECT extract(epoch FROM due_at - now())::float8 FROM arrival_queue")
+    assert 7 * 60 < seconds <= 8 * 60
+
+
+async def test_c6_a_second_opinion_that_fails_again_and_again_is_left_alone_too(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raises nothing: what it was shown stands in its finding even so. Each mail would wait for its time to be over."""
+
+    class Silent(NullScanner):
+        async def scan(self, raw: bytes, facts: Facts) -> Finding:
+            self.scanned.append(facts)
+            return Finding("ai", Verdict.UNAVAILABLE, detail="No answer. It was shown the header.")
+
+    monkeypatch.setattr(scan, "REST_SECONDS", 60.0)
+    ai = Silent(name="ai", kind=Kind.OPINION)
+    desk = make_desk(spam_filter(), ai, opens=(ai,))
+    ids = [await desk.deliver(mail(DOUBT)) for _ in range(scan.REST_AFTER + 3)]
+    assert len(ai.scanned) == scan.REST_AFTER
+    assert {await desk.state(id_) for id_ in ids} == {"routed"}
+    assert "It was shown the header." in await desk.reasons(ids[0])
 
 
 async def test_what_is_too_large_for_a_scanner_goes_on_and_that_is_said(make_desk: MakeDesk) -> None:

@@ -245,6 +245,9 @@ class _Asked:
         except Exception as error:
             log.error("a scanner failed", scanner=self.name, arrival=facts.id, exc_info=error)
             return self._away(f"It failed: {type(error).__name__}.")
+        if found.verdict is Verdict.UNAVAILABLE:  # it says more than that it failed
+            self._away(found.detail)
+            return found
         SCAN_SECONDS.labels(self.name).observe(time.monotonic() - began)
         if self._failed:
             log.info("a scanner answers again", scanner=self.name, failures=self._failed)

@@ -25,6 +25,8 @@ MAX_CRASHES = 3
 
 HELD_DAYS = 30
 """How long a decision holds a mail in quarantine; then it is deleted (flow.quarantine)."""
+PENDING_ATTEMPTS = 4
+"""Tries of a mail that waits for a scanner are counted up to these: its wait has no end, the column that counts has one."""
 MAX_COUNT = 10_000
 """Arrivals are counted, and paged through by number, up to this many."""
 
@@ -256,7 +258,7 @@ async def settle_routed(db: Connection, routed: Sequence[RoutedArrival]) -> set[
 
 async def pend(db: Connection, worker: int, waiting: Sequence[Pending], *, seconds: float) -> None:
     """They wait for scanners, and are due again: in so many seconds at first, up to eight times as many later. Only those whose
-    lease is still ours."""
+    lease is still ours. However long they wait, they have been tried PENDING_ATTEMPTS times at most: nothing of that was theirs."""
     await db.execute(
         _PEND,
         worker,
@@ -266,6 +268,7 @@ async def pend(db: Connection, worker: int, waiting: Sequence[Pending], *, secon
         [_json(one.decisions) for one in waiting],
         [one.auth for one in waiting],
         seconds,
+        PENDING_ATTEMPTS,
     )
 
 
@@ -380,8 +383,8 @@ _PEND = """
 WITH given AS (
   SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[]) AS t (id, pending, findings, decisions, auth)
 ), mine AS (
-  UPDATE arrival_queue q SET worker = NULL, leased_at = NULL,
-    due_at = now() + make_interval(secs => $7::float8 * 2 ^ (least(q.attempt, 4) - 1))
+  UPDATE arrival_queue q SET worker = NULL, leased_at = NULL, attempt = least(q.attempt, $8::smallint),
+    due_at = now() + make_interval(secs => $7::float8 * 2 ^ (least(q.attempt, $8::smallint) - 1))
   FROM given WHERE q.arrival_id = given.id AND q.worker = $1 RETURNING q.arrival_id
 )
 UPDATE arrivals a SET pending = given.pending, pending_at = coalesce(a.pending_at, now()), findings = given.findings::jsonb,
