@@ -16,6 +16,7 @@ from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
 from mailcore.kit.ids import uuid7
+from mailcore.mime.marks import MAX_HEADER
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
 
@@ -115,6 +116,15 @@ async def test_c2_c3_no_mail_stops_the_router_and_none_is_tried_for_ever(desk: D
 async def test_c3_what_cannot_be_signed_is_not_forwarded_and_stays(desk: Desk, raw: bytes) -> None:
     await desk.table({"actions": [FORWARD]})
     id_ = await desk.deliver(raw)
+    assert await desk.boxes(id_) == ["support@postroom.test"]
+    assert "not forwarded" in await desk.told(id_, "route")
+    assert await desk.admin.fetchval("SELECT count(*) FROM emails") == 0
+
+
+async def test_c3_what_is_all_header_is_not_passed_on(desk: Desk) -> None:
+    """Each field of it would be an object, for each recipient: 40 MB of them are gigabytes."""
+    await desk.table({"actions": [FORWARD]})
+    id_ = await desk.deliver(b"From: jane@sender.example\r\n" + b"a:\r\n" * (MAX_HEADER // 4) + b"\r\nhello\r\n")
     assert await desk.boxes(id_) == ["support@postroom.test"]
     assert "not forwarded" in await desk.told(id_, "route")
     assert await desk.admin.fetchval("SELECT count(*) FROM emails") == 0

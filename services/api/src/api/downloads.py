@@ -5,6 +5,7 @@ What strangers sent is handed out as a file and never shown in our origin: attac
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 from urllib.parse import quote
@@ -55,7 +56,7 @@ async def received(request: Request, org: str, arrival: str, what: str, ctx: Ctx
         raise not_found("Email") from None
     if whole:
         marks = Marks() if what == "raw" else await _marks(ctx, org_id, arrival_id, what.removeprefix(MARKED))
-        content = raw if what == "raw" else marks.head.encode() + unmarked(raw, marks)
+        content = raw if what == "raw" else marks.head.encode() + await asyncio.to_thread(unmarked, raw, marks)
         return file_response(content, "message/rfc822", f"{arrival_id}.eml")
     n = number_of(row["summary"], what)
     file = None if n is None else await ctx.reader.attachment(raw, n)

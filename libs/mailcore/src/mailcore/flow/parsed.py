@@ -12,6 +12,7 @@ are good for LINK_SECONDS after each.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from typing import Any
@@ -64,7 +65,7 @@ class Parsed:
         except (NotFound, Refused):
             omitted = ["TextBody", "HtmlBody"]
         marks = marks_from((event.detail or {}).get("marks"))
-        shown = marks.head.encode() + unmarked(octets, marks)
+        shown = marks.head.encode() + await asyncio.to_thread(unmarked, octets, marks)
         fields, _ = read_fields(shown, 0, Limits().header_bytes + len(marks.head), [])
         told = base | _addressed(event, subject, fields) | _bodies(content, omitted)
         told["Headers"] = [

@@ -25,8 +25,10 @@ from mailcore.flow.table import ForwardAction, RelayAction, Step, Table
 from mailcore.kit.errors import Exceeded, Invalid, Refused
 from mailcore.kit.remember import Remembered
 from mailcore.mailauth.dkim.canonical import split_fields
+from mailcore.mailauth.dkim.verify import off_loop
 from mailcore.mailauth.results import header_end, without_ours
 from mailcore.mime.automatic import MAX_RECEIVED, hops, passed_on_for
+from mailcore.mime.marks import MAX_HEADER
 from mailcore.smtp.address import Address, parse_address
 from mailcore.store import routes
 from mailcore.store.emails import NewRow
@@ -85,6 +87,8 @@ class PassesOn:
             bad := next((one for one in mail.verdicts if one in UNWANTED), None)
         ):
             raise Refused(f"A scanner says {bad}: such mail is not forwarded under our name.")
+        if header_end(mail.raw) > MAX_HEADER:
+            raise Refused(f"Its header has more than {MAX_HEADER} octets: it is not passed on.")
         if isinstance(step.action, RelayAction):
             return await self._relay(mail, step.recipient, step.action, table)
         assert isinstance(step.action, ForwardAction)
@@ -96,7 +100,7 @@ class PassesOn:
             return None
         if step.recipient.lower() in (str(one).lower() for one in targets):
             raise Refused("A route that forwards an address to itself would never end.")
-        return _forward(mail, step.recipient, targets, table)
+        return await off_loop(len(mail.raw), _forward, mail, step.recipient, targets, table)
 
     async def _relay(self, mail: InHand, recipient: str, action: RelayAction, table: Table) -> NewEmail:
         row = mail.row
@@ -107,11 +111,7 @@ class PassesOn:
         domain_id = await self._domains.get((row.org_id, address.domain))
         if domain_id is None:
             raise Refused(f"The domain {address.domain} is gone.")
-        auth, server, raw = _ours(mail)
-        marks = marks_of(mail, recipient, relayed=True)
-        head = auth + received(row, recipient, server) + address_field(RELAYED_FOR, mailbox_addresses([recipient])[0])
-        passed_on = PassedOn("relay", str(row.id), row.mail_from, marks.head + head)
-        email = _new(mail, unmarked(replace_bare(raw), marks), address.domain, [address], passed_on)
+        email = await off_loop(len(mail.raw), _relayed, mail, recipient, address)
         email.domain_id, email.lane_route = domain_id, lane_route
         return email
 
@@ -129,6 +129,15 @@ def loop(mail: InHand, recipient: str) -> str | None:
         return f"It has been through {MAX_RECEIVED} servers: that is a loop."
     again = passed_on_for(mail.fields, [recipient.lower(), *mailbox_addresses([recipient])], RELAYED_FOR.lower())
     return None if again is None else f"It has been passed on for {again} before: that is a loop."
+
+
+def _relayed(mail: InHand, recipient: str, address: Address) -> NewEmail:
+    row = mail.row
+    auth, server, raw = _ours(mail)
+    marks = marks_of(mail, recipient, relayed=True)
+    head = auth + received(row, recipient, server) + address_field(RELAYED_FOR, mailbox_addresses([recipient])[0])
+    passed_on = PassedOn("relay", str(row.id), row.mail_from, marks.head + head)
+    return _new(mail, unmarked(replace_bare(raw), marks), address.domain, [address], passed_on)
 
 
 def _forward(mail: InHand, recipient: str, targets: list[Address], table: Table) -> NewEmail:
