@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -75,6 +76,17 @@ async def test_what_the_session_scanned_is_not_scanned_again(
     assert (row["state"], [one["verdict"] for one in row["findings"]]) == ("routed", ["clean"])
     assert [one["decision"] for one in row["decisions"] if one["step"] == "scan"] == ["clean"]
     assert len(clamd.scanned) == 1
+
+
+async def test_c6_a_client_does_not_wait_for_its_turn_for_ever(
+    server: Server, scanning: Scans, clamd: NullScanner, admin: asyncpg.Connection
+) -> None:
+    await admin.execute("UPDATE domains SET malware_action = 'reject'")
+    server.mx.scans = ScansBeforeReply(scanning, Reader(), seconds=0.2)
+    clamd.takes = 9.0
+    async with asyncio.timeout(8):
+        assert (await server.deliver(MAIL % b"worm", TO))[0] == 250
+    assert await admin.fetchval("SELECT findings IS NULL AND state = 'received' FROM arrivals")
 
 
 async def test_c6_a_scanner_that_is_away_refuses_nothing(

@@ -1,7 +1,8 @@
 """What scanners say of a mail, asked before the reply: only where a recipient's domain may refuse it for that.
 
 The one reply to a message is for all its recipients: it is refused when all of their domains refuse it. Taken for some, it is held
-for the others; and where no scanner answers now, it is taken and waits (flow.scan).
+for the others; and where no scanner answers now, or all are busy for longer than a client can be asked to wait, it is taken, and
+what it waits for is found out in routing (flow.scan).
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from mailcore.flow.in_hand import InHand
 from mailcore.flow.parse import Reader
 from mailcore.flow.scan import Policy, Scans, refusal
 from mailcore.kit.ids import uuid7
+from mailcore.kit.log import logger
 from mailcore.scanners.base import Verdict
 from mailcore.smtp.reply import Reply
 from mailcore.store.arrivals import Stored
 
+log = logger(__name__)
+
+SECONDS = 60.0
+"""How long a client waits for this, with what it waits for its turn; clients give up after ten minutes (RFC 5321 §4.5.3.2.6)."""
 LARGE_AT_ONCE = 2
 """Messages that were too large for memory, and are in it here."""
 
@@ -37,9 +43,10 @@ class Scanned:
 class ScansBeforeReply:
     """One a process."""
 
-    def __init__(self, scans: Scans, reader: Reader) -> None:
+    def __init__(self, scans: Scans, reader: Reader, *, seconds: float = SECONDS) -> None:
         self._scans = scans
         self._reader = reader
+        self._seconds = seconds
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     def needless(self, tenants: Mapping[UUID, Sequence[str]]) -> bool:
@@ -86,10 +93,17 @@ class ScansBeforeReply:
             auth=auth,
             created_at=datetime.now(UTC),
         )
-        if isinstance(message, bytes):
-            return await self._look(row, message, policies)
-        async with self._large:
-            return await self._look(row, await asyncio.to_thread(message.read), policies)
+        try:
+            async with asyncio.timeout(self._seconds):
+                if isinstance(message, bytes):
+                    return await self._look(row, message, policies)
+                async with self._large:
+                    return await self._look(row, await asyncio.to_thread(message.read), policies)
+        except TimeoutError:
+            log.warning(
+                "a mail is taken without having been scanned before the reply", peer=source, seconds=self._seconds
+            )
+            return Scanned()
 
     async def _look(self, row: Stored, raw: bytes, policies: Sequence[Policy]) -> Scanned:
         mail = InHand(row, raw, await self._reader.summary(raw), auth=row.auth)
