@@ -17,7 +17,7 @@ import pytest
 from fakes.scanner_daemons import EICAR, Daemon, saying
 from mailcore.kit.errors import Invalid, Unavailable
 from mailcore.mime.parse import Message
-from mailcore.scanners.base import MAX_TAGS, Facts, Finding, Scanner, Verdict
+from mailcore.scanners.base import MAX_TAGS, Facts, Finding, Scanner, Verdict, nameless
 from mailcore.scanners.clamd import Clamd
 from mailcore.scanners.gtube import STRINGS
 from mailcore.scanners.null import NullScanner
@@ -246,6 +246,20 @@ def test_what_a_scanner_says_is_cut_and_cleaned() -> None:
     assert len(strange.tags) == MAX_TAGS and all(len(tag) <= 80 and tag.isprintable() for tag in strange.tags)
     assert len(strange.detail) <= 500 and strange.detail.isprintable()
     assert Finding.from_json(strange.json()) == strange
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("No connection to ai:11333: all attempts failed.", "No connection to rspamd: all attempts failed."),
+        ("Looking up ai failed: no such name.", "Looking up rspamd failed: no such name."),
+        ("Looking up AI took longer than 5 s.", "Looking up rspamd took longer than 5 s."),
+        ("mail.ai.example has no address.", "mail.ai.example has no address."),
+    ],
+    ids=["host and port", "host", "capitals", "another"],
+)
+def test_what_it_failed_at_names_no_host_of_ours(words: str, told: str) -> None:
+    assert nameless(words, "http://ai:11333/checkv2", "rspamd") == told
 
 
 def test_an_address_is_host_and_port_or_a_path() -> None:

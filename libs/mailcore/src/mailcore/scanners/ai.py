@@ -7,7 +7,6 @@ it was shown stands in its finding, whatever it answers. One question, no repeti
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import SecretStr
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.guard import Answer, GuardedClient
 from mailcore.scanners import question
-from mailcore.scanners.base import Facts, Finding, Kind, Verdict, text
+from mailcore.scanners.base import Facts, Finding, Kind, Verdict, nameless, text
 from mailcore.scanners.question import Opinion, Question, Scope
 
 BASE_URL = "https://api.openai.com/v1"
@@ -64,8 +63,8 @@ class Ai:
         asked = question.ask(raw, facts, self._scope, most=self._most)
         try:
             opinion = question.read(await self._ask(asked))
-        except (Unavailable, Refused) as error:  # tenants read it: it names no address of ours
-            words = error.public.replace(urlsplit(self._url).netloc, "the model's server")
+        except (Unavailable, Refused) as error:
+            words = nameless(error.public, self._url, "the model's server")
             return self._finding(asked, Verdict.UNAVAILABLE, words)
         if opinion is None:
             return self._finding(asked, Verdict.UNAVAILABLE, "It answered neither spam nor not spam.")

@@ -9,11 +9,13 @@ findings is flow.scan's. What it answers is a stranger's word: texts are cut and
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from mailcore.mime.parse import Summary
 
@@ -157,6 +159,15 @@ def malware(findings: Sequence[Mapping[str, Any]] | None) -> str | None:
     if not said:
         return None
     return "infected" if Verdict.INFECTED in said else "error" if said != {Verdict.CLEAN} else "clean"
+
+
+def nameless(words: str, url: str, name: str) -> str:
+    """With `name` for the host of `url`: tenants read what a scanner failed at, and it names no address of ours."""
+    told = urlsplit(url)
+    for address in (told.netloc, told.hostname or ""):
+        if address:
+            words = re.sub(rf"(?<![\w.-]){re.escape(address)}(?![\w-])", name, words, flags=re.IGNORECASE)
+    return words
 
 
 def text(words: str, most: int) -> str:

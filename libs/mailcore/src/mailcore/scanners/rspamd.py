@@ -7,14 +7,13 @@ Its own thresholds count (`actions` of its configuration): `reject`, `add header
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import SecretStr
 
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.guard import Answer, GuardedClient
-from mailcore.scanners.base import Facts, Finding, Kind, Verdict, text
+from mailcore.scanners.base import Facts, Finding, Kind, Verdict, nameless, text
 from mailcore.scanners.wire import MAX_ANSWER
 
 URL = "http://127.0.0.1:11333"
@@ -104,8 +103,8 @@ class Rspamd:
             return await self._client.request(
                 "POST", url, headers=headers, content=raw, deadline=self.seconds, max_body=MAX_ANSWER
             )
-        except Unavailable as error:  # tenants read it: it names no address of ours
-            raise Unavailable(error.public.replace(urlsplit(url).netloc, "rspamd")) from error
+        except Unavailable as error:
+            raise Unavailable(nameless(error.public, url, "rspamd")) from error
 
 
 def _envelope(facts: Facts) -> dict[str, str]:
