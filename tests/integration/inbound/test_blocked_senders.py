@@ -75,6 +75,17 @@ async def test_who_is_meant_is_the_author_too_and_nobody_else(desk: Desk) -> Non
         assert await junk(desk, await desk.deliver(raw, mail_from=other.decode())) == {"elsewhere@postroom.test": False}
 
 
+@pytest.mark.parametrize("sender", ["@xn--bcher-kva.example", "jürgen@xn--bcher-kva.example"])
+async def test_names_in_other_alphabets_are_the_same_names(desk: Desk, sender: str) -> None:
+    """RFC 6531: such a mail writes its sender in UTF-8, the list has it in one form."""
+    await desk.table(FORWARD)
+    await block(desk, sender)
+    raw = MAIL.replace(b"jane@sender.example", "Jürgen@Bücher.example".encode())
+    assert await junk(desk, await desk.deliver(raw)) == {"support@postroom.test": True}
+    by_envelope = await desk.deliver(MAIL, mail_from="Ju\u0308rgen@bücher.example")
+    assert await junk(desk, by_envelope) == {"support@postroom.test": True}
+
+
 async def test_a_mailbox_blocks_for_itself(desk: Desk) -> None:
     await desk.deliver(MAIL, "a@postroom.test", "b@postroom.test")
     await block(desk, "jane@sender.example", "a@postroom.test")

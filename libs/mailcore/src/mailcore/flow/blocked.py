@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from mailcore.flow.in_hand import InHand, mailbox_addresses
 from mailcore.flow.table import Table
+from mailcore.kit.errors import Invalid
+from mailcore.smtp.address import folded, parse_address
 
 MAX_LABELS = 10
 """Of a sender's domain, that are looked for."""
@@ -33,7 +35,7 @@ def _by(mail: InHand, table: Table) -> tuple[str, frozenset[str]]:
     who: list[str] = []
     boxes: set[str] = set()
     for address in (mail.row.mail_from, *(one.address for one in mail.summary.from_)):
-        local, at, domain = address.lower().rpartition("@")
+        local, at, domain = _compared(address).rpartition("@")
         labels = domain.split(".")[-MAX_LABELS:]
         for sender in (f"{local}{at}{domain}", *("@" + ".".join(labels[n:]) for n in range(len(labels)))):
             where = table.blocked.get(sender)
@@ -41,3 +43,13 @@ def _by(mail: InHand, table: Table) -> tuple[str, frozenset[str]]:
                 who.append(sender)
                 boxes |= where
     return ", ".join(dict.fromkeys(who)), frozenset(boxes)
+
+
+def _compared(address: str) -> str:
+    """As a list has it: beyond ASCII in one form, its domain in A-labels."""
+    if not address.isascii():
+        try:
+            return folded(parse_address(address, allow_quoted=True)).lower()
+        except Invalid:
+            pass
+    return address.lower()

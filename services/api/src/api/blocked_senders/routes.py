@@ -22,6 +22,8 @@ from mailcore.store import blocked_senders, mailboxes
 
 router = APIRouter(prefix="/v1/blocked-senders", tags=["mailboxes"])
 
+MAX_SENDER = 320
+"""Characters: in its one form an address may be many times as long as it was written (NFKC)."""
 _LIST = {"parameters": [*PARAMETERS["parameters"], parameter("mailbox_id", UUID_)]}
 
 
@@ -115,9 +117,12 @@ def _sender(text: str) -> str:
     try:
         if text.startswith("@"):
             return "@" + normalize_domain(text[1:])
-        return folded(parse_address(text, allow_quoted=True)).lower()
+        sender = folded(parse_address(text, allow_quoted=True)).lower()
+        if len(sender) <= MAX_SENDER:
+            return sender
     except Invalid:
-        raise invalid("Invalid `sender` field. Give an address, or a domain as `@example.com`.") from None
+        pass
+    raise invalid("Invalid `sender` field. Give an address, or a domain as `@example.com`.")
 
 
 def _shape(row: Any) -> dict[str, Any]:
