@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable
 
 PATIENCE_SECONDS = 5.0
 """Mail that has waited so long gives way to nobody."""
-LEAST = 0.15
+LEAST = 0.1
 """Of the time, that routing gets at the least."""
-
 MOST_SECONDS = 1.0
 
 
@@ -41,6 +40,9 @@ class Pace:
 
 
 def pause(took: float, lag: float) -> float:
-    """Seconds after a round of `took` seconds whose mail had waited `lag`."""
-    share = max(LEAST, min(1.0, lag / PATIENCE_SECONDS))
+    """Seconds after a round of `took` seconds whose mail had waited `lag`.
+
+    The share grows with the square of what was waited: little is taken from a burst of a second or two, and PATIENCE_SECONDS stay
+    what they are."""
+    share = max(LEAST, min(1.0, lag / PATIENCE_SECONDS) ** 2)
     return min(MOST_SECONDS, took * (1.0 / share - 1.0))
