@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
 import asyncpg
@@ -76,6 +76,33 @@ async def test_what_the_session_scanned_is_not_scanned_again(
     assert (row["state"], [one["verdict"] for one in row["findings"]]) == ("routed", ["clean"])
     assert [one["decision"] for one in row["decisions"] if one["step"] == "scan"] == ["clean"]
     assert len(clamd.scanned) == 1
+
+
+async def test_each_domain_is_asked_for_its_own_points(
+    server: Server,
+    store: Store,
+    org: UUID,
+    domain: UUID,
+    make_org: Callable[[], Awaitable[UUID]],
+    make_domain: Callable[[UUID, str], Awaitable[UUID]],
+    admin: asyncpg.Connection,
+) -> None:
+    """One mail to two organizations: neither sees the other's domains, and both are honoured."""
+    other = await make_org()
+    await make_domain(other, "other.test")
+    await admin.execute("UPDATE domains SET spam_score = 20, unsure_score = 15, spam_action = 'reject'")
+    spamd = NullScanner({b"offer": Finding("spamd", Verdict.SPAM, 13.0)}, name="spamd")
+    scans = ScansBeforeReply(Scans(store, [Configured(spamd, False)]), Reader())
+    scanned = await scans.ask(
+        MAIL % b"offer",
+        source="192.0.2.7",
+        mail_from="a@sender.example",
+        facts={},
+        auth=None,
+        tenants={org: [TO], other: ["eve@other.test"]},
+    )
+    assert scanned.refused is None
+    assert [one["decision"] for one in scanned.decisions] == ["clean"]  # 13 points of 20
 
 
 async def test_c6_a_client_does_not_wait_for_its_turn_for_ever(

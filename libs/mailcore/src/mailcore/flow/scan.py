@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -128,17 +128,18 @@ class Scans:
             if trial is None:
                 return
             found = {trial.scanner: trial}
+            policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
         else:
-            found = before | await self._ask(mail, before)
-        policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
+            policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
+            found = before | await self._ask(mail, before, policies.values())
         mail.findings, mail.policies = list(found.values()), policies
         new = [one for name, one in found.items() if name not in before]
         waits_for = self._waits(mail, found, policies)
         if waits_for:
-            _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], policies)
+            _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], policies.values())
             _pend(mail, waits_for)
             return
-        _tell(mail, new, policies, self._open())
+        _tell(mail, new, policies.values(), self._open())
         _count(mail, policies)
         _act(mail, policies)
 
@@ -147,17 +148,19 @@ class Scans:
         """Somebody is asked."""
         return bool(self._first or self._second)
 
-    async def ask(self, mail: InHand) -> None:
-        """Before the reply: fills its findings and says what they are; nothing is made of them."""
-        mail.findings = list((await self._ask(mail, {})).values())
-        policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
+    async def ask(self, mail: InHand, policies: Collection[Policy]) -> None:
+        """Before the reply: fills its findings and says what they are; nothing is made of them. `policies`: of its recipients'
+        domains, whosever they are."""
+        mail.findings = list((await self._ask(mail, {}, policies)).values())
         _tell(mail, [one for one in mail.findings if one.verdict is not Verdict.UNAVAILABLE], policies)
 
     async def close(self) -> None:
         for one in (*self._first, *self._second):
             await one.scanner.close()
 
-    async def _ask(self, mail: InHand, before: Mapping[str, Finding]) -> dict[str, Finding]:
+    async def _ask(
+        self, mail: InHand, before: Mapping[str, Finding], policies: Collection[Policy]
+    ) -> dict[str, Finding]:
         """What is found now, of what is not known yet."""
         found: dict[str, Finding] = {}
         if gtube.NAME not in before and (trial := gtube.look(mail.raw, mail.summary)) is not None:
@@ -168,18 +171,17 @@ class Scans:
             for one in await asyncio.gather(*(each.ask(mail.raw, facts) for each in first)):
                 found[one.scanner] = one
             second = [one for one in self._second if one.name not in before]
-            if second and await self._unsure(mail, {**before, **found}):
+            if second and self._unsure({**before, **found}, policies):
                 facts = replace(facts, findings=tuple({**before, **found}.values()))
                 for one in await asyncio.gather(*(each.ask(mail.raw, facts) for each in second)):
                     found[one.scanner] = one
         return found
 
-    async def _unsure(self, mail: InHand, found: Mapping[str, Finding]) -> bool:
+    def _unsure(self, found: Mapping[str, Finding], policies: Collection[Policy]) -> bool:
         """Whether a second opinion is wanted: nobody says spam, and somebody is unsure or no spam filter said anything."""
         if any(one.verdict is Verdict.INFECTED for one in found.values()):
             return False
-        policies = await self.policies.of(mail.row.org_id, mail.row.rcpt_to)
-        strict = _strictest(policies.values())
+        strict = _strictest(policies)
         said = {strict.verdict(one) for one in found.values() if one.kind in (Kind.SPAM, Kind.SENDER)}
         if said.intersection(_BAD):
             return False
@@ -312,9 +314,9 @@ def _pend(mail: InHand, waits_for: Sequence[Finding]) -> None:
 
 
 def _tell(
-    mail: InHand, new: Sequence[Finding], policies: Mapping[str, Policy], fails_open: frozenset[str] = frozenset()
+    mail: InHand, new: Sequence[Finding], policies: Collection[Policy], fails_open: frozenset[str] = frozenset()
 ) -> None:
-    strict = _strictest(policies.values())
+    strict = _strictest(policies)
     for one in new:
         more: dict[str, Any] = {"scanner": one.scanner}
         if one.score is not None:

@@ -107,7 +107,7 @@ class ScansBeforeReply:
 
     async def _look(self, row: Stored, raw: bytes, policies: Sequence[Policy]) -> Scanned:
         mail = InHand(row, raw, await self._reader.summary(raw), auth=row.auth)
-        await self._scans.ask(mail)
+        await self._scans.ask(mail, policies)
         why = refusal(mail.findings, policies)
         if why:
             return Scanned(refused=Reply(550, why, "5.7.1"))
