@@ -19,7 +19,6 @@ fails is tried again mail by mail, so that one bad mail holds up no other.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
@@ -60,6 +59,7 @@ MAX_SLOW = 1_000
 """Mails that go on by themselves; each is at most INLINE_BYTES, but for LARGE_AT_ONCE."""
 LARGE_AT_ONCE = 4
 """Mails over INLINE_BYTES in memory."""
+RING_SECONDS = 0.25
 _AGAIN_SECONDS = 5.0
 
 
@@ -91,7 +91,9 @@ class Routes:
         self._tables = Tables(store)
         self._passes_on = PassesOn(store, submits or Submits(store, ringer, blobs))
         self._announcing = announcing or Announcing()
-        self._alarms: list[asyncio.TimerHandle] = []
+        self._alarm: asyncio.TimerHandle | None = None
+        self._ring_until = 0.0
+        """When the last batch that was put off is due, by the loop's clock."""
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._slow: set[asyncio.Task[None]] = set()
 
@@ -121,8 +123,8 @@ class Routes:
         """Mails that go on by themselves are left to whoever claims them next: their leases are given back."""
         for each in self._slow:
             each.cancel()
-        for alarm in self._alarms:
-            alarm.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     async def settled(self) -> None:
         """Returns when no mail goes on by itself."""
@@ -272,11 +274,20 @@ class Routes:
         return found
 
     def _ring_later(self, waits: Collection[float]) -> None:
-        """When batches that were put off are due, to the quarter of a second: the sweep would be late."""
+        """Until the last batch that was put off is due, every quarter of a second: the sweep would be late. One alarm, however many
+        wait: those of a flood are due for hours."""
+        if not waits:
+            return
         loop = asyncio.get_running_loop()
-        self._alarms = [each for each in self._alarms if each.when() > loop.time()]
-        for seconds in {math.ceil(each * 4 + 0.2) / 4 for each in waits}:
-            self._alarms.append(loop.call_later(seconds, self._ringer.ring, WEBHOOKS))
+        self._ring_until = max(self._ring_until, loop.time() + max(waits))
+        if self._alarm is None:
+            self._alarm = loop.call_later(RING_SECONDS, self._ring_again)
+
+    def _ring_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.time() > self._ring_until
+        self._ringer.ring(WEBHOOKS)
+        self._alarm = None if over else loop.call_later(RING_SECONDS, self._ring_again)
 
     async def _pass_on(self, db: Connection, written: Sequence[InHand]) -> Due:
         """Once: in the transaction that ends the lease."""
