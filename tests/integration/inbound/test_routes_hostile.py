@@ -159,12 +159,13 @@ async def test_a14_a_bounce_of_a_forward_is_the_end_of_it(desk: Desk) -> None:
     assert await desk.admin.fetchval("SELECT dsn FROM emails") == {"from": ""}
 
 
-async def test_a15_spam_is_kept_and_not_forwarded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("verdict", ["spam", "infected", "listed"])
+async def test_a15_spam_is_kept_and_not_forwarded(desk: Desk, monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
     async def scanned(self: Routes, mail: object) -> None:
-        mail.verdicts.append("spam")  # type: ignore[attr-defined]
+        mail.verdicts.append(verdict)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(Routes, "_reports", scanned)  # as a scanner would, among the steps before the table
-    await desk.table({"match": {"verdict": ["spam"]}, "actions": [FORWARD]})
+    await desk.table({"match": {"verdict": [verdict]}, "actions": [FORWARD]})
     id_ = await desk.deliver()
     assert await desk.told(id_, "route") == ["not forwarded", "delivered", "announced"]
     assert await desk.admin.fetchval("SELECT count(*) FROM emails") == 0

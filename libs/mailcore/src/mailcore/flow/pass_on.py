@@ -35,7 +35,7 @@ from mailcore.store.emails import NewRow
 from mailcore.store.session import Store
 
 DOMAIN_SECONDS = 5.0
-UNWANTED = ("spam", "infected")
+UNWANTED = ("spam", "infected", "listed")
 """Verdicts with which nothing is forwarded: it would be ours that others judge us by."""
 
 
