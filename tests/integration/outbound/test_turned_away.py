@@ -71,6 +71,23 @@ async def test_one_that_is_always_turned_away_pays_and_the_others_go_on(
     assert row is not None and row["attempt"] == 1
 
 
+async def test_what_is_said_of_a_sender_is_told_to_nobody_else(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    """Why a site rests stands with the mail of all who send there."""
+
+    def mail(talk: Talk) -> Step | None:
+        return Step(f"421 4.7.0 {talk.commands[-1]} sends too much\r\n", cut=True)
+
+    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[3600]):
+        email_id = await tenant.send("a@example.com")
+        of_site = "SELECT last_reply FROM sites WHERE key LIKE 'catch:%' AND failures > 0"
+        await until(lambda: admin.fetchval(of_site), "the site rests")
+        assert await admin.fetchval(of_site) == "421 4.7.0 the peer closes its connections"
+        await until(lambda: tenant.attempts(email_id), "told")
+    assert "MAIL FROM:<" in (await tenant.attempts(email_id))[0]["reply"], "its own sender reads it"
+
+
 async def _free(tenant: Tenant, email_id: Any) -> bool:
     row = await tenant.queued(email_id)
     return row is not None and row["worker"] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
+from mailcore.smtp.reply import Reply
 from mailcore.store import sites
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
@@ -57,9 +58,17 @@ def _heard_of_mail(outcome: Outcome) -> list[str]:
     return [line.heard for line in lines[began:] if line.heard is not None]
 
 
+def of_site(down: Outcome) -> str:
+    """What it said, for all who send there: behind MAIL it may have named the sender of that one, and its words stay with it."""
+    reply = down.reply
+    if reply is not None and any(line.said and line.said.startswith("MAIL ") for line in down.conversation):
+        reply = Reply(reply.code, "the peer closes its connections", reply.enhanced)
+    return str(reply)
+
+
 async def rest(store: Store, site: Site, down: Outcome) -> None:
     """Written before anything else is tried there: so one mail pays for it."""
-    reply = str(down.reply)
+    reply = of_site(down)
     busy = down.reply is not None and down.reply.code == 421
     first, longest, growth = (BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH) if busy else (REST_FIRST, REST_LONGEST, 2.0)
     try:
