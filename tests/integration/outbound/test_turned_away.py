@@ -20,8 +20,9 @@ def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_it_is_due_again_at_once_and_says_why(
-    tenant: Tenant, outbound: Any, store: Store, admin: asyncpg.Connection
+    tenant: Tenant, outbound: Any, store: Store, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 2.0)  # it rests while we look
     refusing = True
 
     def mail(_: Talk) -> Step | None:
@@ -29,7 +30,8 @@ async def test_it_is_due_again_at_once_and_says_why(
 
     async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[3600]):
         email_id = await tenant.send("a@example.com")
-        await until(lambda: tenant.attempts(email_id), "told")
+        resting = "SELECT suspended_until > now() FROM sites WHERE key LIKE 'catch:%'"
+        await until(lambda: admin.fetchval(resting), "it was turned away ten times in a row")
         await until(lambda: _free(tenant, email_id), "given back")
         row = await tenant.queued(email_id)
         assert row is not None and row["attempt"] == 0 and not row["possible_duplicate"]
