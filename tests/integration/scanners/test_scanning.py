@@ -14,6 +14,7 @@ from fakes.scanner_daemons import EICAR, Daemon
 from inbound_smtp.checks.scanning import Scanned, ScansBeforeReply
 from mailcore.flow import quarantine, scan
 from mailcore.flow.parse import Reader
+from mailcore.kit.errors import Unavailable
 from mailcore.kit.metrics import QUEUE_DEPTH, SCANS
 from mailcore.queue.bell import Ringer
 from mailcore.scanners.base import Facts, Finding, Kind, Verdict, malware
@@ -295,6 +296,29 @@ async def test_c6_mail_that_waits_for_ever_stops_no_other(make_desk: MakeDesk, a
     assert await admin.fetchval("SELECT attempt FROM arrival_queue") == PENDING_ATTEMPTS
     seconds = await admin.fetchval("SELECT extract(epoch FROM due_at - now())::float8 FROM arrival_queue")
     assert 7 * 60 < seconds <= 8 * 60
+
+
+async def test_c6_mail_that_a_scanner_never_answers_about_is_held(
+    make_desk: MakeDesk, admin: asyncpg.Connection
+) -> None:
+    """It may have been made for that. While the scanner answers for nobody, it goes on waiting."""
+
+    class Chokes(NullScanner):
+        async def scan(self, raw: bytes, facts: Facts) -> Finding:
+            if b"a knot" in raw:
+                raise Unavailable("It choked.")
+            return await super().scan(raw, facts)
+
+    desk = make_desk(Chokes(name="clamd", kind=Kind.MALWARE))
+    id_ = await desk.deliver(mail(b"a knot"))
+    await admin.execute("UPDATE arrivals SET pending_at = now() - interval '2 hours'")
+    await desk.again()
+    assert await desk.state(id_) == "pending"
+    assert await desk.state(await desk.deliver(mail())) == "routed"
+    await desk.again()
+    assert await desk.state(id_) == "quarantined"
+    assert "clamd answers for other mail, and has no answer for this one. It choked." in await desk.reasons(id_)
+    assert await admin.fetchval("SELECT count(*) FROM arrival_queue") == 0
 
 
 async def test_c6_a_second_opinion_that_fails_again_and_again_is_left_alone_too(

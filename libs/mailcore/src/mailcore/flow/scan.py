@@ -3,7 +3,8 @@
 1. `_known`   what was found before: of a mail that was pending, or has been released, only missing answers are asked for
 2. `_ask`     all scanners at once, each within its own time, for `at_once` mails a process; then a second opinion, where they are
               unsure or no spam filter answers (B-46)
-3. `_waits`   a scanner is away that must have looked (fail closed): the mail is pending, and tried again by itself
+3. `_waits`   a scanner is away that must have looked (fail closed): the mail is pending, and tried again by itself; one that it
+              has no answer for, though it answers for others, is held after an hour
 4. `_act`     each recipient's domain decides: junk, held, or only said (Policy)
 
 What was found stands in `arrivals.findings`, each of it is a decision. A mail that somebody has released waits for nobody and is
@@ -16,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +42,9 @@ BY_POINTS = frozenset(("spamd",))
 """Whose scores are SpamAssassin's points: what is spam by them, its domain says."""
 REST_AFTER, REST_SECONDS = 10, 5.0
 """A scanner that failed so often in a row is left alone for a while, so that mail does not wait for it; then one mail tries."""
+PATIENCE = timedelta(hours=1)
+"""How long a mail waits for a scanner that answers for other mail meanwhile: it may have been made so that no answer comes."""
+LATELY_SECONDS = 300.0
 GRACE_SECONDS = 1.0
 """A scanner ends by itself when its time is over; one that does not is ended."""
 _BAD = (Verdict.SPAM, Verdict.LISTED)
@@ -137,7 +142,13 @@ class Scans:
         waits_for = self._waits(mail, found, policies)
         if waits_for:
             _tell(mail, [one for one in new if one.verdict is not Verdict.UNAVAILABLE], policies.values())
-            _pend(mail, waits_for)
+            if self._in_vain(mail.row, waits_for):
+                names = ", ".join(one.scanner for one in waits_for)
+                mail.hold(
+                    names, f"{names} answers for other mail, and has no answer for this one. {waits_for[0].detail}"
+                )
+            else:
+                _pend(mail, waits_for)
             return
         _tell(mail, new, policies.values(), self._open())
         _count(mail, policies)
@@ -206,6 +217,12 @@ class Scans:
                 waits_for.append(away)
         return waits_for
 
+    def _in_vain(self, row: Stored, waits_for: Sequence[Finding]) -> bool:
+        if row.pending_at is None or datetime.now(UTC) - row.pending_at < PATIENCE:
+            return False
+        names = {one.scanner for one in waits_for}
+        return all(one.answers for one in (*self._first, *self._second) if one.name in names)
+
     def _open(self) -> frozenset[str]:
         return frozenset(one.name for one in (*self._first, *self._second) if one.fail_open)
 
@@ -219,6 +236,12 @@ class _Asked:
         self.name, self.kind = one.scanner.name, one.scanner.kind
         self._failed = 0
         self._rests_until = 0.0
+        self._answered: float | None = None
+
+    @property
+    def answers(self) -> bool:
+        """It has answered lately, for some mail."""
+        return self._answered is not None and time.monotonic() - self._answered < LATELY_SECONDS
 
     async def ask(self, raw: bytes, facts: Facts) -> Finding:
         """Raises nothing."""
@@ -254,6 +277,7 @@ class _Asked:
         if self._failed:
             log.info("a scanner answers again", scanner=self.name, failures=self._failed)
         self._failed = 0
+        self._answered = time.monotonic()
         return found
 
     def _away(self, why: str) -> Finding:

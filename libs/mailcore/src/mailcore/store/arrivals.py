@@ -86,7 +86,9 @@ class Stored:
     findings: list[dict[str, Any]] | None = None
     """What scanners said of it before."""
     pending: str | None = None
-    """Scanners that it has been waiting for."""
+    """Scanners that it has been waiting for …"""
+    pending_at: datetime | None = None
+    """… and since when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ async def quarantine(db: Connection, ids: Sequence[UUID], decision: dict[str, An
 async def load(db: Connection, ids: Sequence[UUID]) -> list[Stored]:
     rows = await db.fetch(
         "SELECT id, org_id, door, source, mail_from, rcpt_to, facts, state, size, raw, raw_blob, auth, created_at, "
-        "released_at, findings, pending FROM arrivals "
+        "released_at, findings, pending, pending_at FROM arrivals "
         "WHERE id = ANY ($1)",
         ids,
     )
