@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from inbound_smtp.pace import LEAST, MOST_SECONDS, PATIENCE_SECONDS, Pace, pause
@@ -32,11 +34,16 @@ def test_no_pause_is_longer_than_a_second() -> None:
     assert pause(10.0, 0.0) == MOST_SECONDS
 
 
-@pytest.mark.parametrize(("found", "came", "waits"), [(True, True, True), (True, False, False), (False, True, False)])
-async def test_it_waits_only_behind_mail_that_comes_in_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, found: bool, came: bool, waits: bool
+@pytest.mark.parametrize(
+    ("found", "came", "used", "waits"),
+    [(True, True, 0.9, True), (True, False, 0.9, False), (False, True, 0.9, False), (True, True, 0.1, False)],
+)
+async def test_it_waits_only_behind_mail_that_comes_in_meanwhile_and_on_a_busy_processor(
+    monkeypatch: pytest.MonkeyPatch, found: bool, came: bool, used: float, waits: bool
 ) -> None:
+    """`used`: of the processor."""
     slept: list[float] = []
+    began = asyncio.get_running_loop().time()
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
@@ -47,5 +54,8 @@ async def test_it_waits_only_behind_mail_that_comes_in_meanwhile(
         return found
 
     monkeypatch.setattr("inbound_smtp.pace.asyncio.sleep", sleep)
-    assert await Pace(work, taken=lambda: next(taken), lag=lambda: 0.0)(None) is found
+    monkeypatch.setattr("inbound_smtp.pace.time.process_time", lambda: 100.0 + used)
+    pace = Pace(work, taken=lambda: next(taken), lag=lambda: 0.0)
+    pace._since = began - 1.0, 100.0
+    assert await pace(None) is found
     assert len(slept) == waits

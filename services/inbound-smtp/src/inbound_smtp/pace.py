@@ -1,18 +1,22 @@
 """How much of the process routing gets while mail comes in: who waits for a 250 goes first, what has its 250 must not wait long.
 
-A round of the router is followed by a pause that is the longer the less its mail has waited. So a burst is taken as fast as it
-comes and routed behind it; and a stream that does not end is routed as fast as it comes in, PATIENCE_SECONDS behind.
+On a busy processor a round of the router is followed by a pause that is the longer the less its mail has waited. So a burst is
+taken as fast as it comes and routed behind it; and a stream that does not end is routed as fast as it comes in, PATIENCE_SECONDS
+behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE_SECONDS = 5.0
 """Mail that has waited so long gives way to nobody."""
-LEAST = 0.1
+LEAST = 0.05
 """Of the time, that routing gets at the least."""
+BUSY = 0.5
+"""Of a processor, that this process has used since the last round: below it routing is in nobody's way."""
 MOST_SECONDS = 1.0
 
 
@@ -29,13 +33,18 @@ class Pace:
         self._work = work
         self._taken = taken
         self._lag = lag
+        self._since = 0.0, 0.0
+        """When the last round ended: by the loop's clock, and by the processor's for this process."""
 
     async def __call__(self, keys: frozenset[str] | None) -> bool:
         loop = asyncio.get_running_loop()
         began, before = loop.time(), self._taken()
         found = await self._work(keys)
-        if found and self._taken() != before:
-            await asyncio.sleep(pause(loop.time() - began, self._lag()))
+        ended, used = loop.time(), time.process_time()
+        busy = used - self._since[1] > BUSY * (ended - self._since[0])
+        if found and busy and self._taken() != before:
+            await asyncio.sleep(pause(ended - began, self._lag()))
+        self._since = ended, used
         return found
 
 
