@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailcore.flow.marking import Marks, marks_from, unmarked, verdict_of
-from mailcore.flow.scan import Policy
+from mailcore.flow.scan_policy import Policy
 from mailcore.scanners.base import Finding, Kind, Verdict
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 from mailcore.flow import threads, words
 from mailcore.flow.receive import decision
+from mailcore.flow.scan_policy import Policy
 from mailcore.kit.ids import uuid7
 from mailcore.mime.fields import Field, MailAddress, read_fields
 from mailcore.mime.parse import Limits, Summary
@@ -19,7 +20,6 @@ from mailcore.store.messages import JUNK, RoutedMessage
 
 if TYPE_CHECKING:
     from mailcore.flow.pass_on import Outgoing
-    from mailcore.flow.scan import Policy
 
 _MOST_DEFECTS = 20
 

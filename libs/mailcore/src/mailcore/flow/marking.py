@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mailcore.flow.in_hand import InHand
+from mailcore.flow.scan_policy import Policy
 from mailcore.mime import marks as fields
 from mailcore.scanners.base import Finding, Kind, Verdict
-
-if TYPE_CHECKING:
-    from mailcore.flow.scan import Policy
 
 _WORST_FIRST = (
     *(Verdict.INFECTED, Verdict.SPAM, Verdict.LISTED, Verdict.UNSURE, Verdict.CLEAN, Verdict.UNAVAILABLE),

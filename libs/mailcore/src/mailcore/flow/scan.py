@@ -5,7 +5,7 @@
               unsure or no spam filter answers (B-46)
 3. `_waits`   a scanner is away that must have looked (fail closed): the mail is pending, and tried again by itself; one that it
               has no answer for, though it answers for others, is held after an hour
-4. `_act`     each recipient's domain decides: junk, held, or only said (Policy)
+4. `_act`     each recipient's domain decides: junk, held, or only said (flow.scan_policy)
 
 What was found stands in `arrivals.findings`, each of it is a decision. A mail that somebody has released waits for nobody and is
 held no more; what is infected in it can still not be downloaded.
@@ -16,30 +16,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from mailcore.flow.in_hand import InHand
+from mailcore.flow.scan_policy import Policies, Policy, strictest
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import SCAN_SECONDS, SCANS
-from mailcore.kit.remember import Remembered
 from mailcore.mime.marks import SPAM_SCL
 from mailcore.scanners import gtube
 from mailcore.scanners.base import Facts, Finding, Kind, Verdict
 from mailcore.scanners.registry import Configured
-from mailcore.store import domains
 from mailcore.store.arrivals import Stored
 from mailcore.store.session import Store
 
 log = logger(__name__)
 
-REMEMBERED_SECONDS = 4.0
-"""A setting of a domain that is changed counts within five seconds."""
-BY_POINTS = frozenset(("spamd",))
-"""Whose scores are SpamAssassin's points: what is spam by them, its domain says."""
 REST_AFTER, REST_SECONDS = 10, 5.0
 """A scanner that failed so often in a row is left alone for a while, so that mail does not wait for it; then one mail tries."""
 PATIENCE = timedelta(hours=1)
@@ -48,61 +42,6 @@ LATELY_SECONDS = 300.0
 GRACE_SECONDS = 1.0
 """A scanner ends by itself when its time is over; one that does not is ended."""
 _BAD = (Verdict.SPAM, Verdict.LISTED)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a domain wants. Columns of `domains`."""
-
-    spam_action: str = "junk"
-    """tag, junk, quarantine, reject."""
-    spam_score: float = 12.0
-    """SpamAssassin's points from which on mail is spam …"""
-    unsure_score: float = 5.0
-    """… and from which on nobody knows."""
-    malware_action: str = "quarantine"
-    """tag, quarantine, reject."""
-    subject_tag: str | None = None
-    """Before the subject of spam that is passed on."""
-    compatible_headers: bool = False
-    """Mail that is passed on has the fields of others, too (mime.marks)."""
-    scl: int = SPAM_SCL
-    """The installation's: Exchange's level of spam in them."""
-
-    @property
-    def refuses(self) -> bool:
-        """Something, before the reply."""
-        return "reject" in (self.spam_action, self.malware_action)
-
-    def verdict(self, found: Finding) -> Verdict:
-        if found.scanner not in BY_POINTS or found.score is None or found.verdict is Verdict.SKIPPED:
-            return found.verdict
-        if found.score >= self.spam_score:
-            return Verdict.SPAM
-        return Verdict.UNSURE if found.score >= self.unsure_score else Verdict.CLEAN
-
-
-class Policies:
-    """Of our domains, remembered for a few seconds. One a process."""
-
-    def __init__(self, store: Store, *, scl: int = SPAM_SCL) -> None:
-        self._store = store
-        self._scl = scl
-        self._of: Remembered[tuple[UUID, str], Policy] = Remembered(self._ask, seconds=REMEMBERED_SECONDS)
-
-    async def of(self, org_id: UUID, rcpt_to: Sequence[str]) -> dict[str, Policy]:
-        """Domain → what it wants, of all recipients. Raises Unavailable."""
-        names = dict.fromkeys(address.rpartition("@")[2].lower() for address in rcpt_to)
-        return {name: await self._of.get((org_id, name)) or Policy() for name in names}
-
-    def held(self, org_id: UUID, domain: str) -> Policy | None:
-        """The same where it is known; None: it must be asked for."""
-        return self._of.held((org_id, domain))
-
-    async def _ask(self, key: tuple[UUID, str]) -> Policy | None:
-        async with self._store.tenant(key[0]) as db:
-            row = await domains.scan_policy(db, key[1])
-        return None if row is None else Policy(**dict(row), scl=self._scl)
 
 
 class Scans:
@@ -192,7 +131,7 @@ class Scans:
         """Whether a second opinion is wanted: nobody says spam, and somebody is unsure or no spam filter said anything."""
         if any(one.verdict is Verdict.INFECTED for one in found.values()):
             return False
-        strict = _strictest(policies)
+        strict = strictest(policies)
         said = {strict.verdict(one) for one in found.values() if one.kind in (Kind.SPAM, Kind.SENDER)}
         if said.intersection(_BAD):
             return False
@@ -306,7 +245,7 @@ async def recall(mail: InHand, policies: Policies) -> None:
 
 
 def _count(mail: InHand, policies: Mapping[str, Policy]) -> None:
-    strict = _strictest(policies.values())
+    strict = strictest(policies.values())
     mail.verdicts += dict.fromkeys(str(strict.verdict(one)) for one in mail.findings)
     mail.scores += [one.score for one in mail.findings if one.score is not None and one.kind is Kind.SPAM]
 
@@ -340,7 +279,7 @@ def _pend(mail: InHand, waits_for: Sequence[Finding]) -> None:
 def _tell(
     mail: InHand, new: Sequence[Finding], policies: Collection[Policy], fails_open: frozenset[str] = frozenset()
 ) -> None:
-    strict = _strictest(policies)
+    strict = strictest(policies)
     for one in new:
         more: dict[str, Any] = {"scanner": one.scanner}
         if one.score is not None:
@@ -393,11 +332,3 @@ def _wants(domain: str, setting: str, action: str) -> str:
     if action == "reject":
         return f"{domain} refuses such mail, but it had been taken: it is held ({setting}: reject)."
     return f"{domain} wants such mail held ({setting}: {action})."
-
-
-def _strictest(policies: Iterable[Policy]) -> Policy:
-    """By which routes see the mail: the lowest thresholds."""
-    all_ = list(policies) or [Policy()]
-    return Policy(
-        spam_score=min(each.spam_score for each in all_), unsure_score=min(each.unsure_score for each in all_)
-    )

@@ -23,7 +23,8 @@ from mailcore.flow.follow import facts_of
 from mailcore.flow.in_hand import InHand
 from mailcore.flow.parse import raw_of
 from mailcore.flow.pass_on import loop
-from mailcore.flow.scan import Policies, recall
+from mailcore.flow.scan import recall
+from mailcore.flow.scan_policy import Policies
 from mailcore.flow.table import Step, Table
 from mailcore.kit.errors import NotFound
 from mailcore.kit.ids import uuid7

@@ -17,7 +17,8 @@ from uuid import UUID
 from mailcore.blob.base import Spooled
 from mailcore.flow.in_hand import InHand
 from mailcore.flow.parse import Reader
-from mailcore.flow.scan import Policy, Scans, refusal
+from mailcore.flow.scan import Scans, refusal
+from mailcore.flow.scan_policy import Policy
 from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.scanners.base import Verdict
