@@ -15,7 +15,7 @@ SNIPPET = 200
 """Characters of a text that a list shows."""
 HAS_FILES = "h:attachment"
 _PERIOD = 28 * 86_400
-_BLANKS = re.compile(r"[\s\u200b-\u200d\u2060\ufeff\u034f\u00ad]+")
+_UNSEEN = re.compile("[\u200b-\u200d\u2060\ufeff\u034f\u00ad]+")
 
 
 def mark(org_id: UUID, at: datetime) -> str:
@@ -54,4 +54,4 @@ def files(found: Summary) -> int:
 
 
 def snippet(text: str) -> str | None:
-    return _BLANKS.sub(" ", text[: 10 * SNIPPET]).strip()[:SNIPPET] or None
+    return " ".join(_UNSEEN.sub(" ", text[: 10 * SNIPPET]).split())[:SNIPPET] or None

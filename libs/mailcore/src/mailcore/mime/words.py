@@ -20,12 +20,11 @@ MAX_WORDS = 3_000
 """Different words of one mail; what comes after them is not found."""
 _POSITIONS = 8
 """Places of one word that are kept, for phrases."""
-_LAST_PLACE = 16_383
-"""What Postgres can count to in a tsvector."""
 
-_ASCII = re.compile(r"[a-z0-9]+")
+# each octet of ASCII as it stands in a word, a blank where it stands in none
+_ASCII = "".join(chr(at).lower() if chr(at).isalnum() else " " for at in range(128))
 # a vowel sign of India or South East Asia is no letter to `re`, but stands within words
-_RUN = re.compile("(?:[^\\W_]|[\u0900-\u0963\u0966-\u109f\u1780-\u17ff])+")
+_RUN = re.compile("(?:[^\\W_]++|[\u0900-\u0963\u0966-\u109f\u1780-\u17ff]++)++")
 # Thai, Lao, Myanmar, Khmer; kana; Han and its extensions. Hangul has blanks.
 _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+)"
@@ -37,10 +36,15 @@ _ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f'\"\\~<>()\[\],;:]{1,320}\Z")
 
 def words(text: str) -> list[str]:
     """In order; two characters at a time where a script has no blanks (one, where it stands alone)."""
+    if not text.isascii():
+        text = _folded(text)
     if text.isascii():
-        return [word[:MAX_WORD] for word in _ASCII.findall(text.lower())]
+        return _cut(text.translate(_ASCII).split())
+    runs = _RUN.findall(text)
+    if not _UNSPACED.search(text):
+        return _cut(runs)
     found: list[str] = []
-    for run in _RUN.findall(_folded(text)):
+    for run in runs:
         if run.isascii() or not _UNSPACED.search(run):
             found.append(run[:MAX_WORD])
             continue
@@ -54,6 +58,10 @@ def words(text: str) -> list[str]:
             else:
                 found += [piece[at : at + 2] for at in range(len(piece) - 1)]
     return found
+
+
+def _cut(found: list[str]) -> list[str]:
+    return found if max(map(len, found), default=0) <= MAX_WORD else [word[:MAX_WORD] for word in found]
 
 
 def is_unspaced(word: str) -> bool:
@@ -84,17 +92,17 @@ class Lexemes:
 
     def add(self, text: str, field_: str = "") -> None:
         # a text has hundreds of words, and this is run for each: no call but those of dicts and lists
-        known, place = self._places, self._place
-        for word in words(text):
-            place += place < _LAST_PLACE
-            for lexeme in (word, f"{field_}:{word}") if field_ else (word,):
-                places = known.get(lexeme)
-                if places is not None:
-                    if len(places) < _POSITIONS:
-                        places.append(place)
-                elif len(known) < MAX_WORDS:
-                    known[lexeme] = [place]
-        self._place = min(place + 1, _LAST_PLACE)  # a phrase does not reach from one field into the next
+        known, first = self._places, self._place + 1
+        found = words(text)
+        for prefix in ("", f"{field_}:") if field_ else ("",):
+            for place, word in enumerate([prefix + word for word in found] if prefix else found, first):
+                places = known.get(word)
+                if places is None:
+                    if len(known) < MAX_WORDS:
+                        known[word] = [place]
+                elif len(places) < _POSITIONS:
+                    places.append(place)
+        self._place = first + len(found)  # a phrase does not reach from one field into the next
 
     def add_addresses(self, people: Iterable[tuple[str, str]], field_: str) -> None:
         """Names with addresses; of an address also itself, its local part, its domain and what that belongs to."""
@@ -117,7 +125,7 @@ class Lexemes:
             self._places.setdefault(lexeme, [])
 
     def tsvector(self) -> str:
-        """As Postgres reads it."""
+        """As Postgres reads it, which makes each place beyond 16,383 that one."""
         mark = self.mark
         pieces = []
         for word, places in self._places.items():

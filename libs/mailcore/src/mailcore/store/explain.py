@@ -31,7 +31,8 @@ ORDER BY q.n, h.id
 
 
 async def deliveries(db: Connection, email_id: UUID, held: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
-    """One a recipient, in the order of To, Cc, Bcc; empty when the organization has no such email. Role app."""
+    """One a recipient, in the order of To, Cc, Bcc; empty when the organization has no such email. Role app, in a
+    snapshot: else an attempt that ends meanwhile shows its state and not itself."""
     held = held or {}
     reports = await _reports(db, email_id)
     attempts: dict[int, list[dict[str, Any]]] = {}

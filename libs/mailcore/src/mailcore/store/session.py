@@ -93,10 +93,12 @@ class Store:
         self._pool.terminate()
 
     @asynccontextmanager
-    async def tenant(self, org_id: UUID) -> AsyncIterator[Connection]:
+    async def tenant(self, org_id: UUID, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+        """`snapshot`: all that is read is of one moment, for an answer that several statements put together; read only."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
         # the id is a UUID, hence safe to stand in the statement: one round trip opens the transaction with its scope
         async with self._transaction(
-            f"BEGIN; SET LOCAL ROLE postroom_app; SET LOCAL app.org_id = '{UUID(int=org_id.int)}'"
+            f"{begin}; SET LOCAL ROLE postroom_app; SET LOCAL app.org_id = '{UUID(int=org_id.int)}'"
         ) as db:
             yield db
 

@@ -41,7 +41,7 @@ async def get(arrival_id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     """Who handed it over, what authentication and scanners found, what was decided and why, which messages it became,
     where it waits."""
     id_ = path_id(arrival_id)
-    async with ctx.store.tenant(who.org_id) as db:
+    async with ctx.store.tenant(who.org_id, snapshot=True) as db:
         row = await arrivals.find(db, id_)
         if row is None:
             raise not_found("Arrival")

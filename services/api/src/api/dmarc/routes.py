@@ -95,7 +95,7 @@ async def upload(request: Request, who: FullAccess, ctx: Ctx) -> Response:
 
 @router.get("/reports/{id}", response_model=None, responses={200: {"model": schemas.Report}})
 async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
-    async with ctx.store.tenant(who.org_id) as db:
+    async with ctx.store.tenant(who.org_id, snapshot=True) as db:
         row = await dmarc_reports.find(db, path_id(id))
         if row is None:
             raise not_found("DMARC report")

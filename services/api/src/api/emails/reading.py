@@ -66,7 +66,7 @@ async def deliveries(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     email_id = path_id(id)
     async with ctx.store.worker() as db:
         held = await explain.held(db, who.org_id, email_id)
-    async with ctx.store.tenant(who.org_id) as db:
+    async with ctx.store.tenant(who.org_id, snapshot=True) as db:
         found = await explain.deliveries(db, email_id, held)
     if not found:
         raise not_found("Email")
