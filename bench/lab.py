@@ -88,6 +88,9 @@ class Stack:
         return f"postgresql://postgres:bench@127.0.0.1:{self.pg_port}/{database}"
 
     def start(self, stack: ExitStack) -> None:
+        self.folder.chmod(
+            0o711
+        )  # root's Postgres runs as `nobody`, who has to pass; else it would lie elsewhere, and stay there
         cluster = postgres.prepare(Folder(self.folder), self.pg_port, "bench")
         account = cluster.account
         own = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,10 +63,15 @@ def wait_for(check: Callable[[], T | None], what: str, seconds: float = 60.0) ->
 
 
 def traversable(folder: Path) -> None:
-    """Root's Postgres runs as `nobody`, who has to pass through pytest's private folders (they are ours)."""
+    """Root's Postgres runs as `nobody`, who has to pass through pytest's private folders, however they are named: where he may not,
+    the cluster is put elsewhere (`local/away.py`), and is still there when pytest has removed its folders."""
     if os.getuid() == 0:
         path = [folder, *folder.parents]
-        ours = max((n for n, each in enumerate(path) if each.name.startswith("pytest-")), default=0)
+        temporary = {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")}
+        ours = max(
+            (n for n, each in enumerate(path[:-1]) if each.name.startswith("pytest-") or path[n + 1] in temporary),
+            default=0,
+        )
         for each in path[: ours + 1]:
             each.chmod(each.stat().st_mode | 0o011)
 

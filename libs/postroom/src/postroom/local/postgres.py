@@ -5,7 +5,7 @@ Only the binaries of that package are used; it is never imported. The server lis
 (builtin C.UTF-8; on 16, which lacks it, libc's C.UTF-8 or C).
 
 Postgres refuses to run as root, so root's Postgres runs as `nobody`. Where `nobody` may not reach the data folder or the
-binaries (a private home folder), they are placed under /var/lib/postroom and linked from the data folder.
+binaries (a private home folder), they are placed under /var/lib/postroom and linked from the data folder (`away`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import locale
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import stat
@@ -30,12 +29,12 @@ import asyncpg
 
 from postroom.console import CannotStart
 
+from . import away
 from .child import Account
 from .folder import Folder
 
 DEFAULT_MAJOR = 18
 _INSTALLS = {18: "pginstall18", 16: "pginstall"}
-_AWAY = Path("/var/lib/postroom")
 HOST = "127.0.0.1"
 DATABASE = "postroom"
 LOGIN = "postroom"
@@ -110,6 +109,9 @@ def prepare(folder: Folder, port: int, password: str, major: int | None = None) 
         )
     chosen = written or major or DEFAULT_MAJOR
     account = _account()
+    if account:
+        away.remember(folder.pg)
+        away.sweep()
     pgdata = _place(folder, account)
     binaries = _binaries(chosen, pgdata.parent, account)
     cluster = Cluster(chosen, binaries, pgdata, port, account)
@@ -166,23 +168,26 @@ def _place(folder: Folder, account: Account | None) -> Path:
         return folder.pg.resolve()
     if folder.pg.is_symlink():
         raise CannotStart(f"{folder.pg} points to {folder.pg.readlink()}, which is gone: restore it from a backup.")
-    pgdata = folder.pg
     try:
         if account and not _may_enter(folder.root, account):
-            home = _AWAY / secrets.token_hex(6)
-            home.mkdir(mode=0o755, parents=True)
-            pgdata = home / "pg"
-        pgdata.mkdir(mode=0o700)
-        if account:
-            os.chown(pgdata, account.uid, account.gid)
-        if pgdata != folder.pg:
-            folder.pg.symlink_to(pgdata)
+            with away.turn():
+                pgdata = away.make(folder.pg) / "pg"
+                _make_own(pgdata, account)
+                folder.pg.symlink_to(pgdata)
+                return pgdata
+        _make_own(folder.pg, account)
     except OSError as error:
         raise CannotStart(
             f"Postgres may not run as root, the user nobody may not enter {folder.root}, and {error.filename} cannot be"
             f" made ({error.strerror}): start as an ordinary user, or put --data under a folder that others may enter."
         ) from None
-    return pgdata
+    return folder.pg
+
+
+def _make_own(pgdata: Path, account: Account | None) -> None:
+    pgdata.mkdir(mode=0o700)
+    if account:
+        os.chown(pgdata, account.uid, account.gid)
 
 
 def _binaries(major: int, home: Path, account: Account | None) -> Path:
