@@ -1,4 +1,4 @@
-"""GET /docs: /openapi.json for people. One page, no script, nothing from anywhere else."""
+"""GET /: what answers here. GET /docs: /openapi.json for people; one page, no script, nothing from anywhere else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from api.context import Ctx
 from api.docs.page import STYLE, render
@@ -17,6 +17,18 @@ _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+@router.get("/")
+async def root(request: Request, ctx: Ctx) -> Response:
+    """A browser is sent to the reference; a program is told where it is. Nothing here differs by who asks."""
+    headers = {"vary": "accept", "cache-control": "public, max-age=300"}
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/docs", 302, headers)
+    base = ctx.settings.http.public_url.rstrip("/")
+    told = {"name": request.app.title, "version": request.app.version}
+    links = {"docs": f"{base}/docs", "openapi": f"{base}/openapi.json", "health": f"{base}/health"}
+    return JSONResponse(told | links, headers=headers)
 
 
 @router.get("/docs")
