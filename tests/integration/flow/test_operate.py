@@ -16,7 +16,7 @@ from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
-from mailcore.store import deliveries, queue_orders
+from mailcore.store import deliveries, explain, queue_orders, sites, ways
 from mailcore.store.queue_orders import Query
 from mailcore.store.session import Store
 
@@ -284,3 +284,92 @@ async def test_a_hold_waits_for_no_count(
     held = await operate.hold(store, None, None, seconds=None, dry_run=False, **WORDS)
     assert (held.touches.deliveries, held.touches.at_least) == (0, True)
     assert await admin.fetchval("SELECT count(*) FROM holds") == 1
+
+
+# ---- reroute of mail with REQUIRETLS ---------------------------------------------------------------------------------
+
+
+async def _way(store: Store, kind: str) -> UUID:
+    """Of the installation."""
+    way_id = uuid7()
+    async with store.worker() as db:
+        site = await sites.ensure(db, f"{kind}:{way_id}", 5)
+        await ways.add(
+            db,
+            way_id=way_id,
+            org_id=None,
+            name=kind,
+            kind=kind,
+            settings={},
+            secrets_sealed=b"",
+            reports=False,
+            site_id=site.id,
+        )
+    return way_id
+
+
+@pytest.fixture
+async def strict(store: Store, ringer: Ringer, org: UUID, domain: UUID, tmp_path: Any) -> dict[str, UUID]:
+    submits = Submits(store, ringer, LocalBlobs(tmp_path))
+    found = {}
+    for name in ("plain", "strict"):
+        email = NewEmail(
+            *("Us <us@postroom.test>", "postroom.test", ["a@one.test"], [parse_address("a@one.test")]),
+            subject="S",
+            text="t",
+            requiretls=name == "strict",
+        )
+        found[name] = (await submits.submit(org, [email], door="test")).ids[0]
+    await submits.drain()
+    return found
+
+
+async def test_a_reroute_to_a_providers_api_leaves_mail_with_requiretls_where_it_is_and_says_so(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, strict: dict[str, UUID], org: UUID
+) -> None:
+    way_id = await _way(store, "mailgun")
+    before = await _everything(admin)
+    query = Query(domain="one.test")
+    told = await operate.order(store, ringer, "reroute", query, way_id=way_id, dry_run=True, **WORDS)
+    assert await _everything(admin) == before
+    assert (told.touches.deliveries, told.touches.left) == (1, 1)
+    assert [row["email_id"] for row in told.touches.sample] == [strict["plain"]]
+    lanes = {row["email_id"]: row["lane_id"] for row in await admin.fetch("SELECT email_id, lane_id FROM queue")}
+    for times in (1, 2):
+        told = await operate.order(store, ringer, "reroute", query, way_id=way_id, dry_run=False, **WORDS)
+        assert told.order is not None
+        for _ in range(2):  # twice, as after a crash
+            await admin.execute("UPDATE queue_orders SET state = 'waiting' WHERE id = $1", told.order.id)
+            await operate.carry_out(store, told.order.id)
+        async with store.worker() as db:
+            order = await queue_orders.get(db, told.order.id)
+        assert order is not None
+        assert (order.state, order.touched, order.detail["left"]) == ("done", 2 - times, 1)
+        notes = await admin.fetch("SELECT * FROM attempts ORDER BY attempt DESC")
+        assert [(row["email_id"], row["attempt"]) for row in notes] == [
+            (strict["strict"], -each - 1) for each in range(times)
+        ]
+    now = {row["email_id"]: row["lane_id"] for row in await admin.fetch("SELECT email_id, lane_id FROM queue")}
+    assert now[strict["strict"]] == lanes[strict["strict"]] and now[strict["plain"]] != lanes[strict["plain"]]
+    async with store.tenant(org) as db:
+        [delivery] = await explain.deliveries(db, strict["strict"])
+    assert (
+        "REQUIRETLS" in delivery["next_attempt"]["why"] and "has not been tried yet" in delivery["next_attempt"]["why"]
+    )
+    assert {(each["outcome"], each["rule"]) for each in delivery["attempts"]} == {("left", "operator")}
+
+
+@pytest.mark.parametrize("kind", ["smarthost", None])
+async def test_a_reroute_to_a_host_takes_mail_with_requiretls_along(
+    kind: str | None, store: Store, ringer: Ringer, admin: asyncpg.Connection, strict: dict[str, UUID]
+) -> None:
+    away = await _way(store, "smarthost")
+    steps = [away] if kind else [away, None]
+    for way_id in steps:
+        told = await operate.order(
+            store, ringer, "reroute", Query(domain="one.test"), way_id=way_id, dry_run=False, **WORDS
+        )
+        assert told.order is not None and (told.touches.deliveries, told.touches.left) == (2, 0)
+        assert (await operate.carry_out(store, told.order.id)).touched == 2
+    assert await admin.fetchval("SELECT count(*) FROM attempts") == 0
+    assert await admin.fetchval("SELECT count(DISTINCT lane_id) FROM queue") == 1

@@ -161,11 +161,15 @@ async def order(
 ) -> Told:
     """Counts what the query means (up to a bound); unless `dry_run`, orders it and rings outbound.
 
-    `way_id`: of reroute, a way of the installation; None: the way of the recipient's domain again. Raises NotFound.
+    `way_id`: of reroute, a way of the installation; None: the way of the recipient's domain again. Raises NotFound. Mail with
+    REQUIRETLS is left where it is when the way is a provider's API: there it could only fail.
     """
     async with reading(store) as db:
-        if way_id is not None and not await ways.known(db, None, [way_id]):
-            raise NotFound("Way not found")
+        if way_id is not None:
+            way = await ways.shown(db, None, way_id)
+            if way is None:
+                raise NotFound("Way not found")
+            query = dataclasses.replace(query, requiretls=way["kind"] in ways.OWN_KINDS)
         touches = await queue_orders.survey(db, query)
     if dry_run:
         return Told(touches, [], 0, None)
@@ -187,7 +191,9 @@ async def order(
 def written(query: Query) -> dict[str, Any]:
     """As the order's row keeps it."""
     found = {
-        name: value for name, value in dataclasses.asdict(query).items() if value is not None and value is not False
+        name: value
+        for name, value in dataclasses.asdict(query).items()
+        if value is not None and value is not (name == "requiretls")  # what is not said
     }
     return {name: str(value) if isinstance(value, UUID | datetime) else value for name, value in found.items()}
 
@@ -228,6 +234,8 @@ async def carry_out(store: Store, order_id: UUID) -> Done:
             await by_index(db)
             lanes = await queue_orders.lanes(db, query)
         for lane in lanes:
+            if not query.requiretls:
+                await _leave(store, found, lane, query)
             while True:
                 batch, queued = await _batch(store, found, lane, query)
                 touched, webhooks = touched + batch, webhooks + queued
@@ -243,6 +251,23 @@ async def carry_out(store: Store, order_id: UUID) -> Done:
         await queue_orders.finish(db, order_id)
     log.info("an order was carried out", order=str(order_id), verb=found.verb, deliveries=touched)
     return Done(touched, webhooks)
+
+
+LEFT = (
+    "An order of the operator to send it by a provider's API left it where it is: it was handed in with REQUIRETLS, and no "
+    "provider promises that (RFC 8689)."
+)
+
+
+async def _leave(store: Store, order: Order, lane: int, query: Query) -> None:
+    while True:
+        async with store.worker() as db:
+            await by_index(db)
+            count = await queue_orders.leave(db, lane, query, order, LEFT)
+            if count:
+                await queue_orders.left(db, order.id, count)
+        if count < BATCH:
+            return
 
 
 async def _batch(store: Store, order: Order, lane: int, query: Query) -> tuple[int, int]:

@@ -103,6 +103,7 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None)
     if row["waiting"] is None:
         return None
     why: list[str] = []
+    orders, attempts = [a for a in attempts if a["attempt"] < 0], [a for a in attempts if a["attempt"] >= 0]
     if row["state"] == "leased":
         why.append(f"Attempt {row['attempt']} is under way since {_iso(row['leased_at'])}.")
     elif row["state"] == "scheduled":
@@ -122,6 +123,8 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None)
             why.append(
                 f"It was turned away by {by}: {words}. That does not count as an attempt: it is due again at once."
             )
+    if orders and row["state"] != "leased":
+        why.append(orders[0]["reply"])  # the latest
     if row["crashes"]:
         why.append(f"{row['crashes']} attempts ended with the death of their process: it is tried alone.")
     if row["state"] == "leased":

@@ -47,6 +47,8 @@ class Query:
     """Submitted before that."""
     scheduled: bool = False
     """Mail that waits for its time, too."""
+    requiretls: bool = True
+    """Mail with REQUIRETLS, too; False: without that, which no provider's API can promise (RFC 8689 §4.2.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Touches:
     organizations: list[UUID]
     sample: list[asyncpg.Record]
     """SAMPLE rows: email_id, n, recipient, due_at."""
+    left: int = 0
+    """Deliveries that the query means and the order leaves where they are: mail with REQUIRETLS; SURVEY_ROWS at most."""
 
 
 _COLUMNS = "id, verb, query, detail, reason, ordered_by, state, touched, error, created_at, done_at"
@@ -172,6 +176,9 @@ WHERE q.lane_id = {lane} AND q.worker IS NULL AND q.crashes = 0
   AND ($3::text IS NULL OR EXISTS (
     SELECT FROM emails e JOIN domains o ON o.id = e.domain_id WHERE e.id = q.email_id AND o.name = $3))
 """
+_STRICT = "EXISTS (SELECT FROM emails e WHERE e.id = q.email_id AND e.requiretls)"
+_LAX_ROWS = f"{_ROWS}  AND NOT {_STRICT}\n"
+_STRICT_ROWS = f"{_ROWS}  AND {_STRICT}\n"
 
 
 def _arguments(query: Query) -> list[Any]:
@@ -187,31 +194,45 @@ def _arguments(query: Query) -> list[Any]:
 async def survey(db: Connection, query: Query) -> Touches:
     """What an order would touch, counted up to SURVEY_ROWS. After `site_list.bounded`."""
     found = await lanes(db, query)
-    row = await db.fetchrow(_SURVEY, found, *_arguments(query), SURVEY_ROWS, NAMED)
-    sample = await db.fetch(_SAMPLE, found, *_arguments(query), SAMPLE)
+    rows = _ROWS if query.requiretls else _LAX_ROWS
+    row = await db.fetchrow(_survey(rows), found, *_arguments(query), SURVEY_ROWS, NAMED)
+    sample = await db.fetch(_sample(rows), found, *_arguments(query), SAMPLE)
     assert row is not None
+    left = 0
+    if not query.requiretls:
+        left = await db.fetchval(_count(_STRICT_ROWS), found, *_arguments(query), SURVEY_ROWS)
     count = row["deliveries"]
     return Touches(
-        min(count, SURVEY_ROWS), count > SURVEY_ROWS, row["lanes"], row["sites"], row["organizations"], list(sample)
+        *(min(count, SURVEY_ROWS), count > SURVEY_ROWS, row["lanes"], row["sites"], row["organizations"], list(sample)),
+        left=min(left, SURVEY_ROWS),
     )
 
 
-_MEANT_ROWS = f"""
-unnest($1::bigint[]) AS lane (id) CROSS JOIN LATERAL ({_ROWS.format(lane="lane.id")} LIMIT $7 + 1) meant
-"""
-_SURVEY = f"""
-WITH meant AS MATERIALIZED (SELECT meant.lane_id, meant.org_id FROM {_MEANT_ROWS} LIMIT $7 + 1)
+def _meant_rows(rows: str) -> str:
+    return f"unnest($1::bigint[]) AS lane (id) CROSS JOIN LATERAL ({rows.format(lane='lane.id')} LIMIT $7 + 1) meant"
+
+
+def _survey(rows: str) -> str:
+    return f"""
+WITH meant AS MATERIALIZED (SELECT meant.lane_id, meant.org_id FROM {_meant_rows(rows)} LIMIT $7 + 1)
 SELECT count(*) AS deliveries, count(DISTINCT lane_id) AS lanes,
        ARRAY(SELECT DISTINCT s.key FROM (SELECT DISTINCT lane_id FROM meant) m JOIN lanes l ON l.id = m.lane_id
              JOIN recipient_domains r ON r.domain = l.domain {TAKEN} ORDER BY 1 LIMIT $8) AS sites,
        ARRAY(SELECT DISTINCT org_id FROM meant ORDER BY 1 LIMIT $8) AS organizations
 FROM meant
 """
-_SAMPLE = f"""
+
+
+def _sample(rows: str) -> str:
+    return f"""
 SELECT found.email_id, found.n, d.recipient, found.due_at
-FROM (SELECT meant.email_id, meant.n, meant.due_at FROM {_MEANT_ROWS} ORDER BY meant.due_at LIMIT $7) found
+FROM (SELECT meant.email_id, meant.n, meant.due_at FROM {_meant_rows(rows)} ORDER BY meant.due_at LIMIT $7) found
 JOIN deliveries d ON d.email_id = found.email_id AND d.n = found.n
 """
+
+
+def _count(rows: str) -> str:
+    return f"SELECT count(*) FROM (SELECT FROM {_meant_rows(rows)} LIMIT $7 + 1) counted"
 
 
 # ---- what is done to them: a batch of one lane each, in the caller's transaction ---------------------------------------
@@ -294,17 +315,19 @@ async def reroute(db: Connection, lane: int, query: Query, route: int) -> int:
         "WHERE id = $1 AND route_id <> $2 ON CONFLICT (org_id, domain, class, route_id) DO NOTHING",
         *(lane, route),
     )
-    count: int = await db.fetchval(_REROUTE, lane, *_arguments(query), BATCH, route)
+    rows = _ROWS if query.requiretls else _LAX_ROWS
+    count: int = await db.fetchval(_reroute(rows), lane, *_arguments(query), BATCH, route)
     return count
 
 
-_REROUTE = f"""
+def _reroute(rows: str) -> str:
+    return f"""
 WITH target AS MATERIALIZED (
   SELECT there.id FROM lanes here
   JOIN lanes there ON there.org_id = here.org_id AND there.domain = here.domain AND there.class = here.class
   WHERE here.id = $1 AND here.route_id <> $8 AND there.route_id = $8
 ), picked AS MATERIALIZED (
-  {_ROWS.format(lane="$1::bigint")} AND EXISTS (SELECT FROM target) LIMIT $7 FOR UPDATE OF q SKIP LOCKED
+  {rows.format(lane="$1::bigint")} AND EXISTS (SELECT FROM target) LIMIT $7 FOR UPDATE OF q SKIP LOCKED
 ), moved AS (
   UPDATE queue q
   SET lane_id = target.id, due_at = CASE WHEN q.attempt > 0 OR q.waits_for IS NOT NULL THEN now() ELSE q.due_at END,
@@ -313,6 +336,38 @@ WITH target AS MATERIALIZED (
 )
 SELECT count(*) FROM moved
 """
+
+
+async def leave(db: Connection, lane: int, query: Query, order: Order, words: str) -> int:
+    """Mail with REQUIRETLS stays where it is, and its attempts say so, numbered below 0. Once an order. Fewer than BATCH: all."""
+    count: int = await db.fetchval(_LEAVE, lane, *_arguments(query), BATCH, order.created_at, words)
+    return count
+
+
+_LEAVE = f"""
+WITH picked AS MATERIALIZED (
+  {_STRICT_ROWS.format(lane="$1::bigint")}
+  AND NOT EXISTS (SELECT FROM attempts a
+                  WHERE a.email_id = q.email_id AND a.n = q.n AND a.attempt < 0 AND a.at >= $8) LIMIT $7
+  FOR UPDATE OF q SKIP LOCKED
+), noted AS (
+  INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, reply, rule)
+  SELECT email_id, n,
+         (SELECT least(min(a.attempt), 0) - 1 FROM attempts a WHERE a.email_id = picked.email_id AND a.n = picked.n),
+         org_id, clock_timestamp(), 'left', $9, 'operator'
+  FROM picked RETURNING 1
+)
+SELECT count(*) FROM noted
+"""
+
+
+async def left(db: Connection, id_: UUID, count: int) -> None:
+    """So many more that the order left where they are."""
+    await db.execute(
+        "UPDATE queue_orders SET detail = detail || jsonb_build_object('left', coalesce((detail->>'left')::int, 0) + $2::int) "
+        "WHERE id = $1 AND state = 'waiting'",
+        *(id_, count),
+    )
 
 
 async def page(db: Connection, asked: Page) -> Slice:

@@ -101,6 +101,8 @@ TAKEN = """LEFT JOIN LATERAL (
   ORDER BY c.lax, NOT c.free, c.off IS TRUE, c.place LIMIT 1
 ) taken ON true
 JOIN sites s ON s.id = coalesce(taken.site_id, r.site_id)"""
+OWN_KINDS = ("smarthost", "lmtp")
+"""Ways that speak SMTP or LMTP to a host; all others are a provider's API."""
 TAKEN_COLUMNS = "taken.way_id, taken.place, taken.ways, taken.key, taken.others_free, taken.resting"
 
 

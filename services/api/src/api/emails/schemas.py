@@ -125,7 +125,8 @@ class AttachmentList(BaseModel):
 
 class Attempt(BaseModel):
     attempt: int = Field(
-        description="1 for the first; 0 tells how often a 421 turned the mail away, which counts as none."
+        description="1 for the first; 0 tells how often a 421 turned the mail away, which counts as none; below 0 an order of the "
+        "operator that left it where it is."
     )
     at: str
     outcome: str

@@ -83,6 +83,9 @@ class Touches(BaseModel):
     sites: list[str] = Field(description="20 at most.")
     organizations: list[str] = Field(description="20 at most.")
     sample: list[Sample]
+    left: int = Field(
+        description="Left where they are: mail with REQUIRETLS, of a reroute to a provider's API, which cannot promise that."
+    )
 
 
 class OrderShape(BaseModel):
@@ -94,6 +97,7 @@ class OrderShape(BaseModel):
     ordered_by: str
     state: Literal["waiting", "done", "failed"]
     touched: int = Field(description="Deliveries so far.")
+    left: int = Field(description="Deliveries so far that were left where they are, as `touches` says of `left`.")
     error: str | None
     created_at: str
     done_at: str | None

@@ -39,11 +39,12 @@ def order_shape(order: Order) -> dict[str, Any]:
         "object": "order",
         "id": str(order.id),
         "verb": order.verb,
-        "query": order.query,
+        "query": {name: value for name, value in order.query.items() if name != "requiretls"},
         "reason": order.reason,
         "ordered_by": order.ordered_by,
         "state": order.state,
         "touched": order.touched,
+        "left": order.detail.get("left", 0),
         "error": order.error,
         "created_at": order.created_at.isoformat(),
         "done_at": None if order.done_at is None else order.done_at.isoformat(),
@@ -66,6 +67,7 @@ def told_shape(verb: str, told: Told) -> dict[str, Any]:
                 {"email_id": str(row["email_id"]), "recipient": row["recipient"], "due_at": row["due_at"].isoformat()}
                 for row in touches.sample
             ],
+            "left": touches.left,
         },
         "holds": [hold_shape(hold) for hold in told.holds],
         "woken": told.woken,
