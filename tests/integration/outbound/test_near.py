@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from fakes.smtp_server import SmtpServer
-from integration.outbound.harness import Tenant
+from integration.outbound.harness import Tenant, until
 from mailcore.store import holds
 from mailcore.store.session import Store
 
@@ -33,3 +35,29 @@ async def test_a_known_lane_is_looked_at_alone(
         await tenant.state(held, "delivered")
         assert (await tenant.delivery(unknown))["state"] == "queued"
     assert len(sink.caught) == 9
+
+
+async def test_a_site_that_was_opened_again_waits_for_no_heartbeat(
+    tenant: Tenant,
+    sink: SmtpServer,
+    outbound: Any,
+    store: Store,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One has told that all is held; that it no longer is shows with the first look that finds mail due there."""
+    monkeypatch.setattr("outbound.site_shares.BEAT_SECONDS", 0.1)
+    async with outbound(sink):
+        await tenant.state(await tenant.send("a@example.com"), "delivered")
+        async with store.worker() as db:
+            await holds.place(db, None, None, origin="operator", reason="maintenance")
+        beat = "SELECT bool_and(renewed_at > $1) FROM site_shares"
+        for _ in range(2):  # the first may have begun before the hold
+            now = await admin.fetchval("SELECT clock_timestamp()")
+            await until(lambda since=now: admin.fetchval(beat, since), "a heartbeat")  # type: ignore[misc]
+        monkeypatch.setattr("outbound.site_shares.BEAT_SECONDS", 600.0)
+        await asyncio.sleep(0.3)  # one that was under way
+        async with store.worker() as db:
+            await holds.lift(db, None, None)
+        await tenant.state(await tenant.send("b@example.com"), "delivered", seconds=20)
+    assert len(sink.caught) == 2

@@ -166,11 +166,12 @@ class Outbound:
             log.warning("rows leased to us that we do not hold were given back", rows=strays)
 
     async def _lease_sites(self, due: Iterable[DueLane]) -> None:
-        """Our share of each site that we are about to work on, in one transaction; nothing when we have them all."""
+        """Our share of each site that we are about to work on, in one transaction; nothing when we have them all. Mail is due only
+        at sites that are open: one that we believe closed was opened since the last heartbeat."""
         missing = {
             lane.site_id
             for lane in due
-            if isinstance(self._routes.known(lane), Way) and self._office.shares.get(lane.site_id) is None
+            if isinstance(self._routes.known(lane), Way) and not self._office.shares.has(lane.site_id)
         }
         if missing:
             await self._office.shares.lease(missing)

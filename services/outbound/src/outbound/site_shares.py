@@ -89,6 +89,11 @@ class SiteShare:
         """To have at most, now."""
         return 0 if self.closed else min(self.target, int(self.window))
 
+    @property
+    def shut_elsewhere(self) -> bool:
+        """Closed, and not by what the site said to us: when there is mail to it nevertheless, it has been opened again."""
+        return self.closed and None not in self._shut
+
     def of_kind(self, kind: object) -> int:
         """Connections for one of `kinds`: equal parts; 0: the others have them all, it waits for one to end."""
         if kind not in self.kinds:
@@ -198,10 +203,15 @@ class SiteShares:
         share.asked_at = time.monotonic()
         return share
 
+    def has(self, site_id: int) -> bool:
+        """Whether its share is good for mail that is due; else `lease` it."""
+        share = self.get(site_id)
+        return share is not None and not share.shut_elsewhere
+
     async def lease(self, site_ids: Iterable[int]) -> None:
-        """A share of each that has none yet. Raises Unavailable."""
+        """A share of each that has none yet, or one of which only the last heartbeat says that it is closed. Raises Unavailable."""
         async with self._beating:
-            missing = sorted({id_ for id_ in site_ids if self.get(id_) is None})
+            missing = sorted({id_ for id_ in site_ids if not self.has(id_)})
             if missing and not self._drained:
                 await self._renew(missing)
 
