@@ -111,6 +111,42 @@ async def test_the_sum_never_exceeds_the_limit_whoever_comes_goes_and_dies(
     assert sum(await _granted(admin)) == min(7, 7 if parties else 0)
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+async def test_a_site_that_has_failed_is_asked_by_two_connections_of_all_processes(
+    store: Store, admin: asyncpg.Connection, processes: int
+) -> None:
+    """Also by those that had many, that come later, and that know nothing of it yet but by their heartbeat."""
+    site = await _site(store, 20)
+    parties = [Party(store) for _ in range(processes)]
+    for party in parties:
+        await party.join(site)
+    for _ in range(3):
+        for party in parties:
+            await party.beat(site)
+    assert sum(party.open for party in parties) == 20
+    async with store.worker() as db:
+        await sites.suspend(db, site, "421 later", first=3600, longest=3600)
+    for party in parties:
+        await party.beat(site)
+        assert party.share is not None and party.share.closed and party.open == 0
+    await admin.execute("UPDATE sites SET suspended_until = now()")  # its rest is over, and two find out
+    for _ in range(2):
+        for party in parties:
+            await party.beat(site)
+            assert party.share is not None and party.share.failing
+            assert sum(each.open for each in parties) <= 2
+    assert sum(party.open for party in parties) == 2
+    late = await Party(store).join(site)
+    await late.beat(site)
+    assert sum(each.open for each in (*parties, late)) <= 2
+    async with store.worker() as db:
+        await sites.clear(db, site)
+    for _ in range(3):
+        for party in (*parties, late):
+            await party.beat(site)
+    assert sum(each.open for each in (*parties, late)) == 20
+
+
 async def test_a_process_that_was_buried_begins_anew(store: Store, admin: asyncpg.Connection) -> None:
     site = await _site(store, 4)
     party = await Party(store).join(site)

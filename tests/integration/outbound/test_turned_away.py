@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from fakes.smtp_server import SmtpServer, Step, Talk
+from fakes.smtp_server import CUT, SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
 from mailcore.store import explain
 from mailcore.store.session import Store
@@ -88,6 +88,29 @@ async def test_what_is_said_of_a_sender_is_told_to_nobody_else(
         assert await admin.fetchval(of_site) == "421 4.7.0 the peer closes its connections"
         await until(lambda: tenant.attempts(email_id), "told")
     assert "MAIL FROM:<" in (await tenant.attempts(email_id))[0]["reply"], "its own sender reads it"
+
+
+async def test_a_site_that_cuts_at_mail_rests_ever_longer_like_one_that_says_421(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    """Each mail pays with an attempt, and not all of them with one after the other."""
+    cutting = True
+
+    def mail(_: Talk) -> Step | None:
+        return CUT if cutting else None
+
+    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[0.1] * 30, max_connections=4):
+        mails = await tenant.send_each([[f"u{n}@example.com"] for n in range(60)])
+        failures = "SELECT failures >= 4 FROM sites WHERE key LIKE 'catch:%'"
+        await until(lambda: admin.fetchval(failures), "it rested again and again")
+        left = await admin.fetchval("SELECT last_reply FROM sites WHERE key LIKE 'catch:%'")
+        tried = await admin.fetchval("SELECT count(*) FROM attempts")
+        cutting = False
+        for email_id in mails:
+            await tenant.state(email_id, "delivered")
+    assert "the peer closes its connections" in left
+    assert tried < 60, "two a rest, after the first that found it out"
+    assert await admin.fetchval("SELECT failures FROM sites WHERE key LIKE 'catch:%'") == 0
 
 
 async def _free(tenant: Tenant, email_id: Any) -> bool:

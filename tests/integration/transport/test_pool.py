@@ -210,6 +210,45 @@ async def test_a_peer_that_allows_two_connections() -> None:
         assert len(server.caught) == 300
 
 
+async def test_a_peer_that_allows_more_later_is_asked_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, and twice as late after each refusal."""
+    monkeypatch.setattr("mailcore.transport.pool.RISE_SECONDS", 0.02)
+    monkeypatch.setattr("mailcore.transport.pool.RISE_LONGEST", 0.05)
+    allowed = 1
+
+    def greeting(_: Talk) -> Step | None:
+        return Step("421 4.7.0 too many connections\r\n", cut=True) if server.open > allowed else None
+
+    outcomes: list[Outcome] = []
+
+    async def feed(until_open: int, talks: int) -> None:
+        while server.open < until_open or len(server.talks) < talks:
+            for each in mails(5):
+                queue.put(each)
+            await asyncio.sleep(0.001)
+
+    async with SmtpServer({"greeting": greeting}) as server:
+        pool, queue = Pool("ours.test", timeouts=PATIENT), MailQueue(mails(50))
+        task = asyncio.create_task(
+            pool.deliver(
+                to(server),
+                queue,
+                connections=5,
+                before_dot=yes,
+                on_outcome=lambda _, outcome: outcomes.append(outcome),
+            )
+        )
+        async with asyncio.timeout(20):
+            await feed(1, 5)  # asked again and again, and refused
+            allowed = 5
+            await feed(5, 5)
+        queue.close()
+        await task
+        assert {o.result for o in outcomes} == {Result.DELIVERED}
+        assert len(outcomes) == len(server.caught)
+        await pool.close()
+
+
 async def test_a_warm_connection_is_all_that_a_peer_allows() -> None:
     """Refused beside a connection that was kept from the call before: still no dead site."""
 

@@ -9,7 +9,7 @@ import pytest
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.transport import TlsPolicy
-from outbound.rest import is_down, is_turned_away
+from outbound.rest import is_cut_off, is_down, is_turned_away
 
 CLOSING = Reply(421, "later", "4.7.0")
 OPENING = (Line(1, None, "220 hi"), Line(1, "EHLO us"), Line(1, None, "250 hi"))
@@ -53,3 +53,18 @@ def test_a_421_is_about_the_connection_until_the_recipient_was_answered(
 )
 def test_other_refusals_count(outcome: Outcome) -> None:
     assert not is_turned_away(outcome)
+
+
+@pytest.mark.parametrize(
+    ("lines", "rule", "cut_off"),
+    [
+        ((*OPENING, MAIL, RCPT, DATA), "connection-lost", True),
+        ((*OPENING, MAIL, RCPT, DATA, *_heard("250 ok")), "connection-lost", False),
+        ((*OPENING, MAIL, RCPT, DATA), "timeout", False),
+        (OPENING, "connection-lost", False),
+    ],
+)
+def test_a_connection_that_ends_behind_mail_without_a_word(lines: Sequence[Line], rule: str, cut_off: bool) -> None:
+    outcome = Outcome(Result.DEFERRED, Reply(451, "cut", "4.4.2"), rule=rule, conversation=tuple(lines))
+    assert is_cut_off(outcome) is cut_off
+    assert not is_cut_off(outcome._replace(dot_sent=True))

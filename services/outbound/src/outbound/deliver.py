@@ -34,7 +34,7 @@ from outbound.outlets import Outlets
 from outbound.placement import Placed, Source
 from outbound.places import Places
 from outbound.prepare import own, prepare
-from outbound.rest import PROBES, is_down, is_turned_away, rest, rested
+from outbound.rest import PROBES, is_cut_off, is_down, is_turned_away, rest, rested
 from outbound.retry import TRANSACTIONAL
 from outbound.routes import Way
 from outbound.security import tls_not_required
@@ -187,7 +187,7 @@ class SiteRun:
         if not connections:
             return 0
         if self._failures:
-            return 0 if self._under_way else PROBES
+            return 0 if self._under_way else min(PROBES, connections)
         ahead = self._ahead
         if self._share.pace.rates:
             ahead = max(1, min(ahead, int(self._share.pace.per_second() * PACED_SECONDS)))
@@ -341,15 +341,16 @@ class SiteRun:
         elif is_turned_away(outcome) and self._share.window.turn_away(row.key):
             self._turn_away(row, outcome)
             self._react(row, outcome)
-            probed = self._failures and len(self._turned_away) >= len(self._under_way)
-            if self._down is None and (probed or self._share.window.storm):
-                self._fall(outcome)
+            self._doubt(outcome)
         else:
-            if self._failures and (outcome.rule is None or outcome.result is Result.DELIVERED):
-                self._failures = 0
-                self._clearing = asyncio.get_running_loop().create_task(rested(self._office.store, self._way.site))
+            failed = self._failures or self._share.failing
+            if failed and (outcome.rule is None or outcome.result is Result.DELIVERED):
+                self._failures, self._share.failing = 0, False
+                self._clearing = asyncio.get_running_loop().create_task(self._well())
             self._settle(row, outcome)
             self._react(row, outcome)
+            if is_cut_off(outcome):
+                self._doubt(outcome)
         self._starved |= not self._outlets.queued
         if self._unattempted or self._turned_away or self._down is not None or self._waiting <= self._ahead // 2:
             self._changed.set()
@@ -373,6 +374,16 @@ class SiteRun:
         self.holding.done(row.key)
         self._places.done(row.key, None)
         self._turned_away.append(Attempt(row, outcome, self._way.site.key, 1))
+
+    def _doubt(self, outcome: Outcome) -> None:
+        """It turned a mail away: once it does so to whatever we ask, or to all that were to find out, it takes nothing."""
+        probed = self._failures and len(self._turned_away) >= len(self._under_way)
+        if self._down is None and (probed or self._share.window.storm):
+            self._fall(outcome)
+
+    async def _well(self) -> None:
+        await rested(self._office.store, self._way.site)
+        self._office.shares.soon()
 
     def _fall(self, outcome: Outcome) -> None:
         """The site takes nothing: it rests when what is under way has ended."""
@@ -456,6 +467,7 @@ class SiteRun:
         if self.falling and self._down is not None:
             try:
                 await rest(self._office.store, self._way.site, self._down)
+                self._office.shares.soon()
             finally:
                 self._rested = True
 

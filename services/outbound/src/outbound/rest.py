@@ -19,7 +19,7 @@ BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH = 2.0, 60.0, 1.25
 """The same for one that is there and says 421 (RFC 5321 §3.8), each rest a quarter longer than the one before: whenever it is over,
 that is found out within a quarter of the time it lasted."""
 PROBES = 2
-"""Mails that find out together. Where no connection comes about one pays for both."""
+"""Mails that find out together, of all processes. Where no connection comes about one pays for both."""
 TURNED_AWAY = frozenset(("closing", "greeting-refused", "ehlo-refused"))
 """Rules under which a 421 ended the session."""
 
@@ -58,6 +58,18 @@ def _heard_of_mail(outcome: Outcome) -> list[str]:
     return [line.heard for line in lines[began:] if line.heard is not None]
 
 
+def is_cut_off(outcome: Outcome) -> bool:
+    """The connection ended behind MAIL and before a word about it. Nobody said what that is about: the mail pays with an attempt,
+    and a site that does it to all mail rests as one that says 421."""
+    return (
+        outcome.result is Result.DEFERRED
+        and outcome.rule == "connection-lost"
+        and not outcome.dot_sent
+        and any(line.said and line.said.startswith("MAIL ") for line in outcome.conversation)
+        and not _heard_of_mail(outcome)
+    )
+
+
 def of_site(down: Outcome) -> str:
     """What it said, for all who send there: behind MAIL it may have named the sender of that one, and its words stay with it."""
     reply = down.reply
@@ -69,7 +81,7 @@ def of_site(down: Outcome) -> str:
 async def rest(store: Store, site: Site, down: Outcome) -> None:
     """Written before anything else is tried there: so one mail pays for it."""
     reply = of_site(down)
-    busy = down.reply is not None and down.reply.code == 421
+    busy = is_cut_off(down) or (down.reply is not None and down.reply.code == 421)
     first, longest, growth = (BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH) if busy else (REST_FIRST, REST_LONGEST, 2.0)
     try:
         async with store.worker() as db:

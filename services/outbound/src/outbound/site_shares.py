@@ -26,6 +26,7 @@ from mailcore.store import holds, site_shares, sites
 from mailcore.store.session import Store
 from mailcore.store.site_shares import Ask, Grant, Standing
 from outbound.bearing import Hits, Pace, Window
+from outbound.rest import PROBES
 
 log = logger(__name__)
 
@@ -63,6 +64,8 @@ class SiteShare:
         """Connections that we may open at most; what was granted above it is on its way back."""
         self.closed = False
         """It rests, or is held, for everybody."""
+        self.failing = False
+        """It has to take a mail before it is asked for more: PROBES connections are for all processes together."""
         self.held: frozenset[UUID] = frozenset()
         """Organizations whose mail to it is held."""
         self.window = Window(shape.connections)
@@ -157,6 +160,7 @@ class SiteShare:
         now = time.monotonic()
         self._shut = {whom: until for whom, until in self._shut.items() if until > now}
         self.closed = standing.closed or None in self._shut
+        self.failing = standing.failing
         self.held = standing.held | {whom for whom in self._shut if whom is not None}
         if standing.slow_seconds:
             self.window.slow_down(standing.slow_seconds)
@@ -280,7 +284,7 @@ class SiteShares:
                 await site_shares.give_back(db, worker, sorted(going))
             standings = {each.site_id: each for each in locked if each.site_id not in going}
             shapes = {id_: self._shape(each) for id_, each in standings.items()}
-            asks = [self._ask(id_, shapes[id_], fresh, span) for id_ in standings]
+            asks = [self._ask(each, shapes[id_], fresh, span) for id_, each in standings.items()]
             try:
                 granted = await site_shares.share(db, worker, self._lease.service, asks) if asks else []
             except asyncpg.ForeignKeyViolationError as error:
@@ -320,15 +324,20 @@ class SiteShares:
             rules=standing.rules,
         )
 
-    def _ask(self, site_id: int, shape: Shape, fresh: bool, span: float) -> Ask:
+    def _ask(self, standing: Standing, shape: Shape, fresh: bool, span: float) -> Ask:
+        site_id, most = standing.site_id, min(PROBES, shape.connections) if standing.failing else shape.connections
         share = self._sites.get(site_id)
         if share is None:
-            return Ask(site_id, shape.connections, 0, 0, 0, 0.0)
+            return Ask(site_id, most, 0, 0, 0, 0.0)
         open_ = self._open_at(share.key)
         if span > 0.5:
             share.rate, share.mails = 0.5 * share.rate + 0.5 * share.mails / span, 0
         holds_ = 0 if fresh else max(open_, share.target)
-        return Ask(site_id, shape.connections, holds_, share.connections, open_, share.rate)
+        return Ask(site_id, most, holds_, share.connections, open_, share.rate)
+
+    def soon(self) -> None:
+        """A site fell, or took mail again: what it is asked by all together is another number now."""
+        self._soon.set()
 
     # ---- reactions
 

@@ -31,6 +31,8 @@ class Standing:
     """Organizations whose mail to it is held."""
     slow_seconds: float
     """How long a rule slows it down from now on; 0 when none does."""
+    failing: bool
+    """It took no mail when it was last asked, and has not taken one since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ async def lock(db: Connection, sites: Sequence[int]) -> list[Standing]:
             closed=row["closed"],
             held=frozenset(row["held"]),
             slow_seconds=row["slow_seconds"],
+            failing=row["failing"],
         )
         for row in rows
     ]
@@ -81,7 +84,8 @@ SELECT s.id, s.key, s.max_connections, s.limits, s.rules,
                     AND (h.until IS NULL OR h.until > now())) AS closed,
        ARRAY(SELECT h.org_id FROM holds h WHERE h.org_id IS NOT NULL AND (h.site_id IS NULL OR h.site_id = s.id)
              AND (h.until IS NULL OR h.until > now())) AS held,
-       greatest(0, coalesce(extract(epoch FROM s.slow_until - now()), 0))::float8 AS slow_seconds
+       greatest(0, coalesce(extract(epoch FROM s.slow_until - now()), 0))::float8 AS slow_seconds,
+       s.failures > 0 AS failing
 FROM sites s WHERE s.id = ANY ($1::bigint[]) ORDER BY s.id FOR NO KEY UPDATE
 """
 

@@ -21,6 +21,8 @@ from mailcore.transport.route import Failure, Quirks, Route
 from mailcore.transport.session import Session
 
 NUDGE_SECONDS = 0.05
+RISE_SECONDS, RISE_LONGEST = 5.0, 300.0
+"""How long a peer that refused one more connection is left alone, at first and at most."""
 """How long few waiting mails are left to the sessions there are before another is opened for them."""
 
 
@@ -228,7 +230,13 @@ class _Call:
         self._workers: set[asyncio.Task[None]] = set()
         self._up = 0
         self._ceiling = 1 << 30
-        """Connections the peer lets us have, once it has refused one more."""
+        """Connections the peer lets us have, once it has refused one more; after a while it is asked for that one again."""
+        self._rise: asyncio.TimerHandle | None = None
+        self._rise_seconds = RISE_SECONDS
+        self._taken = 0
+        """Mails it has answered for since the ceiling was set."""
+        self._tried = False
+        """The ceiling was raised by one, and no connection was refused since."""
         self._lost: dict[int, tuple[Mail, tuple[Line, ...]]] = {}
         """Mails that have lost a session once, by id, with what was said."""
         self._nudge: asyncio.TimerHandle | None = None
@@ -242,8 +250,9 @@ class _Call:
             await self._finished
         finally:
             self._mails.listen(None)
-            if self._nudge:
-                self._nudge.cancel()
+            for timer in (self._nudge, self._rise):
+                if timer:
+                    timer.cancel()
             workers = list(self._workers)
             for worker in workers:
                 worker.cancel()
@@ -290,6 +299,29 @@ class _Call:
         most = min(self._site.limit, self._ceiling, max(1, 2 * self._up))
         if len(self._mails) and self._route.current and len(self._workers) < most:
             self._hire()
+
+    def _hit_ceiling(self) -> None:
+        """As many as it wants just now. Who refuses the one more that is tried later is left alone twice as long."""
+        if self._tried:
+            self._tried = False
+            self._rise_seconds = min(2 * self._rise_seconds, RISE_LONGEST)
+            if self._rise:
+                self._rise.cancel()
+                self._rise = None
+        self._ceiling, self._taken = self._up, 0
+        if self._rise is None:
+            self._rise = self._loop.call_later(self._rise_seconds, self._risen)
+
+    def _risen(self) -> None:
+        """One more connection, once mail has left by those that there are."""
+        self._rise = None
+        if self._taken:
+            if self._tried:  # and it was not refused
+                self._rise_seconds = RISE_SECONDS
+            self._ceiling, self._taken, self._tried = self._ceiling + 1, 0, True
+            self._grow()
+        if self._ceiling < self._site.limit:
+            self._rise = self._loop.call_later(self._rise_seconds, self._risen)
 
     def _hire(self) -> None:
         worker = self._loop.create_task(self._work())
@@ -358,7 +390,7 @@ class _Call:
                 self._site.worn(session)  # sets its limits
             elif self._up and self._route.reached(target):
                 # it talks to our other sessions: we have as many as it wants
-                self._ceiling = self._up
+                self._hit_ceiling()
                 return None
             else:
                 self._route.failed(opened)
@@ -367,6 +399,7 @@ class _Call:
     async def _exchange(self, session: Session, mail: Mail) -> None:
         try:
             await Exchange(session, self, self._before_dot, self._on_outcome).run(mail)
+            self._taken += 1
         except Lost as lost:
             self._retry(session, lost)
         self._route.ended(session)
