@@ -261,8 +261,14 @@ async def test_a_kept_policy_holds_when_nothing_announces_it_any_more(
 
 
 async def test_a_policy_that_cannot_be_fetched_is_reported_and_keeps_nothing_back(
-    tenant: Tenant, outbound: Outbound, authority: Authority, sts: Sts, admin: asyncpg.Connection
+    tenant: Tenant,
+    outbound: Outbound,
+    authority: Authority,
+    sts: Sts,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("outbound.tls_chores.FLUSH_SECONDS", 0.1)
     sts.policy("enforce")
     sts.host.pages["/.well-known/mta-sts.txt"] = (301, "text/plain", b"")
     async with SmtpServer(tls=authority.server("other.example").context) as peer, outbound(**sts.settings(peer)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from mailcore.flow.tls_reports import TlsReports
@@ -14,15 +15,24 @@ from outbound.tls_results import TlsResults
 
 log = logger(__name__)
 
-FLUSH_SECONDS = 1.0
-"""Where nothing was counted nothing is asked of the database."""
+FLUSH_SECONDS = 10.0
+"""Between two statements, unless there are very many counts. Where nothing was counted nothing is asked of the database."""
+LOOK_SECONDS = 1.0
 SEND_SECONDS = 900.0
 """Between two looks for reports that are due: they are spread over hours."""
 
 
 class TlsChores:
-    def __init__(self, store: Store, results: TlsResults, reports: TlsReports | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        results: TlsResults,
+        reports: TlsReports | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`reports` None: none are sent, and what is counted is dropped after a month."""
+        self._clock = clock
+        self._flushed_at = clock()
         self._store = store
         self._results = results
         self._reports = reports
@@ -30,10 +40,15 @@ class TlsChores:
     async def watch(self) -> None:
         """Until cancelled."""
         await asyncio.gather(
-            _every(FLUSH_SECONDS, "TLS results", self.flush), _every(SEND_SECONDS, "TLS reports", self._look)
+            _every(LOOK_SECONDS, "TLS results", self.flush), _every(SEND_SECONDS, "TLS reports", self._look)
         )
 
     async def flush(self) -> None:
+        """When it is time."""
+        now = self._clock()
+        if now - self._flushed_at < FLUSH_SECONDS and not self._results.many:
+            return
+        self._flushed_at = now
         await self._results.flush(self._store)
 
     async def _look(self) -> None:

@@ -1,7 +1,7 @@
 """What TLS came to on each connection, counted for the reports that recipient domains ask for (RFC 8460).
 
 Counting is a look into two dictionaries a mail, for the few domains that want reports; what was counted is added to the database
-every second, in one statement, and when the process is told to stop. A crash loses that second: a report may say less than was,
+every ten seconds, in one statement, and when the process is told to stop. A crash loses those: a report may say less than was,
 never more. (A transaction that settles mail does not carry the counts: that would be a statement more for each batch.)
 
 A connection counts once for each domain whose mail it was opened for, whatever number of mails it carries (§4.2: sessions).
@@ -49,6 +49,12 @@ class TlsResults:
         self._domains: OrderedDict[str, Policies] = OrderedDict()
         self._counted: Counter[tuple[str, str, str, str | None]] = Counter()
         """By day, domain, policy and failure, the last two as JSON."""
+        self._flushing = asyncio.Lock()
+
+    @property
+    def many(self) -> bool:
+        """Too many different ones to go on waiting."""
+        return len(self._counted) >= MOST_COUNTED // 2
 
     def watch(self, domain: str, policies: Policies | None) -> None:
         """The domain wants to be told, about these; None: it does not."""
@@ -95,17 +101,19 @@ class TlsResults:
             self._counted[day, domain, missed, _json(reason)] += 1
 
     async def flush(self, store: Store) -> None:
-        """What was counted since the last time. Raises Unavailable: then it is kept for the next time."""
-        counted, self._counted = self._counted, Counter()
-        if not counted:
-            return
-        rows = await asyncio.to_thread(_rows, counted)
-        try:
-            async with store.worker() as db:
-                await tls_reports.add(db, rows)
-        except BaseException:
-            self._counted.update(counted)
-            raise
+        """What was counted so far, when it returns also what another call was writing. Raises Unavailable: then it is kept for the
+        next time."""
+        async with self._flushing:
+            counted, self._counted = self._counted, Counter()
+            if not counted:
+                return
+            try:
+                rows = await asyncio.to_thread(_rows, counted)
+                async with store.worker() as db:
+                    await tls_reports.add(db, rows)
+            except BaseException:
+                self._counted.update(counted)
+                raise
 
 
 def _rows(counted: Counter[tuple[str, str, str, str | None]]) -> list[Counted]:
