@@ -94,7 +94,14 @@ async def examine_sending(settings: Sending) -> list[Finding]:
             Finding("sending", None, f"It cannot be looked at without the database: {error or type(error).__name__}.")
         ]
     ok = {OK: True, WRONG: False, UNKNOWN: None}
-    return [Finding(f"sending: {each.check}", ok[each.status], f"{each.text} {each.advice}".rstrip()) for each in found]
+    return [
+        Finding(
+            each.check if each.check == "scanner" else f"sending: {each.check}",
+            ok[each.status],
+            f"{each.text} {each.advice}".rstrip(),
+        )
+        for each in found
+    ]
 
 
 async def _one(name: str, check: Callable[[], Awaitable[str]]) -> Finding:

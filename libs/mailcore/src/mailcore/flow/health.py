@@ -16,6 +16,7 @@ dmarc        the domain has a policy, and our mail is aligned with it (RFC 9989)
 blocklist    the address stands on none of the lists
 port-in      our MX answers on its port
 certificate  of our MX and of the API: for its name, not expired, not soon
+scanner      each that is set answers (flow.health_scanners), also where all mail is caught
 clock        this machine and the database agree
 queue        what is due leaves
 refusal      no site has said lately that our address or domain is on a list, or has a bad name there
@@ -39,6 +40,7 @@ from mailcore.dns.resolver import Resolver
 from mailcore.dsn.classify import classify
 from mailcore.dsn.rules import Category
 from mailcore.flow import health_checks as checks
+from mailcore.flow import health_scanners
 from mailcore.flow.addresses import Source, addresses
 from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.kit.errors import MailError, Refused
@@ -74,6 +76,7 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
         http.public_url if http is not None else "",
         tuple(rows),
         leaves_from.pools,
+        settings.scanners,
     )
 
 
@@ -92,6 +95,13 @@ async def look(store: Store, resolver: Resolver, what: Scene) -> list[Finding]:
 
 async def examine(what: Scene, resolver: Resolver) -> list[Finding]:
     """All that is asked of the network. Raises nothing of its own."""
+    scanners, sending = await asyncio.gather(
+        health_scanners.examine(what.scanners, resolver), _examine_sending(what, resolver)
+    )
+    return sending + scanners
+
+
+async def _examine_sending(what: Scene, resolver: Resolver) -> list[Finding]:
     if what.route == "catch":
         text = "This installation catches all mail: none leaves it, and nobody looks at its addresses."
         return [Finding("route", "catch", OK, text)]

@@ -22,6 +22,7 @@ from mailcore.dns.verdict import look_up
 from mailcore.flow.addresses import Addresses, Source
 from mailcore.flow.verify import look_around
 from mailcore.kit.errors import Refused
+from mailcore.kit.settings import Scanners
 from mailcore.mailauth.spf.check import Result, check_host
 from mailcore.store.health import Finding
 from mailcore.transport.probe import Certificate, Probe, probe, probe_tls
@@ -47,6 +48,7 @@ class Scene:
     """Sending domains, columns of `domains` with `dkim`."""
     pools: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """As in flow.addresses."""
+    scanners: Scanners = field(default_factory=Scanners)
 
     def carriers(self, domain: str, sources: Sequence[Source]) -> list[Source]:
         """Of these, who mail of the domain may leave from."""

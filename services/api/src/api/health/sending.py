@@ -18,7 +18,8 @@ router = APIRouter(tags=["health"])
 
 class Finding(BaseModel):
     check: str = Field(
-        description="source, port-out, ptr, ehlo, spf, dkim, dmarc, blocklist, port-in, certificate, clock, queue, refusal."
+        description="source, port-out, ptr, ehlo, spf, dkim, dmarc, blocklist, port-in, certificate, scanner, clock, queue, "
+        "refusal."
     )
     subject: str = Field(description="The address, domain or list it is about; empty: the installation.")
     status: str = Field(description="ok, wrong, unknown.")
