@@ -87,7 +87,8 @@ class Stack:
     def admin_url(self, database: str = "bench") -> str:
         return f"postgresql://postgres:bench@127.0.0.1:{self.pg_port}/{database}"
 
-    def start(self, stack: ExitStack) -> None:
+    def start(self, stack: ExitStack, *, fresh: bool = True) -> None:
+        """`fresh`: else the folder has been started in before, and its databases are there."""
         self.folder.chmod(
             0o711
         )  # root's Postgres runs as `nobody`, who has to pass; else it would lie elsewhere, and stay there
@@ -104,7 +105,9 @@ class Stack:
             stack.enter_context(running([*redis, "--requirepass", "bench"], cwd=self.folder, **quiet))
         ]
         asyncio.run(valkey.wait_until_up(self.redis_port, "bench"))
-        asyncio.run(self._set_up())
+        asyncio.run(self._is_up())
+        if fresh:
+            asyncio.run(self._set_up())
 
     def service(self, stack: ExitStack, name: str, processes: int = 1) -> None:
         for number in range(processes):
@@ -116,7 +119,7 @@ class Stack:
                 )
             self.parts.setdefault(name, []).append(process)
 
-    async def _set_up(self) -> None:
+    async def _is_up(self) -> None:
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -126,6 +129,10 @@ class Stack:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.1)
+        await db.close()
+
+    async def _set_up(self) -> None:
+        db = await asyncpg.connect(self.admin_url("postgres"))
         await db.execute("CREATE DATABASE bench")
         await db.close()
         await migrate.migrate(self.admin_url())

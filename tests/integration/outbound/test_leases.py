@@ -377,10 +377,10 @@ async def test_a_claim_costs_the_same_with_many_rows_waiting(
     assert due < 3_000 * 30
     async with store.worker() as db:
         assert len(await deliveries.due_lanes(db)) == 3_000
-    args = (worker, SCHEDULE, 0.1, lanes[:64], 8, 500)
+    args = (worker, SCHEDULE, 0.1, lanes[:64], [8] * 64, 500)
     few = await _pages(admin, deliveries._CLAIM, *args)
     assert few < 71 * 60
-    args = (worker, SCHEDULE, 0.1, lanes[:1], 200, 200)
+    args = (worker, SCHEDULE, 0.1, lanes[:1], [200], 200)
     many = await _pages(admin, deliveries._CLAIM, *args)
     assert many < 200 * 60
 

@@ -25,7 +25,11 @@ Do = Callable[[str], Awaitable[None]]
 
 POLL_SECONDS = 0.02
 LOOK_SHARE = 19
-"""Times as long as a look took, nothing is looked for."""
+"""Times as long as a look takes, nothing is looked for."""
+LOOKS = 8
+"""Of which that is the mean, the latest counting most."""
+RANG_SHARE = 0.25
+"""Of the time of a look that has found something."""
 LONGEST_PAUSE = 0.1
 
 
@@ -80,15 +84,35 @@ class Bells:
             await asyncio.sleep(backoff(failures, first=0.2, longest=5.0))
 
 
+class Pace:
+    """How long nothing is looked for: on a busy loop looks take long, and would be a tenth of it, to hear that nothing rang."""
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+        """Seconds that a look took lately."""
+
+    def after(self, took: float, *, rang: bool) -> float:
+        """Seconds, after a look of so many. One that was held up says little: whoever rings next must not wait for that."""
+        self._usual += ((took * RANG_SHARE if rang else took) - self._usual) / LOOKS
+        return min(LONGEST_PAUSE, LOOK_SHARE * self._usual)
+
+
 class _Worker(Worker):
-    """Looks less often when a look takes long: on a busy loop it would take a tenth of it, to hear that nothing rang."""
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._pace = Pace()
+        self._rang = False
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        self._rang = bool(job_ids)
+        await super().start_jobs(job_ids)
 
     async def _poll_iteration(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         await super()._poll_iteration()
         # what poll_delay leaves of it counts: an idle process goes on looking as often as it was told
-        await asyncio.sleep(min(LONGEST_PAUSE, LOOK_SHARE * (loop.time() - began)))
+        await asyncio.sleep(self._pace.after(loop.time() - began, rang=self._rang))
 
 
 async def _close(worker: Worker) -> None:

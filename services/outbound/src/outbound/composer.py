@@ -14,13 +14,12 @@ hangs on that: each attempt sends a whole, signed mail under the same Message-ID
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +37,7 @@ from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.contents import Content
 from outbound.tracking import Tracker, tracked_html, tracked_raw, with_unsubscribe
+from outbound.turns import Turns
 
 log = logger(__name__)
 
@@ -110,8 +110,8 @@ def chunks(sizes: dict[UUID, int]) -> list[dict[UUID, int]]:
     return chunks
 
 
-async def compose_all(work: Sequence[Work], threads: Executor) -> list[Composed]:
-    return await asyncio.get_running_loop().run_in_executor(threads, _compose_all, work)
+async def compose_all(work: Sequence[Work], turns: Turns, whose: Hashable) -> list[Composed]:
+    return await turns.run(whose, partial(_compose_all, work))
 
 
 def _compose_all(work: Sequence[Work]) -> list[Composed]:

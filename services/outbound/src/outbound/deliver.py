@@ -24,10 +24,10 @@ from mailcore.kit import failpoint
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERY_SECONDS
 from mailcore.smtp.outcome import Outcome, Result
-from mailcore.store import deliveries
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import DueLane, Key, Leased
 from mailcore.transport import Destination, Mail, TlsPolicy
+from outbound.asks import Quantum
 from outbound.memory import Holding
 from outbound.office import Office
 from outbound.outlets import Outlets
@@ -46,8 +46,10 @@ log = logger(__name__)
 
 MOST = 600
 """Rows that one site holds at most."""
+FIRST = 2
+"""Rows that wait for a session until the site has dealt with a mail: others wait for what is signed for the slow ones."""
 AHEAD = 8
-"""Rows that wait for a session, to begin with: a slow site has not all its mails signed before the quick ones have theirs."""
+"""From then on, at least."""
 AHEAD_SECONDS = 0.1
 """What more of them last at least, unless sessions had no work: whoever comes new to the site waits no longer behind them."""
 AHEAD_MOST = 256
@@ -91,7 +93,7 @@ class SiteRun:
         self._done = 0
         """… and how many outcomes there were since."""
         self._until = self._asked + RUN_SECONDS
-        self._ahead = AHEAD
+        self._least = self._ahead = FIRST
         """Rows that wait for a session when a claim is answered; the next one is made at half of it."""
         self._starved = False
         """Since the last claim a session found no mail."""
@@ -203,10 +205,13 @@ class SiteRun:
         """At each claim: how far the next may go ahead."""
         now = time.monotonic()
         rate = self._done / max(now - self._asked, 0.001)
+        if self._done:
+            self._least = AHEAD
         if self._starved:
             self._ahead = min(2 * self._ahead, AHEAD_MOST)
         else:
-            self._ahead = max(AHEAD, min(self._ahead, max(int(rate * AHEAD_SECONDS), self._ahead * 7 // 8)))
+            self._ahead = min(self._ahead, max(int(rate * AHEAD_SECONDS), self._ahead * 7 // 8))
+        self._ahead = max(self._least, self._ahead)
         self._asked, self._done, self._starved = now, 0, False
 
     async def _claim(self, limit: int) -> list[Leased]:
@@ -216,11 +221,8 @@ class SiteRun:
         for lane in turn:
             del self._lanes[lane]
         quantum = max(1, limit // len(turn))
-        async with office.store.worker(by_index=True) as db:
-            worker = office.lease.id
-            rows = await deliveries.claim(
-                db, list(turn), worker, limit=limit, quantum=quantum, schedule=office.retries.schedule
-            )
+        found = await office.claims.ask([Quantum(lane, quantum) for lane in turn])
+        rows = list(itertools.chain.from_iterable(found.values()))
         office.held.update([row.key for row in rows])
         failpoint.hit("f5")
         full = _full(rows, quantum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ from mailcore.queue.jobs import CLAIM, HEALTH, ORDER, OUTBOUND, REPORT, UPKEEP, 
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 from mailcore.transport import Credentials, Pool, Timeouts, TlsPolicy
+from outbound import asks
 from outbound.chores import Chores
 from outbound.gate import Gate
 from outbound.guarding import Guards
@@ -57,16 +59,31 @@ from outbound.site_shares import SiteShares
 from outbound.sources import Sources
 from outbound.tls_chores import TlsChores
 from outbound.tls_results import TlsResults
+from outbound.together import Together
 from outbound.tracking import Tracker
+from outbound.turns import Turns
 from outbound.ways import Noted, OneProvider, Ways, account_from_settings
 
 log = logger(__name__)
+
+GC_THRESHOLD = (20_000, 20, 50)
 
 
 def main() -> None:
     # the loop must not wait 5 ms for a thread that composes whenever a call of its own lets go of the interpreter
     sys.setswitchinterval(0.0005)
-    run("outbound", load(Settings), start)
+    run("outbound", load(Settings), _lasting)
+
+
+@asynccontextmanager
+async def _lasting(settings: Settings) -> AsyncIterator[Running]:
+    """What exists once it is built lives as long as the process: a full collection need not walk it while mails wait."""
+    async with start(settings) as running:
+        gc.collect()
+        gc.freeze()
+        # a mail leaves few cycles and many objects: looked for seldom, they are found all the same
+        gc.set_threshold(*GC_THRESHOLD)
+        yield running
 
 
 @asynccontextmanager
@@ -132,7 +149,9 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         settler=Settler(store, ringer, held.difference_update),
         signer=Signer(store, keyring),
         tracker=Tracker(settings.tracking_url, keyring.derive("track")),
-        threads=threads,
+        composing=Turns(threads),
+        claims=Together(partial(asks.claim, store, lease, retries)),
+        contents=Together(partial(asks.light_contents, store)),
         verp=Verp(keyring.derive("verp")),
         retries=retries,
         shares=shares,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from mailcore.blob.base import BlobStore
 from mailcore.dsn.verp import Verp
 from mailcore.flow.lease import WorkerLease
-from mailcore.store.deliveries import Key
+from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.transport import Transport
+from outbound.asks import Light, Quantum
 from outbound.gate import Gate
 from outbound.memory import Memory
 from outbound.retry import Retries
@@ -19,7 +20,9 @@ from outbound.signer import Signer
 from outbound.site_shares import SiteShares
 from outbound.sources import Sources
 from outbound.tls_results import TlsResults
+from outbound.together import Together
 from outbound.tracking import Tracker
+from outbound.turns import Turns
 
 
 @dataclass(slots=True)
@@ -32,7 +35,9 @@ class Office:
     settler: Settler
     signer: Signer
     tracker: Tracker
-    threads: Executor
+    composing: Turns
+    claims: Together[Quantum, list[Leased]]
+    contents: Together[UUID, Light | int]
     verp: Verp
     memory: Memory
     retries: Retries

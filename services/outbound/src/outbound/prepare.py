@@ -6,7 +6,7 @@ Small ones together. Large ones when the process has memory for them (`memory`),
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -78,16 +78,23 @@ class _Preparation:
         try:
             if not taken:
                 return
-            async with office.store.worker(by_index=True) as db:
-                light, heavy = await stored.light_contents(db, by_email, LIGHT_BYTES)
+            found = await office.contents.ask(by_email)
+            light = [each for each in found.values() if not isinstance(each, int)]
+            heavy = {id_: size for id_, size in found.items() if isinstance(size, int)}
             taken -= self._hold(share, {content.id: size for content, size in light})
             share.give(taken)
             taken = 0
             self._settle_gone(by_email, {*heavy, *(content.id for content, _ in light)})
-            ready = [content for content, _ in light]
-            work = [self._compose_chunk(ready[i : i + CHUNK]) for i in range(0, len(ready), CHUNK)]
-            work += [self._compose_heavy(chunk) for chunk in chunks(heavy)]
-            del light, ready  # large ones may wait for long: the small ones' content must not stay as long
+            ready = {content.id: content for content, _ in light}
+            work = []
+            for theirs in self._by_owner(ready):
+                work += [
+                    self._compose_chunk([ready[id_] for id_ in theirs[i : i + CHUNK]])
+                    for i in range(0, len(theirs), CHUNK)
+                ]
+            for theirs in self._by_owner(heavy):
+                work += [self._compose_heavy(chunk) for chunk in chunks({id_: heavy[id_] for id_ in theirs})]
+            del found, light, ready  # large ones may wait for long: the small ones' content must not stay as long
             # to the end of all of them: what goes back after this must not be handed over after it
             ended = await asyncio.gather(*work, return_exceptions=True)
             if error := next((each for each in ended if isinstance(each, BaseException)), None):
@@ -96,6 +103,17 @@ class _Preparation:
             log.warning("leased rows go back: their content cannot be read", rows=rows, error=error.public)
         finally:
             share.give(taken)
+
+    def _whose(self, id_: UUID) -> Hashable:
+        """Who takes turns with others: an organization's transactional mail, and its broadcasts."""
+        row = self._by_email[id_][0]
+        return row.org_id, self._run.class_of(row)
+
+    def _by_owner(self, ids: Iterable[UUID]) -> Collection[list[UUID]]:
+        theirs: dict[Hashable, list[UUID]] = {}
+        for id_ in ids:
+            theirs.setdefault(self._whose(id_), []).append(id_)
+        return theirs.values()
 
     def _hold(self, share: Share, sizes: dict[UUID, int]) -> int:
         for id_, size in sizes.items():
@@ -172,7 +190,7 @@ class _Preparation:
                 work.append(fetched)
             else:
                 run.settle_all(self._by_email[content.id], fetched)
-        composed = await compose_all(work, office.threads) if work else []
+        composed = await compose_all(work, office.composing, self._whose(work[0].content.id)) if work else []
         for each, octets in zip(work, composed, strict=True):
             rows = self._by_email[each.content.id]
             identity = identities.get(each.content.domain_id)

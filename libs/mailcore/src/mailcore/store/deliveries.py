@@ -181,14 +181,21 @@ _DUE_LANES, _DUE_OF = _EVERY_LANE + _DUE, _THESE_LANES + _DUE
 
 
 async def claim(
-    db: Connection, lanes: Sequence[int], worker: int, *, limit: int, quantum: int, schedule: Sequence[float]
+    db: Connection,
+    lanes: Sequence[int],
+    worker: int,
+    *,
+    limit: int,
+    quantum: int | Sequence[int],
+    schedule: Sequence[float],
 ) -> list[Leased]:
-    """Leases up to `limit` due rows, at most `quantum` a lane, lanes in the order given.
+    """Leases up to `limit` due rows, at most `quantum` a lane (or of each its own), lanes in the order given.
 
     `schedule`: seconds after attempt 1, 2, … until the next; the row's due time is set to it now, so that a worker that vanishes
     leaves a row with a future. A lane that returns fewer rows than `quantum` has no more that are due and free.
     """
-    rows = await db.fetch(_CLAIM, worker, list(schedule), JITTER, list(lanes), quantum, limit)
+    quanta = [quantum] * len(lanes) if isinstance(quantum, int) else list(quantum)
+    rows = await db.fetch(_CLAIM, worker, list(schedule), JITTER, list(lanes), quanta, limit)
     return [_leased(row, worker) for row in rows]
 
 
@@ -211,11 +218,11 @@ FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
 _CLAIM = f"""
 WITH picked AS MATERIALIZED (
   SELECT row.ctid
-  FROM unnest($4::bigint[]) WITH ORDINALITY AS lane (id, place)
+  FROM unnest($4::bigint[], $5::integer[]) AS lane (id, quantum)
   CROSS JOIN LATERAL (
     SELECT q.ctid FROM queue q
     WHERE q.lane_id = lane.id AND q.worker IS NULL AND q.crashes = 0 AND q.due_at <= now()
-    ORDER BY q.lane_id, q.due_at LIMIT $5 FOR UPDATE SKIP LOCKED
+    ORDER BY q.lane_id, q.due_at LIMIT lane.quantum FOR UPDATE SKIP LOCKED
   ) row
   LIMIT $6
 ), {_LEASE}
