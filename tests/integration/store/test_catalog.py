@@ -44,6 +44,7 @@ NO_TENANT = {
     "relayed_mark",
     "health_findings",
     "greylist",
+    "blob_deletes",
 }
 OWN_POLICY = {"organizations", "users"}
 
@@ -110,7 +111,7 @@ async def test_the_list_of_lookups_is_short_and_fixed(admin: asyncpg.Connection)
         "SELECT p.proname, p.prosecdef, p.proconfig, r.rolname AS owner FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner "
         "WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
-    assert {row["proname"] for row in rows} == LOOKUPS | SEARCHES | {"make_partitions", "drop_logs"}
+    assert {row["proname"] for row in rows} == LOOKUPS | SEARCHES | {"make_partitions", "drop_logs", "drop_month"}
     for row in rows:
         assert "search_path=public, pg_temp" in row["proconfig"], row["proname"]
         assert (row["owner"] == "postroom_lookup") == (row["proname"] in LOOKUPS)

@@ -151,7 +151,7 @@ def payload(event: Event, subject: Mapping[str, Any] | None) -> dict[str, Any]:
     An email: id, created_at, message_id, from_, to_, subject, tags. An arrival: id, created_at, mail_from, rcpt_to, summary,
     and `content` (`{"html", "text", "headers"}`) where the endpoint asked for bodies.
     A domain: id, name, status, created_at, region. Where the row is gone (history is dropped by the month) `data` is what the
-    event itself knows.
+    event itself knows; of an email `subject` still has its id.
     """
     row = subject or {}
     if event.type in ("email.received", ROUTED):
@@ -180,8 +180,9 @@ def timestamp(at: datetime | str) -> str:
 
 
 def _email(event: Event, row: Mapping[str, Any]) -> dict[str, Any]:
-    if not row:
-        return {"to": list(event.recipients or [])}
+    if "from_" not in row:
+        known = {"email_id": str(row["id"])} if row else {}
+        return known | {"to": list(event.recipients or [])}
     data: dict[str, Any] = {
         "email_id": str(row["id"]),
         "created_at": timestamp(row["created_at"]),

@@ -14,6 +14,7 @@ from mailcore.dns.resolver import Resolver
 from mailcore.flow import claims, delays, dkim, operate, quota
 from mailcore.flow import verify as verification
 from mailcore.flow.count import count
+from mailcore.flow.retention import FOREVER, Kept, drop_old
 from mailcore.flow.upkeep import RELAYED_SECONDS, upkeep
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
@@ -50,6 +51,7 @@ class Chores:
         relayed_seconds: float = RELAYED_SECONDS,
         published: Published,
         exempt: Collection[str] = (),
+        kept: Kept = FOREVER,
     ) -> None:
         self._store = store
         self._ringer = ringer
@@ -63,6 +65,7 @@ class Chores:
         self._thorough_at = 0.0
         self._published = published
         self._exempt = exempt
+        self._kept = kept
 
     async def verify(self, domain_id: str) -> None:
         """Its records, and those of keys that are to sign next."""
@@ -86,6 +89,11 @@ class Chores:
         log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
         if done.webhooks:
             self._ringer.ring(WEBHOOKS)
+
+    async def _retention(self) -> None:
+        done = await drop_old(self._store, self._blobs, self._kept)
+        if done.months or done.blobs:
+            log.info("history past its time is gone", months=done.months, blobs=done.blobs)
 
     async def order(self, order_id: str) -> None:
         done = await operate.carry_out(self._store, UUID(order_id))
@@ -123,6 +131,7 @@ class Chores:
             if now >= upkeep_at:
                 done = await self._try("upkeep", self.upkeep())
                 upkeep_at = now + (UPKEEP_SECONDS if done else UPKEEP_AGAIN_SECONDS)
+                await self._try("retention", self._retention())
             await self._try("usage", self._roll_up())
             await self._try("orders", self._orders())
             await self._try("delays", self._delays())

@@ -24,6 +24,7 @@ from mailcore.flow.domains import published
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.mta_sts import StsPolicies
 from mailcore.flow.owed import Reports
+from mailcore.flow.retention import Kept
 from mailcore.flow.shaping import Shaping
 from mailcore.flow.submit import Submits
 from mailcore.flow.tls_reports import Sender, TlsReports
@@ -189,6 +190,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         ),
         # in catch mode the lab's own domain stays verified, whatever the name server says
         exempt=frozenset(("postroom.test",)) if settings.catch.dir else frozenset(),
+        kept=Kept(settings.retention.sent_days, settings.retention.events_days, settings.retention.webhooks_days),
     )
     reports = settings.tls_reports
     tls_chores = TlsChores(

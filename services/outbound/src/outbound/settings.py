@@ -127,8 +127,20 @@ class Http(BaseModel, extra="ignore"):
     public_url: str = "http://127.0.0.1:8080"
 
 
+class Retention(Group):
+    """How many days history is kept for, and the rest of its month, at least until the end of the next one; 0: for ever."""
+
+    sent_days: int = Field(0, ge=0)
+    """Emails with their contents, what became of them, and their opens and clicks."""
+    events_days: int = Field(0, ge=0)
+    """Events, and what webhooks were told of them."""
+    webhooks_days: int = Field(0, ge=0)
+    """Deliveries and attempts of webhooks."""
+
+
 class Settings(Base):
     outbound: OutboundGroup = OutboundGroup()
+    retention: Retention = Retention()
     tls_reports: TlsReports = TlsReports()
     providers: Providers = Providers()
     http: Http = Http()

@@ -35,9 +35,10 @@ CASE
     (SELECT jsonb_build_object('id', a.id, 'org_id', a.org_id, 'created_at', a.created_at, 'mail_from', a.mail_from,
                                'rcpt_to', a.rcpt_to, 'summary', a.summary, 'auth', a.auth,
                                'findings', a.findings) FROM arrivals a WHERE a.id = e.object_id)
-  WHEN e.type LIKE 'email.%' THEN
+  WHEN e.type LIKE 'email.%' THEN coalesce(
     (SELECT jsonb_build_object('id', m.id, 'created_at', m.created_at, 'message_id', m.message_id, 'from_', m.from_,
-                               'to_', m.to_, 'subject', m.subject, 'tags', m.tags) FROM emails m WHERE m.id = e.object_id)
+                               'to_', m.to_, 'subject', m.subject, 'tags', m.tags) FROM emails m WHERE m.id = e.object_id),
+    jsonb_build_object('id', e.object_id))
   WHEN e.type LIKE 'domain.%' THEN
     (SELECT jsonb_build_object('id', d.id, 'created_at', d.created_at, 'name', d.name, 'status', d.status,
                                'region', d.region) FROM domains d WHERE d.id = e.object_id)
