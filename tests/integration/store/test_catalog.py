@@ -170,3 +170,6 @@ async def test_partitions_of_the_next_months_are_there_and_made_once(store: Stor
         "SELECT count(*) FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace"
     )
     assert len(made) == parents
+    # a delivery ends on the page where it began, whichever month that is of
+    options = "SELECT c.reloptions FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'deliveries'::regclass"
+    assert {tuple(row["reloptions"]) for row in await admin.fetch(options)} == {("fillfactor=60",)}
