@@ -87,7 +87,9 @@ async def until(there: Callable[[], Awaitable[object]], what: str, seconds: floa
 
 def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Settings:
     """Sweeps often; leases live long, and a delay is told at once, unless a test says otherwise."""
-    top = {name: outbound.pop(name) for name in ("providers", "queue", "dns", "network") if name in outbound}
+    top = {
+        name: outbound.pop(name) for name in ("providers", "queue", "dns", "network", "retention") if name in outbound
+    }
     return Settings(
         encryption_key=KEY,  # type: ignore[arg-type]
         database={"url": database_url},  # type: ignore[arg-type]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
+from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import until
 from mailcore.blob.memory import MemoryBlobs
 from mailcore.dns.required import Published
@@ -17,6 +19,7 @@ from mailcore.kit.errors import Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
+from mailcore.store import retention
 from mailcore.store.session import Store
 from outbound.chores import Chores
 
@@ -74,3 +77,20 @@ async def test_a_chore_that_fails_holds_up_no_other(
     finally:
         watch.cancel()
     assert await admin.fetchval("SELECT checked_at FROM domains WHERE name = 'bad.test'") is None
+
+
+async def test_outbound_drops_the_history_that_its_settings_say(
+    outbound: Any, sink: SmtpServer, admin: asyncpg.Connection
+) -> None:
+    low, high = retention.bounds(date(2025, 3, 1))
+    for parent in ("emails", "events"):
+        await admin.execute(
+            f"CREATE TABLE {parent}_2025_03 PARTITION OF {parent} FOR VALUES FROM ('{low}') TO ('{high}')"
+        )
+    there = "SELECT to_regclass('emails_2025_03') IS NOT NULL, to_regclass('events_2025_03') IS NOT NULL"
+    async with outbound(sink, retention={"sent_days": 365}):
+
+        async def dropped() -> bool:
+            return tuple(await admin.fetchrow(there) or ()) == (False, True)
+
+        await until(dropped, "the month is dropped, and events stay", 20)
