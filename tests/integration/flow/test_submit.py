@@ -82,10 +82,10 @@ async def test_endpoints_that_want_the_event_get_it(
         )
     done = await submits.submit(org, [letter()], door="test")
     rows = await admin.fetch(
-        "SELECT e.type, e.object_id, q.due_at <= now() AS due FROM webhook_queue q JOIN events e ON e.id = q.event_id "
+        "SELECT e.type, e.object_id, e.id, q.due_at <= now() AS due FROM webhook_queue q JOIN events e ON e.id = q.event_id "
         "JOIN webhook_deliveries d USING (event_id, webhook_id)"
     )
-    assert [tuple(row) for row in rows] == [("email.sent", done.ids[0], True)]
+    assert [tuple(row) for row in rows] == [("email.sent", done.ids[0], done.ids[0], True)]
     await rung(ringer)
     assert await ringer.redis.exists(bell_key(WEBHOOKS, "")) == 1
 

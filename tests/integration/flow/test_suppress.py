@@ -13,11 +13,12 @@ from mailcore.blob.local import LocalBlobs
 from mailcore.flow import suppress
 from mailcore.flow.settle import Attempt, settle
 from mailcore.flow.submit import NewEmail, Submits
+from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries
+from mailcore.store import deliveries, routes
 from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
 from mailcore.store.suppressions import folded
@@ -77,6 +78,21 @@ async def test_the_others_of_the_same_mail_go_out(
     detail = await admin.fetchval("SELECT detail FROM events WHERE type = 'email.suppressed'")
     assert detail["suppressed"]["type"] == "OnAccountSuppressionList"
     assert "reason" not in detail["suppressed"]
+
+
+async def test_nobody_is_suppressed_on_the_way_of_a_relay(
+    submits: Submits, store: Store, ringer: Ringer, admin: asyncpg.Connection, org: UUID, domain: UUID
+) -> None:
+    """Received mail goes on to another server of its organization, whoever is on the list."""
+    await suppress.add(store, ringer, org, ["gone@example.com"])
+    way = uuid7()
+    await routes.ensure_lanes(admin, org, [way])
+    route = await admin.fetchval("SELECT lane_route FROM routes_out WHERE ways = ARRAY[$1::uuid]", way)
+    passed = await send(submits, org, "gone@example.com", "here@example.com", lane_route=route)
+    own = await send(submits, org, "gone@example.com", "here@example.com")
+    assert await states(admin, passed) == {"gone@example.com": "queued", "here@example.com": "queued"}
+    assert await events(admin, passed) == [("email.sent", None)]
+    assert await states(admin, own) == {"gone@example.com": "suppressed", "here@example.com": "queued"}
 
 
 async def test_nothing_is_sent_of_a_mail_whose_recipients_are_all_suppressed(

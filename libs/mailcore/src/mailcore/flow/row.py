@@ -72,7 +72,6 @@ async def row_of(
         orjson.dumps(rest).decode() if rest else None,
         email.message_id or f"<{id_}@{email.domain}>",
         email.scheduled_at,
-        uuid7_text(),
         now,
         [str(address) for address in recipients],
         of_lanes,

@@ -211,8 +211,8 @@ leased AS (
 )
 SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate,
        leased.leased_at,
-       (SELECT s.origin FROM suppressions s WHERE s.org_id = leased.org_id AND s.email = lower(d.recipient COLLATE "C")
-          AND NOT lookup_relay(leased.lane_id))
+       (SELECT CASE WHEN NOT lookup_relay(leased.lane_id) THEN s.origin END FROM suppressions s
+        WHERE s.org_id = leased.org_id AND s.email = lower(d.recipient COLLATE "C"))
 FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
 """
 _CLAIM = f"""

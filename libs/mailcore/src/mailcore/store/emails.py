@@ -21,7 +21,8 @@ class NewRow(NamedTuple):
     """An email as it is stored; up to `created_at` in the order of the statement's parameters."""
 
     id: str
-    """UUIDv7 as text: making a UUID and writing it down again costs as much as storing it."""
+    """UUIDv7 as text: making a UUID and writing it down again costs as much as storing it. Its `email.sent` or `email.scheduled`
+    has the same."""
     org_id: UUID
     domain_id: UUID
     class_: int
@@ -36,8 +37,6 @@ class NewRow(NamedTuple):
     raw_blob, body_bytes, track_opens, track_clicks, dsn, requiretls, passed_on."""
     message_id: str
     scheduled_at: datetime | None
-    event_id: str
-    """UUID of `email.sent` or `email.scheduled`, as text."""
     created_at: datetime
     recipients: list[str]
     """Distinct, in the order of To, Cc, Bcc."""
@@ -133,18 +132,18 @@ WITH {keys}new_emails AS (
     SELECT id, org_id, domain_id, class, from_, to_, subject, html, text_, rest::jsonb AS rest, message_id, scheduled_at,
            created_at
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[],
-                $9::text[], $10::text[], $11::text[], $12::timestamptz[], $14::timestamptz[])
+                $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[])
       AS t (id, org_id, domain_id, class, from_, to_, subject, html, text_, rest, message_id, scheduled_at, created_at)
     WHERE {kept}
   ) AS e
 ), copies AS (
-  SELECT e.id AS email_id, d.n, e.org_id, d.recipient, d.lane_id, e.scheduled_at, e.created_at,
-         (SELECT s.origin FROM suppressions s WHERE s.org_id = e.org_id AND s.email = lower(d.recipient COLLATE "C")
-            AND NOT lookup_relay(d.lane_id)) AS suppressed
-  FROM unnest($15::integer[], $16::smallint[], $17::text[], $18::bigint[]) AS d (place, n, recipient, lane_id)
-  JOIN unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $14::timestamptz[]) WITH ORDINALITY
-    AS e (id, org_id, scheduled_at, created_at, place) ON e.place = d.place
-  WHERE {kept}
+  -- relays are asked of in what is selected: as a condition on the lane alone it would be tested for each who is on no list, too
+  SELECT ($1::uuid[])[place] AS email_id, n, ($2::uuid[])[place] AS org_id, recipient, lane_id,
+         ($12::timestamptz[])[place] AS scheduled_at, ($13::timestamptz[])[place] AS created_at,
+         (SELECT CASE WHEN NOT lookup_relay(d.lane_id) THEN s.origin END FROM suppressions s
+          WHERE s.org_id = ($2::uuid[])[d.place] AND s.email = lower(d.recipient COLLATE "C")) AS suppressed
+  FROM unnest($14::integer[], $15::smallint[], $16::text[], $17::bigint[]) AS d (place, n, recipient, lane_id)
+  WHERE {kept_place}
 ), new_deliveries AS (
   INSERT INTO deliveries (email_id, n, org_id, recipient, state, last_event, last_event_at)
   SELECT email_id, n, org_id, recipient,
@@ -162,35 +161,36 @@ WITH {keys}new_emails AS (
   SELECT email_id, org_id, recipient, suppressed FROM copies WHERE suppressed IS NOT NULL
 ), new_events AS (
   -- without recipients of its own the event concerns all of the email's; of one with suppressed ones it names the others
-  SELECT event_id AS id, org_id, CASE WHEN scheduled_at IS NULL THEN 'email.sent' ELSE 'email.scheduled' END AS type,
+  SELECT id, org_id, CASE WHEN scheduled_at IS NULL THEN 'email.sent' ELSE 'email.scheduled' END AS type,
          id AS object_id,
-         CASE WHEN EXISTS (SELECT FROM listed l WHERE l.email_id = t.id)
+         CASE WHEN EXISTS (SELECT FROM listed) AND EXISTS (SELECT FROM listed l WHERE l.email_id = t.id)
               THEN ARRAY(SELECT c.recipient FROM copies c WHERE c.email_id = t.id AND c.suppressed IS NULL ORDER BY c.n)
               END AS recipients,
          NULL::jsonb AS detail, created_at
-  FROM unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $13::uuid[], $14::timestamptz[])
-    AS t (id, org_id, scheduled_at, event_id, created_at)
+  FROM unnest($1::uuid[], $2::uuid[], $12::timestamptz[], $13::timestamptz[])
+    AS t (id, org_id, scheduled_at, created_at)
   -- nothing is sent of an email whose recipients are all suppressed
   WHERE {kept} AND CASE WHEN EXISTS (SELECT FROM listed)
              THEN EXISTS (SELECT FROM copies c WHERE c.email_id = t.id AND c.suppressed IS NULL) ELSE true END
 ), {fan_out}
 SELECT ARRAY(SELECT DISTINCT r.site_id FROM lanes l JOIN recipient_domains r ON r.domain = l.domain
-             WHERE l.id = ANY ($19::bigint[])) AS sites,
+             WHERE l.id = ANY ($18::bigint[])) AS sites,
        (SELECT count(*) FROM wanted) AS queued,
        (SELECT jsonb_agg(jsonb_build_array(email_id, org_id, recipient, suppressed)) FROM listed) AS suppressed{answers}
 """
-_INSERT = _STATEMENT.format(keys="", kept="true", answers="", fan_out=FAN_OUT)
+_INSERT = _STATEMENT.format(keys="", kept="true", kept_place="true", answers="", fan_out=FAN_OUT)
 _INSERT_ONCE = _STATEMENT.format(
     keys="""
 keys AS MATERIALIZED (
-  SELECT * FROM take_idempotency_keys($20::uuid[], $21::text[], $22::text[], $23::bigint[], $24::bytea[], $25::bytea[])
+  SELECT * FROM take_idempotency_keys($19::uuid[], $20::text[], $21::text[], $22::bigint[], $23::bytea[], $24::bytea[])
     WITH ORDINALITY AS k (busy, mine, fingerprint, response, place)
 ), refused AS MATERIALIZED (
   SELECT place::integer, busy, fingerprint, response FROM keys WHERE NOT mine ORDER BY place
 ), dropped AS MATERIALIZED (
-  SELECT e.id FROM unnest($1::uuid[], $26::integer[]) AS e (id, key) JOIN refused r ON r.place = e.key
+  SELECT e.id FROM unnest($1::uuid[], $25::integer[]) AS e (id, key) JOIN refused r ON r.place = e.key
 ), """,
     kept="id <> ALL (ARRAY(SELECT d.id FROM dropped d))",
+    kept_place="($1::uuid[])[place] <> ALL (ARRAY(SELECT d.id FROM dropped d))",
     answers=""",
        ARRAY(SELECT place FROM refused) AS refused_keys, ARRAY(SELECT busy FROM refused) AS busy,
        ARRAY(SELECT fingerprint FROM refused) AS fingerprints, ARRAY(SELECT response FROM refused) AS responses""",

@@ -62,7 +62,9 @@ async def send_batch(request: Request) -> Response:
         else await asyncio.to_thread(parse_batch, items, permissive=permissive)
     )
     mark = once(request, "POST /emails/batch", batch.emails, batch.answer, [mode, batch.errors])
-    if mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
+    # before there is much to be done in vain, and what becomes of it differs; otherwise the group's transaction looks for the key
+    vain = batch.permissive or any(parsed.parts for parsed in batch.emails)
+    if vain and mark is not None and (stored := await ctx.submits.stored(who.org_id, mark)) is not None:
         return _json(stored, ctx, who.org_id)
     if batch.permissive:
         await _drop_unsendable(ctx, who.org_id, who.domain_ids, batch)
