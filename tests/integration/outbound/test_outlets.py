@@ -20,7 +20,9 @@ CONTENT = b"Subject: x\r\n\r\nhello\r\n"
 
 
 def _share(connections: int, **limits: int) -> SiteShare:
-    standing = Standing(1, "mx:mx.test", connections, limits, [], closed=False, held=frozenset(), slow_seconds=0)
+    standing = Standing(
+        1, "mx:mx.test", connections, limits, [], closed=False, held=frozenset(), slow_seconds=0, failing=False
+    )
     shape = Shaping.load().shape(standing.key, connections=connections, mails_per_connection=100, limits=limits)
     share = SiteShare(1, shape)
     share.take(standing, shape, Grant(1, connections, connections))
