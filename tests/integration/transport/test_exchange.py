@@ -197,6 +197,39 @@ async def test_nobody_waits_behind_a_slow_dot() -> None:
         assert sorted(server.recipients) == sorted(m.rcpt_to for m in mails), "each once"
 
 
+async def test_nobody_waits_behind_a_slow_envelope() -> None:
+    """R11: the others go by another connection."""
+    hold = asyncio.Event()
+
+    def at_mail(talk: Talk) -> Step | None:
+        return Step("250 at last", wait=hold) if "+slow@" in talk.commands[-1] else None
+
+    async with SmtpServer({"mail": at_mail}) as server:
+        mails = [mail("m0"), mail("slow"), *(mail(f"m{n}") for n in range(1, 9))]
+        timeouts = replace(PATIENT, patience=0.1)
+        delivery = asyncio.ensure_future(deliver(to(server), mails, timeouts=timeouts, connections=2))
+        await until(lambda: len(server.caught) == 9)
+        assert not delivery.done()
+        hold.set()
+        run = await delivery
+        assert {o.result for o in run.outcomes.values()} == {Result.DELIVERED}
+        assert sorted(server.recipients) == sorted(m.rcpt_to for m in mails), "each once"
+
+
+async def test_nothing_behind_a_cut_session_is_judged_by_it() -> None:
+    """MAIL was refused and DATA taken: the session ends there, and no word of it is about the mail behind."""
+
+    def at_mail(talk: Talk) -> Step | None:
+        return Step("550 5.7.1 not from you") if "+bad@" in talk.commands[-1] else None
+
+    async with SmtpServer({"mail": at_mail, "rcpt": Step("250 ok"), "data": Step("354 go")}) as server:
+        mails = [mail("m0"), mail("bad"), *(mail(f"m{n}") for n in range(1, 6))]
+        run = await deliver(to(server), mails)
+        assert run["bad"].result is Result.BOUNCED
+        assert {o.result for name, o in run.outcomes.items() if name != "bad"} == {Result.DELIVERED}
+        assert sorted(server.recipients) == sorted(m.rcpt_to for m in mails if m.key != "bad")
+
+
 async def test_a_reply_ahead_of_its_command_is_no_delivery() -> None:
     """A 250 that comes with the 354 would stand for a mail that the peer has not seen."""
     async with SmtpServer({"data": Step("354 go\r\n250 2.0.0 kept")}) as server:

@@ -50,7 +50,7 @@ async def test_smtp_sink_takes_all_of_it(sink: tuple[list[str], int], options: l
     command, port = sink
     tmp_path.chmod(0o777)
     for parent in list(tmp_path.parents)[:3]:
-        if parent.name.startswith("pytest"):
+        if parent.name.startswith(("pytest", "popen")):
             parent.chmod(0o755)
     server = subprocess.Popen(
         [*command, *options, "-D", f"{tmp_path}/sunk", f"127.0.0.1:{port}", "100"], stderr=subprocess.PIPE
