@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -373,3 +374,22 @@ async def test_a_reroute_to_a_host_takes_mail_with_requiretls_along(
         assert (await operate.carry_out(store, told.order.id)).touched == 2
     assert await admin.fetchval("SELECT count(*) FROM attempts") == 0
     assert await admin.fetchval("SELECT count(DISTINCT lane_id) FROM queue") == 1
+
+
+async def test_two_who_carry_out_one_order_take_turns(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+) -> None:
+    query = Query(domain="two.test")
+    told = await operate.order(store, ringer, "bounce", query, dry_run=False, **WORDS)
+    assert told.order is not None
+    async with store.worker() as db:
+        await queue_orders.lock(db, told.order.id)
+        (lane,) = await queue_orders.lanes(db, query)
+        assert len(await queue_orders.end(db, lane, query, verb="bounce", words="gone")) == 1
+        await queue_orders.progress(db, told.order.id, 1)
+        other = asyncio.ensure_future(operate.carry_out(store, told.order.id))
+        await asyncio.wait([other], timeout=0.5)
+        assert await admin.fetchval("SELECT state FROM queue_orders") == "waiting", "the first is not through"
+    assert (await other).touched == 0
+    row = await admin.fetchrow("SELECT state, touched FROM queue_orders")
+    assert (row["state"], row["touched"]) == ("done", 1)

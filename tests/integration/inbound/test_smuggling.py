@@ -59,7 +59,9 @@ async def test_a_stuffed_dot_is_kept_as_a_dot(server: Server, admin: asyncpg.Con
     assert [row["raw"] for row in await _stored(admin)] == [b"Subject: one\r\n\r\nbody\r\n.\r\nend\r\n"]
 
 
-@pytest.mark.parametrize("octet", [b"\n", b"\r", b"\0"], ids=["LF", "CR", "NUL"])
+@pytest.mark.parametrize(
+    "octet", [b"\n", b"\r", b"\0", b"\rx\n", b"\rx\n.\r\n"], ids=["LF", "CR", "NUL", "CR, LF", "CR, LF dot"]
+)
 @pytest.mark.parametrize(
     "place", [b"%bSubject: x\r\n\r\nb\r\n", b"Subject: x%b\r\n\r\nb\r\n", b"A: b\r\n\r\nb\r\nend%b\r\n"]
 )

@@ -20,6 +20,13 @@ def test_a_bare_line_end_or_nul_is_seen_wherever_it_stands(at: int, bad: bytes) 
     assert found is not None and found.enhanced == "5.6.11"
 
 
+@pytest.mark.parametrize("raw", [b"a\rb\nc", b"a\rb\n.\r\nMAIL FROM:<x@y.example>\r\n", b"\r \n", b"a\r\0\n"], ids=repr)
+@pytest.mark.parametrize("before", [b"", SEVERAL], ids=["small", "large"])
+def test_a_cr_and_an_lf_apart_are_no_pair(raw: bytes, before: bytes) -> None:
+    found = check(before + raw, max_line=1_000)
+    assert found is not None and found.enhanced == "5.6.11"
+
+
 @pytest.mark.parametrize("shift", range(len(LINE)))
 def test_a_line_end_on_the_border_of_a_piece_is_whole(shift: int) -> None:
     assert check(b"y" * shift + SEVERAL, max_line=1_000) is None

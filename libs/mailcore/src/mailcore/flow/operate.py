@@ -262,6 +262,7 @@ LEFT = (
 async def _leave(store: Store, order: Order, lane: int, query: Query) -> None:
     while True:
         async with store.worker() as db:
+            await queue_orders.lock(db, order.id)
             await by_index(db)
             count = await queue_orders.leave(db, lane, query, order, LEFT)
             if count:
@@ -273,6 +274,7 @@ async def _leave(store: Store, order: Order, lane: int, query: Query) -> None:
 async def _batch(store: Store, order: Order, lane: int, query: Query) -> tuple[int, int]:
     """One transaction: rows, events, and how far the order is."""
     async with store.worker() as db:
+        await queue_orders.lock(db, order.id)
         await by_index(db)
         queued = 0
         if order.verb == "flush":

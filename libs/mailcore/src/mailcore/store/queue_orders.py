@@ -115,6 +115,11 @@ async def get(db: Connection, id_: UUID) -> Order | None:
     return Order(*row) if row else None
 
 
+async def lock(db: Connection, id_: UUID) -> None:
+    """Two that carry out one order take turns: they would pass over each other's rows, and call it done before it is."""
+    await db.execute("SELECT FROM queue_orders WHERE id = $1 FOR NO KEY UPDATE", id_)
+
+
 async def waiting(db: Connection) -> list[UUID]:
     rows = await db.fetch("SELECT id FROM queue_orders WHERE state = 'waiting' ORDER BY created_at LIMIT 100")
     return [row["id"] for row in rows]
