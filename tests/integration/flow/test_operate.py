@@ -377,19 +377,25 @@ async def test_a_reroute_to_a_host_takes_mail_with_requiretls_along(
 
 
 async def test_two_who_carry_out_one_order_take_turns(
-    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query = Query(domain="two.test")
-    told = await operate.order(store, ringer, "bounce", query, dry_run=False, **WORDS)
+    begun, hold, tell = asyncio.Event(), asyncio.Event(), operate._tell
+
+    async def slow(*of: Any) -> int:
+        if of[1]:
+            begun.set()
+            await hold.wait()
+        return await tell(*of)
+
+    monkeypatch.setattr(operate, "_tell", slow)
+    told = await operate.order(store, ringer, "bounce", Query(domain="two.test"), dry_run=False, **WORDS)
     assert told.order is not None
-    async with store.worker() as db:
-        await queue_orders.lock(db, told.order.id)
-        (lane,) = await queue_orders.lanes(db, query)
-        assert len(await queue_orders.end(db, lane, query, verb="bounce", words="gone")) == 1
-        await queue_orders.progress(db, told.order.id, 1)
-        other = asyncio.ensure_future(operate.carry_out(store, told.order.id))
-        await asyncio.wait([other], timeout=0.5)
-        assert await admin.fetchval("SELECT state FROM queue_orders") == "waiting", "the first is not through"
-    assert (await other).touched == 0
+    first = asyncio.ensure_future(operate.carry_out(store, told.order.id))
+    await begun.wait()  # it has the rows, and has not committed
+    second = asyncio.ensure_future(operate.carry_out(store, told.order.id))
+    await asyncio.wait([second], timeout=0.5)
+    state = await admin.fetchval("SELECT state FROM queue_orders")
+    hold.set()
+    assert ((await first).touched, (await second).touched, state) == (1, 0, "waiting")
     row = await admin.fetchrow("SELECT state, touched FROM queue_orders")
-    assert (row["state"], row["touched"]) == ("done", 1)
+    assert row is not None and (row["state"], row["touched"]) == ("done", 1)
