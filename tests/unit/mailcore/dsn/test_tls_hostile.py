@@ -98,7 +98,7 @@ def test_json_as_reports(anything: Any, policies: Any) -> None:
 
 
 def _storable(report: Report) -> None:
-    assert "\\u0000" not in orjson.dumps(report.content).decode()
+    assert "\\u0000" not in orjson.dumps(report.content).decode().replace("\\\\", "")
     assert 0 <= report.successful < 2**63
     assert 0 <= report.failed < 2**63
 
