@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import orjson
 
 from mailcore.dsn.classify import Kind, classify
@@ -337,16 +338,24 @@ async def release(store: Store, rows: Iterable[Leased], away: Sequence[Attempt] 
     rows = list(rows)
     if not rows and not away:
         return
-    try:
-        async with store.worker(by_index=True) as db:
-            if rows:
-                await deliveries.release(db, rows)
-            if away:
-                await turned_away.release(db, [_turned_away(each) for each in away])
-    except Unavailable as error:
-        log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=error.public)
-    except Exception as error:  # they are no longer held, so that the runner's sweep finds them
-        log.error("rows could not be released", rows=len(rows), error=repr(error))
+    for again in (True, True, False):
+        try:
+            async with store.worker(by_index=True) as db:
+                if rows:
+                    await deliveries.release(db, rows)
+                if away:
+                    await turned_away.release(db, [_turned_away(each) for each in away])
+            return
+        except Unavailable as error:
+            why = error.public
+            log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=why)
+            return
+        except asyncpg.DeadlockDetectedError as error:  # with a leave to send, say: it is over by now
+            if not again:
+                log.error("rows could not be released", rows=len(rows), error=repr(error))
+        except Exception as error:  # they are no longer held, so that the runner's sweep finds them
+            log.error("rows could not be released", rows=len(rows), error=repr(error))
+            return
 
 
 def _turned_away(attempt: Attempt) -> Settlement:
