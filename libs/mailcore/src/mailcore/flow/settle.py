@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from mailcore.dsn.classify import Kind, classify
@@ -35,7 +34,7 @@ from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
 from mailcore.store.leases import TakenBack
 from mailcore.store.owed import NewOwed
-from mailcore.store.session import Store
+from mailcore.store.session import Connection, Store
 from mailcore.store.suppressions import NewSuppression, folded
 
 log = logger(__name__)
@@ -336,26 +335,22 @@ async def release(store: Store, rows: Iterable[Leased], away: Sequence[Attempt] 
     """Gives back what was leased and not begun, and what was turned `away`: due at once, no attempt counted. When the database is
     away, the lease's end does it."""
     rows = list(rows)
-    if not rows and not away:
-        return
-    for again in (True, True, False):
-        try:
-            async with store.worker(by_index=True) as db:
-                if rows:
-                    await deliveries.release(db, rows)
-                if away:
-                    await turned_away.release(db, [_turned_away(each) for each in away])
-            return
-        except Unavailable as error:
-            why = error.public
-            log.warning("rows could not be released; they are free when the lease ends", rows=len(rows), error=why)
-            return
-        except asyncpg.DeadlockDetectedError as error:  # with a leave to send, say: it is over by now
-            if not again:
-                log.error("rows could not be released", rows=len(rows), error=repr(error))
-        except Exception as error:  # they are no longer held, so that the runner's sweep finds them
-            log.error("rows could not be released", rows=len(rows), error=repr(error))
-            return
+    if rows:
+        await _given_back(store, len(rows), lambda db: deliveries.release(db, rows))
+    if away:  # a transaction each: rows are locked by key in each statement, not across two
+        turned = [_turned_away(each) for each in away]
+        await _given_back(store, len(turned), lambda db: turned_away.release(db, turned))
+
+
+async def _given_back(store: Store, count: int, release: Callable[[Connection], Awaitable[int]]) -> None:
+    try:
+        async with store.worker(by_index=True) as db:
+            await release(db)
+    except Unavailable as error:
+        why = error.public
+        log.warning("rows could not be released; they are free when the lease ends", rows=count, error=why)
+    except Exception as error:  # they are no longer held, so that the runner's sweep finds them
+        log.error("rows could not be released", rows=count, error=repr(error))
 
 
 def _turned_away(attempt: Attempt) -> Settlement:

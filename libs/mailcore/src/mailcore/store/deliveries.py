@@ -6,7 +6,8 @@
 4. `settle`         what became of leased rows, only where the lease is still the one that was claimed
 5. `release`        give back rows that were never begun
 
-What is done to many rows (`claim`, `settle`, `release`) is done in `store.worker(by_index=True)`.
+What is done to many rows (`claim`, `settle`, `release`) is done in `store.worker(by_index=True)`. Statements for rows that are
+leased take them by key (`in_order`): the leave to send and the giving back of one mail may meet, and neither waits in a circle.
 
 A row whose attempt ended with its worker's death is a suspect (`crashes` > 0): `claim` leaves it to `claim_suspect`, which leases
 one alone, so that a mail that kills whoever touches it is found out and takes nothing else with it. Suspects take turns: the next
@@ -15,10 +16,11 @@ is leased when the final dot of the one before may leave. So at a death the susp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -108,6 +110,14 @@ class Settlement(NamedTuple):
     category: str | None = None
     category_rule: str | None = None
     """Of a refusal: what it is about, and the rule that says so (mailcore.dsn.classify)."""
+
+
+_Row = TypeVar("_Row", Leased, Settlement)
+
+
+def in_order(rows: Iterable[_Row]) -> list[_Row]:
+    """By key. With `by_index` a statement locks its rows in the order in which they are given to it."""
+    return sorted(rows, key=attrgetter("email_id", "n"))
 
 
 class Settled(NamedTuple):
@@ -284,7 +294,9 @@ async def mark_dot_sent(store: Store, rows: Sequence[Leased]) -> set[Key]:
 
 
 def _mark(rows: Sequence[Leased]) -> str:
-    columns = zip(*((r.email_id, r.n, r.attempt, r.worker, r.leased_at.isoformat()) for r in rows), strict=True)
+    columns = zip(
+        *((r.email_id, r.n, r.attempt, r.worker, r.leased_at.isoformat()) for r in in_order(rows)), strict=True
+    )
     email_id, n, attempt, worker, leased_at = (",".join(map(str, column)) for column in columns)
     return f"""
 UPDATE queue q SET dot_sent = true
@@ -298,7 +310,7 @@ WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attemp
 
 async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
     """Stores what became of them; returns those whose lease was still held. The others were taken back meanwhile."""
-    rows = await db.fetch(_SETTLE, *zip(*settlements, strict=True)) if settlements else []
+    rows = await db.fetch(_SETTLE, *zip(*in_order(settlements), strict=True)) if settlements else []
     return [Settled(*row) for row in rows]
 
 
@@ -370,6 +382,7 @@ async def complained(db: Connection, email_id: UUID, n: int) -> tuple[UUID, str]
 
 async def release(db: Connection, rows: Sequence[Leased]) -> int:
     """Gives back leased rows that were not begun, due again at once and with the attempt not counted. Returns how many."""
+    rows = in_order(rows)
     released: int = await db.fetchval(
         _RELEASE,
         [row.email_id for row in rows],

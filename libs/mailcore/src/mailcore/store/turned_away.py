@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mailcore.store.deliveries import Settlement
+from mailcore.store.deliveries import Settlement, in_order
 from mailcore.store.session import Connection
 
 RULE = "turned-away"
@@ -18,7 +18,9 @@ MAX_TIMES = 50
 
 async def release(db: Connection, turned_away: Sequence[Settlement]) -> int:
     """Gives those rows back whose lease is still held; `conversation` of each tells of this time alone. Returns how many."""
-    released: int = await db.fetchval(_RELEASE, *zip(*map(_columns, turned_away), strict=True), RULE, 2 * MAX_TIMES)
+    released: int = await db.fetchval(
+        _RELEASE, *zip(*map(_columns, in_order(turned_away)), strict=True), RULE, 2 * MAX_TIMES
+    )
     return released
 
 
