@@ -42,6 +42,28 @@ async def test_rings_that_nobody_answers_do_not_pile_up(redis_url: str, ringer: 
     assert await ringer.redis.exists(bell_key(ROUTE, ""))
 
 
+async def test_who_attends_a_bell_is_woken_without_redis_and_others_are_told_now_and_then(ringer: Ringer) -> None:
+    woken: list[str] = []
+    away = Ringer("redis://127.0.0.1:1/0")
+    for one in (ringer, away):
+        one.attend(ROUTE, woken.append)
+    away.ring(ROUTE, "a")
+    assert woken == ["a"]
+    await away.close()
+    for _ in range(50):
+        ringer.ring(ROUTE, "b")
+    assert woken == ["a", *["b"] * 50]
+    await ringer.drain()
+    assert await ringer.redis.zcard(arq_queue("inbound_smtp")) == 1
+    await ringer.redis.delete(arq_queue("inbound_smtp"), bell_key(ROUTE, "b"))
+    ringer.ring(ROUTE, "b")
+    await ringer.drain()
+    assert await ringer.redis.zcard(arq_queue("inbound_smtp")) == 0
+    await _until(lambda: (ringer.ring(ROUTE, "b"), ringer._rung)[1])
+    await ringer.drain()
+    assert await ringer.redis.zcard(arq_queue("inbound_smtp")) == 1
+
+
 async def test_a_chore_gets_its_id(redis_url: str, ringer: Ringer) -> None:
     done: list[str] = []
 

@@ -118,6 +118,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     router = Router(store, lease, routes, batch=settings.inbound_smtp.batch)
     pace = Pace(router.work, taken=lambda: receives.taken, lag=lambda: router.lag)
     runner = Runner("router", pace, sweep_seconds=settings.queue.sweep_seconds)
+    ringer.attend(ROUTE, runner.wake)
     bells = Bells(settings.redis.url, "inbound_smtp", bells={ROUTE: runner.wake}, chores={TRAIN: trainings.teach})
     smtp = settings.smtp
     mx = make_mx(smtp, Recipients(store), receives, spool=blobs.spool() if isinstance(blobs, LocalBlobs) else None)

@@ -1,7 +1,8 @@
 """Ringing: `SET bell:<name> NX PX 2000`, then an arq job without an id. Never fails, never slows who rings.
 
 The serving process deletes the key before it wakes its runner, and the runner looks once more before it sleeps: so no ring is
-lost and none pile up. When Redis does not answer within its time-out, a breaker keeps away from it for a while; the sweep finds
+lost and none pile up. A runner of the ringing process itself (`Ringer.attend`) is woken at once and without Redis, which then only
+tells the others that there is work to help with. When Redis does not answer within its time-out, a breaker keeps away from it for a while; the sweep finds
 what nobody rang for.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -28,6 +29,8 @@ BELL_MS = 2_000
 BREAKER_SECONDS = 1.0
 GATHER_SECONDS = 0.02
 """Between two round trips: a lone ring goes at once, a busy process rings for many commits together."""
+ATTENDED_SECONDS = 0.5
+"""The same of a bell that a runner here attends: an arq job costs milliseconds, and what was rung for is in hand."""
 
 
 def redis_pool(url: str, *, timeout_seconds: float, max_connections: int = 16) -> ArqRedis:
@@ -60,6 +63,13 @@ class Ringer:
         self._ringing: asyncio.Task[None] | None = None
         self._rung: dict[str, tuple[Bell, str]] = {}
         """By name; not yet announced."""
+        self._attended: dict[Bell, Callable[[str], None]] = {}
+        self._told: dict[Bell, float] = {}
+        """When the others were, of bells that are attended here."""
+
+    def attend(self, bell: Bell, wake: Callable[[str], None]) -> None:
+        """A runner of this process answers that bell: it needs no Redis to hear of what is committed here."""
+        self._attended[bell] = wake
 
     @property
     def broken(self) -> bool:
@@ -67,6 +77,12 @@ class Ringer:
         return time.monotonic() < self._open_until
 
     def ring(self, bell: Bell, key: str | int = "") -> None:
+        if bell in self._attended:
+            self._attended[bell](str(key))
+            now = time.monotonic()
+            if now < self._told.get(bell, -ATTENDED_SECONDS) + ATTENDED_SECONDS:
+                return
+            self._told[bell] = now
         if self.broken:
             return
         self._rung[bell_key(bell, str(key))] = bell, str(key)

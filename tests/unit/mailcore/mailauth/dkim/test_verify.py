@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 import time
 from collections.abc import Sequence
 
 import dkim
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mailcore.dns.resolver import Records, StaticResolver
@@ -238,6 +239,7 @@ async def test_any_signature_has_a_result(tags: dict[str, str]) -> None:
     assert found.reason
 
 
+_BLANK_BEFORE_COLON = re.compile(rb"^[^\s:]+[ \t]+:", re.MULTILINE)
 SIGNED = sign(HEAD, BODY, [RSA], now=NOW) + HEAD + b"\r\n" + BODY
 
 
@@ -255,6 +257,8 @@ async def test_what_was_tampered_with_is_judged_as_dkimpy_does(edits: list[tuple
         if b"\r" not in raw[at : at + gone] and b"\n" not in raw[at : at + gone]:
             raw = raw[:at] + put.encode() + raw[at + gone :]
     head, _, body = raw.partition(b"\r\n\r\n")
+    # RFC 6376 §3.4.2 has no blank before the colon, and a last line always its CRLF: dkimpy keeps the one, and blanks at the other
+    assume(not _BLANK_BEFORE_COLON.search(head) and raw.endswith(b"\r\n"))
     try:
         found = await judged(head + b"\r\n", body)
     except Invalid:
