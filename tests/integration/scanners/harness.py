@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -46,7 +46,7 @@ class Desk:
         envelope = Envelope("ann@sender.example", rcpt_to)
         arrival = Arrival(raw, envelope, FACTS, "192.0.2.7", None, "smtp", {self.org: list(rcpt_to)})
         if scanned is not None:
-            arrival = replace(arrival, findings=scanned.findings, decisions=scanned.decisions)
+            arrival = arrival._replace(findings=scanned.findings, decisions=scanned.decisions)
         return (await self.receives.receive(arrival)).ids[self.org]
 
     async def deliver(self, raw: bytes, *to: str) -> UUID:

@@ -82,7 +82,7 @@ class MxSession(Session[Mx]):
         before_reply = self.listener.before_reply
         scans, tenants = self.listener.scans, _tenants(transaction)
         if (before_reply is None or before_reply.needless(tenants)) and (scans is None or scans.needless(tenants)):
-            return self._receive(transaction, message)
+            return self._receive(transaction, message, tenants)
         return self._take_proven(transaction, message, tenants)
 
     async def _take_proven(
@@ -104,7 +104,7 @@ class MxSession(Session[Mx]):
         if refused is not None:
             log.info("refused", peer=self.peer_ip, mail_from=mail_from, reply=str(refused))
             return refused
-        later = self._receive(transaction, message, scanned.decisions, asked, scanned)
+        later = self._receive(transaction, message, tenants, scanned.decisions, asked, scanned)
         return later.reply(await later.future)
 
     async def _take_report(self, transaction: Incoming, message: bytes | Spooled) -> Reply:
@@ -113,20 +113,21 @@ class MxSession(Session[Mx]):
         for address in [address for address, org_id in transaction.recipients if org_id is None]:
             await self._returned(address, head, transaction)
         told = await self._complaint(head) if _may_be_complaint(transaction, head) else []
-        if not _tenants(transaction):
+        tenants = _tenants(transaction)
+        if not tenants:
             return Reply(250, "Ok: the report has been read", "2.0.0")
-        later = self._receive(transaction, message, told)
+        later = self._receive(transaction, message, tenants, told)
         return later.reply(await later.future)
 
     def _receive(
         self,
         transaction: Incoming,
         message: bytes | Spooled,
+        tenants: Mapping[UUID, Sequence[str]],
         told: Sequence[dict[str, Any]] = (),
         asked: Asked | None = None,
         scanned: Scanned | None = None,
     ) -> Later:
-        tenants = _tenants(transaction)
         arrival = Arrival(
             raw=message,
             envelope=Envelope(
@@ -188,7 +189,10 @@ def _stored(done: Received) -> Reply:
 
 
 def _asks_for_operator(transaction: Incoming) -> bool:
-    return any(address.partition("@")[0].lower() in COMPLAINTS for address, _ in transaction.recipients)
+    for address, _ in transaction.recipients:
+        if address.partition("@")[0].lower() in COMPLAINTS:
+            return True
+    return False
 
 
 def _may_be_complaint(transaction: Incoming, raw: bytes) -> bool:

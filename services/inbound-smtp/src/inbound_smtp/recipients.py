@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from mailcore.kit.errors import MailError
@@ -26,8 +26,7 @@ Key = tuple[UUID, str]
 """Domain, local part in lower case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """Nothing else would be found by asking now."""
 
     receiving: Receiving | None

@@ -322,6 +322,8 @@ class Session(Connection[L]):
 
     def _count(self, octets: int) -> bool:
         """It holds so many of the memory for all from here on. False: there are not so many; then it holds what it held."""
+        if octets == self._counted:
+            return True
         memory = self.listener.room.memory
         if octets > self._counted and not memory.take(octets - self._counted):
             return False

@@ -82,7 +82,7 @@ def _with_words(found: tuple[Reported, ...], message: Message) -> tuple[Reported
 
 def _both(status: Reply, reason: Reply | None, words: str) -> Reply:
     if reason is None:
-        return replace(status, text=words)
+        return status._replace(text=words)
     vague = status.enhanced is None or status.enhanced.endswith(".0.0")
     enhanced = (reason.enhanced or status.enhanced) if vague else status.enhanced
     code = reason.code if enhanced is None or enhanced[0] == str(reason.code)[0] else status.code

@@ -21,9 +21,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from mailcore.blob.base import INLINE_BYTES, BlobStore, Spooled, new_key
@@ -49,8 +48,7 @@ _BLOBS_AT_ONCE = 8
 """Of one mail: each organization has its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     raw: bytes | Spooled
     envelope: Envelope
     facts: dict[str, Any]
@@ -71,19 +69,17 @@ class Arrival:
     """… and what scanners said then (flow.scan)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     ids: dict[UUID, UUID]
     """Organization → arrival; of a repeat, the first one."""
     repeat: bool
     """Nothing of it was new."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     rows: list[NewArrival]
     window: float | None
-    weight: int = field(default=1)
+    weight: int = 1
 
     def repeats(self, done: Received) -> list[NewArrival]:
         """Those that are no new arrivals."""

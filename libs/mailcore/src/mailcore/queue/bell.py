@@ -2,8 +2,8 @@
 
 The serving process deletes the key before it wakes its runner, and the runner looks once more before it sleeps: so no ring is
 lost and none pile up. A runner of the ringing process itself (`Ringer.attend`) is woken at once and without Redis, which then only
-tells the others that there is work to help with. When Redis does not answer within its time-out, a breaker keeps away from it for a while; the sweep finds
-what nobody rang for.
+tells the others that there is work to help with. When Redis does not answer within its time-out, a breaker keeps away from it for a
+while; the sweep finds what nobody rang for.
 """
 
 from __future__ import annotations

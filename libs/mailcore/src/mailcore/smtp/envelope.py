@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     mail_from: str
     """Return path; empty for `<>` (RFC 5321 §4.5.5)."""
     rcpt_to: tuple[str, ...]

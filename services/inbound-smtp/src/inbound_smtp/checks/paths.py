@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from inbound_smtp.replies import NO_RELAY, syntax
 from mailcore.kit.errors import Invalid
@@ -35,8 +34,7 @@ class Refusal(Exception):
         self.reply = reply
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     sender: str
     """Empty for `<>`."""
     size: int | None
@@ -47,8 +45,7 @@ class Mail:
     requiretls: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """A recipient anywhere, and what the sender wants to be told of him (RFC 3461 §4)."""
 
     address: Address
@@ -57,8 +54,7 @@ class Destination:
     """Type and address."""
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(NamedTuple):
     text: str
     bracketed: bool
     parameters: list[str]

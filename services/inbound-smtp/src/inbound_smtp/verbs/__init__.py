@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from inbound_smtp.verbs.data import bdat, data
 from inbound_smtp.verbs.hello import ehlo, helo, starttls
@@ -18,8 +17,7 @@ from inbound_smtp.verbs.other import expn, help_, noop, quit_, rset, vrfy
 from mailcore.smtp.reply import Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Later:
+class Later(NamedTuple):
     """A reply made of what a future comes to, without a task of its own."""
 
     future: asyncio.Future[Any]
