@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -62,6 +62,26 @@ async def test_a_claim_writes_attempt_lease_and_next_due_time_first(
     wait = (stored["due_at"] - stored["leased_at"]).total_seconds()
     assert 60 * 0.9 - 1 <= wait <= 60 * 1.1
     assert await _claim(store, worker, await _lanes(admin)) == []
+
+
+async def test_rows_of_an_older_version_name_no_recipient_and_are_claimed_with_it(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection, worker: int
+) -> None:
+    org, email_id = tenant.org_id, await tenant.send("you@example.com")
+    await admin.execute("UPDATE queue SET recipient = NULL")
+    (row,) = await _claim(store, worker, await _lanes(admin))
+    assert (row.recipient, row.suppressed) == ("you@example.com", None)
+    await door.release(store, [row])
+    await admin.execute(
+        "INSERT INTO suppressions (id, org_id, email, origin) VALUES ($1, $2, 'you@example.com', 'manual')",
+        uuid7(),
+        org,
+    )
+    await admin.execute("UPDATE queue SET crashes = 1")
+    async with store.worker() as db:
+        suspect = await deliveries.claim_suspect(db, row.lane_id, worker, schedule=SCHEDULE)
+    assert suspect is not None
+    assert (suspect.email_id, suspect.recipient, suspect.suppressed) == (email_id, "you@example.com", "manual")
 
 
 async def test_two_workers_racing_never_get_the_same_row(
@@ -188,6 +208,34 @@ async def test_released_rows_are_due_again_with_the_attempt_not_counted(
     assert (stored["worker"], stored["attempt"]) == (None, 0)
     (again,) = await _claim(store, worker, await _lanes(admin))
     assert again.attempt == 1
+
+
+@pytest.mark.parametrize("what", ["mark", "settle", "release", "turned away"])
+async def test_rows_are_locked_by_key_whatever_order_they_come_in(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection, worker: int, what: str
+) -> None:
+    """Else the leave to send for some rows and the giving back of the same could wait for each other."""
+    for n in range(2):
+        await tenant.send(f"u{n}@example.com")
+    low, high = sorted(await _claim(store, worker, await _lanes(admin)), key=lambda row: row.key)
+    calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "mark": lambda: deliveries.mark_dot_sent(store, [high, low]),
+        "settle": lambda: door.settle(store, [_attempt(high), _attempt(low)]),
+        "release": lambda: door.release(store, [high, low]),
+        "turned away": lambda: door.release(store, [], [_attempt(high, DEFERRED), _attempt(low, DEFERRED)]),
+    }
+    of_one = "SELECT FROM queue WHERE email_id = $1 AND n = $2 FOR UPDATE"
+    async with admin.transaction():
+        await admin.execute(of_one, *low.key)
+        task = asyncio.create_task(calls[what]())
+        try:
+            async with asyncio.timeout(10):
+                while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.01)
+            await admin.execute(f"{of_one} NOWAIT", *high.key)
+        finally:
+            await admin.execute("ROLLBACK; BEGIN")
+            await task
 
 
 async def test_a_lease_that_was_given_back_is_fenced_when_the_same_worker_gets_the_row_again(

@@ -217,13 +217,15 @@ leased AS (
                                              * (1 - $3::float8 + random() * 2 * $3::float8))
   FROM picked
   WHERE q.ctid = picked.ctid
-  RETURNING q.email_id, q.n, q.attempt, q.org_id, q.lane_id, q.possible_duplicate, q.leased_at
+  RETURNING q.email_id, q.n, q.attempt, q.org_id, q.lane_id, q.possible_duplicate, q.leased_at, q.recipient
 )
-SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, d.recipient, leased.possible_duplicate,
+SELECT leased.email_id, leased.n, leased.attempt, leased.org_id, leased.lane_id, known.recipient, leased.possible_duplicate,
        leased.leased_at,
        (SELECT CASE WHEN NOT lookup_relay(leased.lane_id) THEN s.origin END FROM suppressions s
-        WHERE s.org_id = leased.org_id AND s.email = lower(d.recipient COLLATE "C"))
-FROM leased JOIN deliveries d ON d.email_id = leased.email_id AND d.n = leased.n
+        WHERE s.org_id = leased.org_id AND s.email = lower(known.recipient COLLATE "C"))
+FROM leased CROSS JOIN LATERAL (
+  SELECT coalesce(leased.recipient, (SELECT d.recipient FROM deliveries d
+                                     WHERE d.email_id = leased.email_id AND d.n = leased.n)) AS recipient) known
 """
 _CLAIM = f"""
 WITH picked AS MATERIALIZED (

@@ -152,8 +152,8 @@ WITH {keys}new_emails AS (
          created_at
   FROM copies
 ), waiting AS (
-  INSERT INTO queue (email_id, n, org_id, lane_id, due_at)
-  SELECT email_id, n, org_id, lane_id, COALESCE(scheduled_at, now()) FROM copies WHERE suppressed IS NULL
+  INSERT INTO queue (email_id, n, org_id, lane_id, due_at, recipient)
+  SELECT email_id, n, org_id, lane_id, COALESCE(scheduled_at, now()), recipient FROM copies WHERE suppressed IS NULL
 ), counted AS (
   INSERT INTO usage_deltas (org_id, day, sent)
   SELECT org_id, (now() AT TIME ZONE 'UTC')::date, count(*) FROM copies GROUP BY org_id
