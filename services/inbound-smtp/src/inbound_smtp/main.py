@@ -147,6 +147,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         await asyncio.wait([routing])
         routes.abandon()
         await router.release()
+        ringer.ring(ROUTE)  # what is left is the others'
         await lease.leave()
 
     try:

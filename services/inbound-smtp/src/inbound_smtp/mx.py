@@ -189,10 +189,7 @@ def _stored(done: Received) -> Reply:
 
 
 def _asks_for_operator(transaction: Incoming) -> bool:
-    for address, _ in transaction.recipients:
-        if address.partition("@")[0].lower() in COMPLAINTS:
-            return True
-    return False
+    return any(address.partition("@")[0].lower() in COMPLAINTS for address, _ in transaction.recipients)
 
 
 def _may_be_complaint(transaction: Incoming, raw: bytes) -> bool:

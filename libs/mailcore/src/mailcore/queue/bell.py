@@ -64,8 +64,10 @@ class Ringer:
         self._rung: dict[str, tuple[Bell, str]] = {}
         """By name; not yet announced."""
         self._attended: dict[Bell, Callable[[str], None]] = {}
-        self._told: dict[Bell, float] = {}
-        """When the others were, of bells that are attended here."""
+        self._told: dict[str, asyncio.TimerHandle] = {}
+        """By name: the others were told of it a moment ago."""
+        self._untold: dict[str, tuple[Bell, str]] = {}
+        """What was rung since."""
 
     def attend(self, bell: Bell, wake: Callable[[str], None]) -> None:
         """A runner of this process answers that bell: it needs no Redis to hear of what is committed here."""
@@ -77,15 +79,31 @@ class Ringer:
         return time.monotonic() < self._open_until
 
     def ring(self, bell: Bell, key: str | int = "") -> None:
+        name, rung = bell_key(bell, str(key)), (bell, str(key))
         if bell in self._attended:
-            self._attended[bell](str(key))
-            now = time.monotonic()
-            if now < self._told.get(bell, -ATTENDED_SECONDS) + ATTENDED_SECONDS:
-                return
-            self._told[bell] = now
+            self._attended[bell](rung[1])
+            self._tell(name, rung)
+        else:
+            self._announce_soon(name, rung)
+
+    def _tell(self, name: str, rung: tuple[Bell, str]) -> None:
+        """The others, of what is attended here: at once, and once more when that was a while ago."""
+        if name in self._told:
+            self._untold[name] = rung
+            return
+        self._told[name] = asyncio.get_running_loop().call_later(ATTENDED_SECONDS, self._tell_again, name)
+        self._announce_soon(name, rung)
+
+    def _tell_again(self, name: str) -> None:
+        del self._told[name]
+        rung = self._untold.pop(name, None)
+        if rung is not None:
+            self._tell(name, rung)
+
+    def _announce_soon(self, name: str, rung: tuple[Bell, str]) -> None:
         if self.broken:
             return
-        self._rung[bell_key(bell, str(key))] = bell, str(key)
+        self._rung[name] = rung
         if self._ringing is None:
             self._ringing = asyncio.get_running_loop().create_task(self._ring())
 
@@ -95,6 +113,12 @@ class Ringer:
 
     async def drain(self) -> None:
         """Returns when everything rung so far is announced, or Redis did not answer."""
+        for timer in self._told.values():
+            timer.cancel()
+        self._told.clear()
+        untold, self._untold = self._untold, {}
+        for name, rung in untold.items():
+            self._announce_soon(name, rung)
         if self._ringing is not None:
             await asyncio.gather(self._ringing, return_exceptions=True)
 

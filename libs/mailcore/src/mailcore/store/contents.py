@@ -103,7 +103,9 @@ LEFT JOIN LATERAL (
   FROM domains d WHERE d.id = domain_id
 ) tracked ON true
 """
-_CONTENTS = f"SELECT {_columns()} FROM emails {_TRACKED} WHERE id = ANY ($1::uuid[])"
+# a join, not `= ANY`: of each id the month is known, and no other is looked into
+_ASKED = "unnest($1::uuid[]) AS asked (asked_id) JOIN emails ON id = asked_id"
+_CONTENTS = f"SELECT {_columns()} FROM {_ASKED} {_TRACKED}"
 _IF_LIGHT = {
     "html": "CASE WHEN light THEN html END",
     "text": "CASE WHEN light THEN text_ END",
@@ -121,6 +123,6 @@ FROM (
   FROM (
     SELECT *, coalesce(octet_length(html) * CASE WHEN text_ IS NULL THEN 2 ELSE 1 END, 0) + coalesce(octet_length(text_), 0)
               + coalesce(octet_length(raw), 0) + 2 * coalesce(body_bytes, 0) AS size
-    FROM emails WHERE id = ANY ($1::uuid[])
+    FROM {_ASKED}
   ) sized
 ) told {_TRACKED}"""

@@ -129,12 +129,12 @@ class Store:
     @asynccontextmanager
     async def worker(self, *, durable: bool = True, by_index: bool = False) -> AsyncIterator[Connection]:
         """`durable=False` does not wait for the disk: only for what may be lost in a crash (`dot_sent`). `by_index`: as
-        `plans.by_index`, without a round trip of its own."""
+        `plans.by_index`, with `plans.ONE_PLAN`, without a round trip of its own."""
         begin = "BEGIN; SET LOCAL ROLE postroom_worker"
         if not durable:
             begin += "; SET LOCAL synchronous_commit = off"
         if by_index:
-            begin += "; " + plans.BY_INDEX
+            begin += f"; {plans.BY_INDEX}; {plans.ONE_PLAN}"
         async with self._transaction(begin) as db:
             yield db
 
