@@ -32,6 +32,10 @@ from mailcore.store.ways import TAKEN, TAKEN_COLUMNS, Taken, taken
 JITTER = 0.1
 """The share by which a back-off is spread to both sides: what failed together does not return together."""
 
+HELD = "q.worker IS NOT DISTINCT FROM t.worker AND q.attempt = t.attempt AND q.leased_at = t.leased_at"
+"""The fence: the lease of queue row `q` is still the one that `t` tells of. Not `=` for the worker: where the planner takes rows
+that are leased for few, it would look for each among all that the worker holds, and not by its key."""
+
 Key = tuple[UUID, int]
 """A delivery: the email's id and the recipient's number."""
 
@@ -304,7 +308,7 @@ def _mark(rows: Sequence[Leased]) -> str:
 UPDATE queue q SET dot_sent = true
 FROM unnest('{{{email_id}}}'::uuid[], '{{{n}}}'::smallint[], '{{{attempt}}}'::smallint[], '{{{worker}}}'::bigint[],
             '{{{leased_at}}}'::timestamptz[]) AS t (email_id, n, attempt, worker, leased_at)
-WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt AND q.leased_at = t.leased_at"""
+WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD}"""
 
 
 # ---- 4. settle -------------------------------------------------------------------------------------------------------
@@ -318,25 +322,23 @@ async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Sett
 
 # its parameters are the fields of Settlement, in their order
 # possible_duplicate: of the attempt, that an earlier one may have delivered; of row and delivery, also that this one may have
-_SETTLE = """
-WITH o AS MATERIALIZED (
+_SETTLE = f"""
+WITH t AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
       $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::smallint[], $15::text[], $16::text[],
       $17::text[], $18::text[], $19::boolean[], $20::float8[], $21::text[], $22::text[], $23::text[])
     AS t (email_id, n, attempt, worker, leased_at, state, last_event, outcome, site, mx_host, mx_ip, source_ip, tls, code,
           enhanced_code, reply, rule, conversation, unsure, retry_after, tls_policy, category, category_rule)
 ), gone AS (
-  DELETE FROM queue q USING o
-  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
-    AND q.leased_at = o.leased_at AND o.state <> 'queued'
-  RETURNING q.org_id, q.possible_duplicate, o.*
+  DELETE FROM queue q USING t
+  WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD} AND t.state <> 'queued'
+  RETURNING q.org_id, q.possible_duplicate, t.*
 ), kept AS (
-  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, possible_duplicate = q.possible_duplicate OR o.unsure,
-                     due_at = CASE WHEN o.retry_after IS NULL THEN q.due_at ELSE now() + make_interval(secs => o.retry_after) END
-  FROM o
-  WHERE q.email_id = o.email_id AND q.n = o.n AND q.worker = o.worker AND q.attempt = o.attempt
-    AND q.leased_at = o.leased_at AND o.state = 'queued'
-  RETURNING q.org_id, q.possible_duplicate, o.*
+  UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, possible_duplicate = q.possible_duplicate OR t.unsure,
+                     due_at = CASE WHEN t.retry_after IS NULL THEN q.due_at ELSE now() + make_interval(secs => t.retry_after) END
+  FROM t
+  WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD} AND t.state = 'queued'
+  RETURNING q.org_id, q.possible_duplicate, t.*
 ), mine AS (
   SELECT * FROM gone UNION ALL SELECT * FROM kept
 ), known AS MATERIALIZED (
@@ -396,13 +398,12 @@ async def release(db: Connection, rows: Sequence[Leased]) -> int:
     return released
 
 
-_RELEASE = """
+_RELEASE = f"""
 WITH released AS (
   UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1, due_at = now()
   FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[])
     AS t (email_id, n, attempt, worker, leased_at)
-  WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
-    AND q.leased_at = t.leased_at
+  WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD}
   RETURNING 1
 )
 SELECT count(*) FROM released

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mailcore.store.deliveries import Settlement, in_order
+from mailcore.store.deliveries import HELD, Settlement, in_order
 from mailcore.store.session import Connection
 
 RULE = "turned-away"
@@ -30,7 +30,7 @@ def _columns(each: Settlement) -> tuple[object, ...]:
     return (*fence, *where, each.code, each.enhanced_code, each.reply, each.category, each.conversation)
 
 
-_RELEASE = """
+_RELEASE = f"""
 WITH t AS MATERIALIZED (
   SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[],
       $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[], $13::text[], $14::text[], $15::text[], $16::text[])
@@ -39,7 +39,7 @@ WITH t AS MATERIALIZED (
 ), released AS (
   UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1, due_at = now()
   FROM t
-  WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt AND q.leased_at = t.leased_at
+  WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD}
   RETURNING q.org_id, t.*
 ), noted AS (
   INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, mx_host, mx_ip, source_ip, tls, tls_policy, code,

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.deliveries import Key, Leased
+from mailcore.store.deliveries import HELD, Key, Leased
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 
@@ -75,14 +75,13 @@ async def put_off(db: Connection, waits: Sequence[Wait]) -> int:
     return put
 
 
-_PUT_OFF = """
+_PUT_OFF = f"""
 WITH put AS (
   UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1,
                      due_at = now() + make_interval(secs => t.seconds), waits_for = t.waits_for, turn = t.turn
   FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::uuid[], $7::smallint[], $8::float8[])
     AS t (email_id, n, attempt, worker, leased_at, waits_for, turn, seconds)
-  WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
-    AND q.leased_at = t.leased_at
+  WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD}
   RETURNING 1
 )
 SELECT count(*) FROM put
@@ -112,13 +111,12 @@ SELECT DISTINCT org_id, domain, class, $2::bigint FROM lanes WHERE id = ANY ($1:
 ORDER BY org_id, domain, class
 ON CONFLICT DO NOTHING
 """
-_OVERFLOW = """
+_OVERFLOW = f"""
 UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, attempt = q.attempt - 1, due_at = now(), lane_id = there.id
 FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::bigint[], $5::timestamptz[])
     AS t (email_id, n, attempt, worker, leased_at),
   lanes here, lanes there
-WHERE q.email_id = t.email_id AND q.n = t.n AND q.worker = t.worker AND q.attempt = t.attempt
-  AND q.leased_at = t.leased_at
+WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD}
   AND here.id = q.lane_id AND here.route_id <> $6
   AND there.org_id = here.org_id AND there.domain = here.domain AND there.class = here.class AND there.route_id = $6
 RETURNING q.email_id, q.n
