@@ -377,25 +377,23 @@ async def test_a_reroute_to_a_host_takes_mail_with_requiretls_along(
 
 
 async def test_two_who_carry_out_one_order_take_turns(
-    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
 ) -> None:
-    begun, hold, tell = asyncio.Event(), asyncio.Event(), operate._tell
-
-    async def slow(*of: Any) -> int:
-        if of[1]:
-            begun.set()
-            await hold.wait()
-        return await tell(*of)
-
-    monkeypatch.setattr(operate, "_tell", slow)
     told = await operate.order(store, ringer, "bounce", Query(domain="two.test"), dry_run=False, **WORDS)
     assert told.order is not None
-    first = asyncio.ensure_future(operate.carry_out(store, told.order.id))
-    await begun.wait()  # it has the rows, and has not committed
-    second = asyncio.ensure_future(operate.carry_out(store, told.order.id))
-    await asyncio.wait([second], timeout=0.5)
-    state = await admin.fetchval("SELECT state FROM queue_orders")
-    hold.set()
+
+    async def until_waiting(count: int) -> None:
+        async with asyncio.timeout(10):
+            while await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:
+                await asyncio.sleep(0.01)
+
+    async with admin.transaction():
+        await admin.execute("LOCK TABLE events IN SHARE MODE")  # who has the rows cannot tell of them
+        first = asyncio.create_task(operate.carry_out(store, told.order.id))
+        await until_waiting(1)
+        second = asyncio.create_task(operate.carry_out(store, told.order.id))
+        await until_waiting(2)
+        state = await admin.fetchval("SELECT state FROM queue_orders")
     assert ((await first).touched, (await second).touched, state) == (1, 0, "waiting")
     row = await admin.fetchrow("SELECT state, touched FROM queue_orders")
     assert row is not None and (row["state"], row["touched"]) == ("done", 1)

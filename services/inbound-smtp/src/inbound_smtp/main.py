@@ -147,7 +147,6 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         await asyncio.wait([routing])
         routes.abandon()
         await router.release()
-        ringer.ring(ROUTE)  # what is left is the others'
         await lease.leave()
 
     try:
@@ -160,6 +159,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             drain=drain,
             drain_seconds=25,
         )
+        ringer.ring(ROUTE)  # what is left is the others': here, where our own bells no more answer
         await keys.write_use()
     finally:
         for server in servers:

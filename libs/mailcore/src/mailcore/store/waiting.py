@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.deliveries import HELD, Key, Leased
+from mailcore.store.deliveries import HELD, Key, Leased, in_order
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 
@@ -61,6 +61,7 @@ class Wait:
 async def put_off(db: Connection, waits: Sequence[Wait]) -> int:
     """Leased rows that were not begun wait: their attempt does not count. Only where the lease is still mine; returns how many."""
     await by_index(db)
+    waits = sorted(waits, key=lambda wait: wait.row.key)  # as deliveries.in_order
     put: int = await db.fetchval(
         _PUT_OFF,
         [wait.row.email_id for wait in waits],
@@ -92,6 +93,7 @@ async def overflow(db: Connection, rows: Sequence[Leased], route: int) -> set[Ke
     """Leased rows that were not begun take that route, due at once and without an attempt. Only where the lease is still mine, and
     not those that came by this route already; returns the keys of those that do."""
     await by_index(db)
+    rows = in_order(rows)
     await db.execute(_LANES, list({row.lane_id for row in rows}), route)
     moved = await db.fetch(
         _OVERFLOW,
