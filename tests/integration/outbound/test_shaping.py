@@ -137,6 +137,7 @@ async def test_a_run_under_way_stops_when_everything_is_held(
     ):
         await tenant.send_each([[f"u{n}@example.com"] for n in range(100)])
         await until(lambda: admin.fetchval("SELECT count(*) > 0 FROM queue WHERE dot_sent"), "under way")
+        await until(lambda: admin.fetchval("SELECT bool_and(bears > 0) FROM site_shares"), "told by a heartbeat")
         async with store.worker() as db:
             await holds.place(db, None, None, origin="operator", reason="stop")
         await until(lambda: admin.fetchval("SELECT bool_and(bears = 0) FROM site_shares"), "the run knows")
