@@ -19,7 +19,7 @@ from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Received, Receives
 from mailcore.flow.route import RETRY_SECONDS, Routes
 from mailcore.kit.errors import Unavailable
-from mailcore.kit.ids import uuid7
+from mailcore.kit.ids import uuid7, uuid7_time
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
@@ -414,6 +414,44 @@ async def test_a_source_that_gives_ids_is_known_by_them_for_good(
     assert again == Received(first.ids, repeat=True)
     assert not (await receives.receive(arrival({org: ["a@x.test"]}, source_id="evt_2"))).repeat
     assert not (await receives.receive(arrival({await make_org(): ["a@x.test"]}, source_id="evt_1"))).repeat
+
+
+async def test_who_asks_again_for_what_is_stored_already_finds_it_to_be_his(
+    admin: asyncpg.Connection, org: UUID, store: Store, receives: Receives
+) -> None:
+    """The connection broke after the commit: the same rows are given again, and are no repeats of themselves."""
+    id_, key = uuid7(), b"k" * 32
+    row = arrivals.NewArrival(
+        id_,
+        org,
+        "smtp",
+        "192.0.2.7",
+        None,
+        "j@sender.example",
+        ("a@x.test",),
+        {},
+        2,
+        b"",
+        b"x\n",
+        None,
+        [],
+        uuid7_time(id_),
+    )._replace(key=key)
+    for _ in range(2):
+        assert await arrivals.take(store, [row], seconds=3600.0) == {}
+        assert [id_] == [each["id"] for each in await admin.fetch("SELECT id FROM arrivals")]
+        assert await admin.fetchval("SELECT count(*) FROM arrival_queue") == 1
+    assert await arrivals.take(store, [row._replace(id=uuid7())], seconds=3600.0) == {key: id_}
+
+
+async def test_taking_mail_in_leaves_no_role_behind(org: UUID, store: Store) -> None:
+    id_ = uuid7()
+    row = arrivals.NewArrival(
+        id_, org, "smtp", "192.0.2.7", None, "", ("a@x.test",), {}, 2, b"", b"x\n", None, [], uuid7_time(id_)
+    )._replace(key=b"r" * 32)
+    assert await arrivals.take(store, [row], seconds=None) == {}
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await store.call("INSERT INTO arrival_queue (arrival_id, org_id, due_at) VALUES ($1, $2, now())", uuid7(), org)
 
 
 async def test_a_mail_for_an_organization_that_is_gone_is_routed_to_nobody(

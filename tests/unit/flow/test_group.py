@@ -96,6 +96,29 @@ async def test_company_is_what_those_who_wait_weigh() -> None:
     assert most == 1
 
 
+async def test_after_a_crowd_the_next_group_waits_for_those_who_come_again() -> None:
+    groups = Groups()
+    door: GroupCommit[int, int] = GroupCommit(groups.commit, in_flight=1, gather_seconds=0.05)
+
+    async def twice(n: int) -> None:
+        await door.join(n)
+        await asyncio.sleep(0.001 * n)
+        await door.join(10 * n)
+
+    await asyncio.gather(*(twice(n) for n in range(1, 7)))
+    assert groups.seen == [[1, 2, 3, 4, 5, 6], [10, 20, 30, 40, 50, 60]]
+
+
+async def test_after_a_few_the_next_group_waits_for_nobody() -> None:
+    groups = Groups()
+    door: GroupCommit[int, int] = GroupCommit(groups.commit, in_flight=1, gather_seconds=3600)
+    async with asyncio.timeout(10):
+        for few in ([1], [2], [3, 4, 5, 6], [7]):
+            await asyncio.gather(*(door.join(n) for n in few), return_exceptions=True)
+        await door.drain()
+    assert groups.seen == [[1], [2], [3, 4, 5, 6], [7]]
+
+
 @pytest.mark.parametrize("company", [1, 32])
 async def test_who_joins_while_the_last_group_ends_is_not_forgotten(company: int) -> None:
     """Between a group's last look for members and the end of its task there is a moment in which others run."""

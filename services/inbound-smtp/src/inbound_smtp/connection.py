@@ -1,7 +1,7 @@
 """A connection: octets come, replies go. An asyncio.Protocol, so that neither a task nor a stream stands between the two.
 
     connection_made → (PROXY header) → (TLS) → `open`: it is known who is there
-    data_received   → `octets` → _advance → `_read`, again and again → the replies of all that in one write
+    data_received   → `octets` → _advance → `_read`, again and again → the replies of all that in one write (`_tell`)
 
 `_read` is the state: what is done with the octets that have come. It takes one thing out of `octets` and says whether it did.
 `_advance` goes on until there is nothing whole to read, or something has to be waited for (`wait_for`). Who waits is this
@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._channel: Channel | None = None
-        self._entered = self._closed = self._ended = self._congested = self._paused = self._due = False
+        self._entered = self._closed = self._ended = self._congested = self._paused = self._due = self._telling = False
         self._read: Callable[[], bool] = self._read_command
         self._held: asyncio.Future[Any] | None = None
         """What is waited for: meanwhile nothing is read, but for who asks the client himself."""
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
     def start_tls(self) -> None:
         """What was said is sent in clear, what comes from here on is within TLS, and what came before counts for nothing."""
         assert self.listener.certificate is not None and self._transport is not None
-        self._flush()
+        self._send()
         self.octets.clear()
         self._channel = Channel(self.listener.certificate.context, self._transport.write)
         self._patience = HANDSHAKE_SECONDS
@@ -248,8 +248,7 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
             left -= 1
         if self._waiting:
             return
-        if self._replies:
-            self._flush()
+        self._tell()
         if not left:
             if not self._due:
                 self._due = True
@@ -325,7 +324,15 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
 
     # ---- replies ----------------------------------------------------------------------------------------------------
 
-    def _flush(self) -> None:
+    def _tell(self) -> None:
+        """What has been said leaves with what others are told in this round of the loop, one right behind the other: a client that
+        sleeps has to be woken, which costs more than the packet, and one that talks over many connections then sleeps once."""
+        if not self._telling and self._replies:
+            self._telling = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._telling = False
         replies, transport = self._replies, self._transport
         if not replies or transport is None:
             return
@@ -335,7 +342,11 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
         if self._channel is None:
             transport.write(octets)
         elif self._channel.established:
-            self._channel.say(octets)
+            try:
+                self._channel.say(octets)
+            except (ssl.SSLError, OSError) as error:
+                log.debug("TLS failed", peer=self.peer_ip, error=str(error))
+                transport.abort()
 
     def goodbye(self, reply: Reply) -> None:
         self._replies.append(replies.octets(reply))
@@ -344,7 +355,7 @@ class Connection(asyncio.Protocol, Generic[L], ABC):
     def close(self) -> None:
         if self._closed:
             return
-        self._flush()
+        self._send()
         self._closed = True
         self._since, self._patience = self._loop.time(), LINGER_SECONDS
         self._no_more()

@@ -126,7 +126,7 @@ class Session(Connection[L]):
             return False
         self._obey(data[:-2])
         if self._held is None and not self._closed:
-            self._flush()
+            self._tell()
         return True
 
     def _read_command(self) -> bool:

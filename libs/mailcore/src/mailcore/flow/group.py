@@ -1,9 +1,10 @@
 """Group commit: what is in flight together shares one transaction and one fsync.
 
-A lone member never waits for company: it starts a group at once. While one is being committed, later members gather and leave
-together in the next one; when those who wait weigh `company`, a further group leaves beside it, up to `in_flight`. A group runs in
-a task of its own, so a client that hangs up takes nothing with it. When a group fails for a reason that is one member's, every
-member is tried again alone; when the database is away, all learn it at once.
+A lone member does not wait for company: it starts a group at once. While one is being committed, later members gather and leave
+together in the next one; when those who wait weigh `company`, a further group leaves beside it, up to `in_flight`. Where a group
+costs much and one more member of it little, the next one can be told to come a moment later than it could, after one of
+CROWD or more. A group runs in a task of its own, so a client that hangs up takes nothing with it. When a group fails for a reason
+that is one member's, every member is tried again alone; when the database is away, all learn it at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
 
 log = logger(__name__)
+
+CROWD = 5
+"""Members of a group after which others are as good as here: the next one waits for them, where it is told to."""
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -31,12 +35,14 @@ class GroupCommit(Generic[M, R]):
         in_flight: int = 2,
         company: int = 1,
         members: int = 200,
+        gather_seconds: float = 0.0,
         weight: Callable[[M], int] = lambda _: 1,
     ) -> None:
         self._commit = commit
         self._in_flight = in_flight
         self._company = company
         self._members = members
+        self._gather_seconds = gather_seconds
         self._weight = weight
         self._waiting: list[tuple[M, asyncio.Future[R]]] = []
         self._weighs = 0
@@ -80,6 +86,8 @@ class GroupCommit(Generic[M, R]):
                     _settle(group, results)
                 finally:
                     _give_up(group)
+                if self._gather_seconds and len(group) >= CROWD:
+                    await asyncio.sleep(self._gather_seconds)
         finally:
             self._leaving -= 1
             if not self._leaving:

@@ -5,7 +5,7 @@
 
 1. one arrival for each organization that has recipients in it
 2. raw mail over INLINE_BYTES to the blob store, durable, before the transaction
-3. one transaction for all that is in flight (flow.group): keys, arrivals, queue rows
+3. one statement for all that is in flight (flow.group): keys, arrivals, queue rows
 4. after the commit the router's bell; only then does the peer hear 250
 
 A repeat makes no second arrival and is answered as if it did: the same (source, source_id), or by SMTP, where a peer that did not
@@ -43,6 +43,8 @@ log = logger(__name__)
 
 REPEAT_SECONDS = 3600.0
 """For so long, the same envelope and content by SMTP is the same mail."""
+GATHER_SECONDS = 0.002
+"""Between two groups of arrivals, at most."""
 _HASHED_INLINE = 1024 * 1024
 _BLOBS_AT_ONCE = 8
 """Of one mail: each organization has its own."""
@@ -96,7 +98,7 @@ class Receives:
         blobs: BlobStore,
         *,
         in_flight: int = 2,
-        company: int = 16,
+        company: int = 64,
         members: int = 200,
     ) -> None:
         self._store = store
@@ -106,7 +108,12 @@ class Receives:
         """Arrivals, since the process began."""
         self._noting: set[asyncio.Task[None]] = set()
         self._group: GroupCommit[_Member, Received] = GroupCommit(
-            self._commit, in_flight=in_flight, company=company, members=members, weight=lambda member: member.weight
+            self._commit,
+            in_flight=in_flight,
+            company=company,
+            members=members,
+            gather_seconds=GATHER_SECONDS,
+            weight=lambda member: member.weight,
         )
 
     async def receive(self, arrival: Arrival) -> Received:
@@ -188,9 +195,8 @@ class Receives:
             for row in member.rows:
                 first.setdefault(member.window, {}).setdefault(row.key, row)
         holders = {row.key: row.id for of_window in first.values() for row in of_window.values()}
-        async with self._store.door() as db:
-            for window in sorted(first, key=str):
-                holders |= await arrivals.take(db, list(first[window].values()), seconds=window)
+        for window in sorted(first, key=str):
+            holders |= await arrivals.take(self._store, list(first[window].values()), seconds=window)
         new = [row for member in members for row in member.rows if holders[row.key] == row.id]
         # here and not where the client is answered: it may have gone meanwhile
         if new:

@@ -1,6 +1,6 @@
 """Arrivals: mail taken in, the queue of what is still to be routed, and the keys by which a repeat is known.
 
-take                       role door, in the transaction of flow.receive
+take                       role door, a transaction of its own (take_arrivals, migration 0029)
 insert_read                role door
 claim … settle_routed      role worker, the router
 find, page                 role app
@@ -18,7 +18,7 @@ import asyncpg
 import orjson
 
 from mailcore.store.pages import Page, Slice, fetch
-from mailcore.store.session import Connection
+from mailcore.store.session import Connection, Store
 
 MAX_CRASHES = 3
 """Of workers that routed a mail alone; the crash that came before, in company, may have been another's fault."""
@@ -120,11 +120,13 @@ class Pending:
     auth: dict[str, Any] | None
 
 
-async def take(db: Connection, new: Sequence[NewArrival], *, seconds: float | None) -> dict[bytes, UUID]:
-    """Stores those whose key nobody has, each with its queue row, due at once. Of the others: key → the arrival that has it.
+async def take(store: Store, new: Sequence[NewArrival], *, seconds: float | None) -> dict[bytes, UUID]:
+    """Stores those whose key nobody has, each with its queue row, due at once, on disk when this returns. Of the others: key → the
+    arrival that has it.
 
     `seconds`: a key older than that counts no more; None: it counts as long as upkeep keeps it. Waits for a transaction that is
-    taking the same key. Keys must differ from each other.
+    taking the same key. Keys must differ from each other. Raises Unavailable: they may be stored nevertheless, and asking for
+    the same ones again finds them.
     """
     rows = []
     raws = []
@@ -136,13 +138,11 @@ async def take(db: Connection, new: Sequence[NewArrival], *, seconds: float | No
             row["raw"] = len(raws)
         rows.append(row)
     # as one value: the driver looks at every element of an array. Its own UUIDs are none to orjson
-    taken = await db.fetch(_TAKE, orjson.dumps(rows, default=str).decode(), raws, seconds)
-    if len(taken) == len(new):
-        return {}
-    mine = {row[0] for row in taken}
-    found = await db.fetch(
-        "SELECT digest, arrival_id FROM arrival_keys WHERE digest = ANY ($1)",
-        [one.key for one in new if one.id not in mine],
+    found = await store.call(
+        "SELECT digest, arrival_id FROM take_arrivals($1::text::json, $2, $3)",
+        orjson.dumps(rows, default=str).decode(),
+        raws,
+        seconds,
     )
     return {row["digest"]: row["arrival_id"] for row in found}
 
@@ -336,30 +336,6 @@ _COLUMNS = (
     "id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, state, created_at, routed_at, "
     "summary, decisions, auth, findings, pending, pending_at"
 )
-
-_TAKE = """
-WITH new AS (
-  SELECT * FROM json_to_recordset($1::text::json)
-    AS t (id uuid, org_id uuid, door text, source text, source_id text, mail_from text, rcpt_to text[], facts jsonb, size bigint,
-          sha256 text, raw integer, raw_blob text, decisions jsonb, created_at timestamptz, auth jsonb, findings jsonb,
-          key text)
-), taken AS (
-  INSERT INTO arrival_keys (digest, org_id, arrival_id, at)
-  SELECT decode(key, 'hex'), org_id, id, created_at FROM new ORDER BY key  -- locks are taken in one order
-  ON CONFLICT (digest) DO UPDATE SET org_id = excluded.org_id, arrival_id = excluded.arrival_id, at = excluded.at
-    WHERE arrival_keys.at < excluded.at - make_interval(secs => $3::float8)
-  RETURNING arrival_id
-), stored AS (
-  INSERT INTO arrivals (id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, sha256, raw, raw_blob, decisions,
-                        created_at, auth, findings)
-  SELECT id, org_id, door, source, source_id, mail_from, rcpt_to, facts, size, decode(sha256, 'hex'), ($2::bytea[])[raw],
-         raw_blob, decisions, created_at, auth, findings
-  FROM new JOIN taken ON taken.arrival_id = new.id
-), queued AS (
-  INSERT INTO arrival_queue (arrival_id, org_id, due_at) SELECT id, org_id, now() FROM new JOIN taken ON taken.arrival_id = new.id
-)
-SELECT arrival_id FROM taken
-"""
 
 _CLAIM = """
 UPDATE arrival_queue q SET worker = $1, leased_at = now(), attempt = attempt + 1

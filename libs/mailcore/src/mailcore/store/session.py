@@ -8,6 +8,7 @@ The login inherits nothing (migrations, roles), so a statement outside these blo
     async with store.worker() as db:          claim and settle: the runners
     async with store.people() as db:          users, memberships, sessions of all; nothing else: who signs people in
     await store.lookup(sql, ...)              a lookup_* function, before the tenant is known
+    await store.call(sql, ...)                a function that takes its role itself: a transaction in one round trip
 
 Each block is one transaction and `db` a plain asyncpg connection: statements are hand-written SQL, kept in store/, a module an
 aggregate (ADR 0003). Transaction-local settings only, so that PgBouncer's transaction mode will do.
@@ -150,6 +151,13 @@ class Store:
                 f"SET LOCAL ROLE postroom_worker; SET LOCAL synchronous_commit = off; {plans.BY_INDEX}; {script}"
             )
             return int(status.rpartition(" ")[2])
+
+    async def call(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """Rows of a function that takes its role itself (`take_arrivals`), as a transaction in one round trip; it is on disk when
+        this returns. For what many wait for at a time. Raises Unavailable."""
+        async with self._connection() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(sql, *args)
+            return rows
 
     @asynccontextmanager
     async def people(self) -> AsyncIterator[Connection]:

@@ -1,0 +1,1 @@
+DROP FUNCTION take_arrivals(json, bytea[], double precision);
