@@ -249,6 +249,23 @@ async def test_a_peer_that_allows_more_later_is_asked_for_more(monkeypatch: pyte
         await pool.close()
 
 
+@pytest.mark.parametrize("allowed", [1, 2])
+async def test_a_connection_that_is_on_its_way_out_is_not_the_sites_end(allowed: int) -> None:
+    """The peer counts it until it has said goodbye, and refuses the one that takes its place."""
+
+    def greeting(talk: Talk) -> Step | None:
+        return Step("421 4.7.0 too many connections\r\n", cut=True) if server.open > allowed else None
+
+    def quitting(_: Talk) -> Step:
+        return Step("221 2.0.0 bye", drip=0.002)
+
+    async with SmtpServer({"greeting": greeting, "quit": quitting}) as server:
+        pool = Pool("ours.test", timeouts=PATIENT, mails=3)
+        run = await deliver(to(server), mails(60), pool=pool, connections=allowed)
+        assert delivered(run.outcomes)
+        assert len(server.caught) == 60
+
+
 async def test_a_warm_connection_is_all_that_a_peer_allows() -> None:
     """Refused beside a connection that was kept from the call before: still no dead site."""
 

@@ -187,6 +187,11 @@ class SiteConnections:
         session.old_at = session.opened_at + self.pool.age
         return session.mails >= session.most or asyncio.get_running_loop().time() >= session.old_at
 
+    @property
+    def leaving(self) -> set[asyncio.Future[None]]:
+        """Connections that were told to go, each done when it is gone."""
+        return set(self._leaving)
+
     def quit_idle(self) -> set[asyncio.Future[None]]:
         for session in list(self._idle):
             self._let_go(session)
@@ -383,11 +388,17 @@ class _Call:
         session = self._site.take_idle(self._route)
         if session:
             self._route.reach(session.target)
+        again = True
         while session is None and (target := self._route.current):
+            leaving = self._site.leaving
             opened = await self._route.open(target)
             if isinstance(opened, Session):
                 session = opened
                 self._site.worn(session)  # sets its limits
+            elif leaving and again:
+                # the peer may have counted one of ours that was on its way out: once more without it
+                again = False
+                await asyncio.wait(leaving)
             elif self._up and self._route.reached(target):
                 # it talks to our other sessions: we have as many as it wants
                 self._hit_ceiling()
