@@ -172,23 +172,25 @@ class Stack:
 
     def cpu(self) -> dict[str, float]:
         """Processor seconds used so far."""
-        used = {}
-        for name, processes in self.parts.items():
-            pids = [process.pid for process in processes]
-            used[name] = sum(cpu_seconds(pid, children_too=True) for pid in pids)
-            if name == "postgres":
-                listed = ["ps", "-o", "pid=", "--ppid", str(pids[0])]
-                children = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
-                used[name] += sum(cpu_seconds(int(pid)) for pid in children)
-        return used
+        return {
+            name: sum(cpu_seconds(each) for process in processes for each in family(process.pid))
+            for name, processes in self.parts.items()
+        }
 
 
-def cpu_seconds(pid: int, *, children_too: bool = False) -> float:
+def family(pid: int) -> list[int]:
+    """A process and its children: Postgres' backends, the processes of outbound that sign."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [pid, *map(int, listed.stdout.split())]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Its own, and of those children that have ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return sum(int(value) for value in (fields[11:15] if children_too else fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return sum(int(value) for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, Any]:

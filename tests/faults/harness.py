@@ -116,6 +116,8 @@ class Faults:
     pause: tuple[float, float]
     """Seconds between two faults, at random."""
     seed: int
+    signers: int = 0
+    """Kills of a child process that composes and signs."""
     aimed: bool = False
     """Kills wait until a process has mail in hand: for short runs, which would else now and then hit nothing."""
     done: Counter[str] = field(default_factory=Counter)
@@ -123,6 +125,7 @@ class Faults:
     def run(self, stack: Stack, alive: Callable[[], bool]) -> None:
         chance = random.Random(self.seed)
         plan = ["kill"] * self.kills + ["flush"] * self.flushes + ["restart"] * self.restarts
+        plan += ["signer"] * self.signers
         chance.shuffle(plan)
         for fault in plan:
             time.sleep(chance.uniform(*self.pause))  # the moment of a fault is the point here
@@ -135,6 +138,15 @@ class Faults:
         wanted = (lambda: asyncio.run(at_work(_superuser(stack)))) if self.aimed else (lambda: stack.pids("outbound"))
         running = wait_for(lambda: [pid for pid in wanted() if _runs(pid)], "an outbound to kill")
         os.kill(chance.choice(running), signal.SIGKILL)
+
+    @staticmethod
+    def _signer(stack: Stack, chance: random.Random) -> None:
+        def running() -> list[int]:
+            listed = ["ps", "-o", "pid=", "--ppid", ",".join(map(str, stack.pids("outbound")))]
+            found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
+            return [pid for pid in map(int, found) if _runs(pid)]
+
+        os.kill(chance.choice(wait_for(running, "a process that signs")), signal.SIGKILL)
 
     @staticmethod
     def _flush(stack: Stack, _: random.Random) -> None:

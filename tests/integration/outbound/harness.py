@@ -86,7 +86,7 @@ async def until(there: Callable[[], Awaitable[object]], what: str, seconds: floa
 
 
 def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Settings:
-    """Sweeps often; leases live long, and a delay is told at once, unless a test says otherwise."""
+    """Sweeps often, signs in threads; leases live long, and a delay is told at once, unless a test says otherwise."""
     top = {
         name: outbound.pop(name) for name in ("providers", "queue", "dns", "network", "retention") if name in outbound
     }
@@ -95,7 +95,7 @@ def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Se
         database={"url": database_url},  # type: ignore[arg-type]
         redis={"url": redis_url},  # type: ignore[arg-type]
         blob={"url": f"file://{tmp}"},  # type: ignore[arg-type]
-        outbound={"ehlo_name": "outbound.test", "delay_notice_seconds": 0, **outbound},  # type: ignore[arg-type]
+        outbound={"ehlo_name": "outbound.test", "delay_notice_seconds": 0, "signing_processes": 0, **outbound},  # type: ignore[arg-type]
         **{"queue": {"sweep_seconds": 0.2, "lease_seconds": 20}, **top},  # type: ignore[arg-type]
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import Leased
 from outbound.asks import Light
+from outbound.composer import Work
 from outbound.memory import Holding, Memory
 from outbound.prepare import own, prepare
 from outbound.signer import Identity
@@ -24,15 +25,14 @@ HEAVY = 100_000
 
 
 class Composing:
-    """In place of the threads: remembers whose turn it was, with how much."""
+    """In place of the processes that sign: remembers whose turn it was, with how much."""
 
     def __init__(self) -> None:
         self.turns: list[tuple[Hashable, int]] = []
 
-    async def run(self, whose: Hashable, call: Callable[[], Sequence[object]]) -> list[Outcome]:
-        composed = call()
-        self.turns.append((whose, len(composed)))
-        return [own(Result.DEFERRED, "enough for here", "4.3.0", "test")] * len(composed)
+    async def compose(self, work: Sequence[Work], whose: Hashable) -> list[Outcome]:
+        self.turns.append((whose, len(work)))
+        return [own(Result.DEFERRED, "enough for here", "4.3.0", "test")] * len(work)
 
 
 class Run:
@@ -98,7 +98,7 @@ async def test_each_owners_mail_is_composed_in_his_own_turn() -> None:
     office: Any = SimpleNamespace(
         memory=Memory(100_000_000),
         contents=Together(light),
-        composing=(composing := Composing()),
+        signers=(composing := Composing()),
         sources=SimpleNamespace(idle=True),
         signer=SimpleNamespace(identities=identities),
         store=SimpleNamespace(worker=lambda by_index: Db()),

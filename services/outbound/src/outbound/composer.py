@@ -1,7 +1,7 @@
-"""From stored content to signed bytes, once an email, in threads.
+"""From stored content to signed bytes, once an email, in processes of their own (`outbound.signers`).
 
 1. large parts come from the blob store
-2. compose and sign in a thread: OpenSSL frees the interpreter, so that several threads sign at once
+2. compose and sign
    a message that was handed in whole is signed as it stands, with what others have signed; one that is only passed on is not
    tracking comes before signing, and the text that is made from the html before tracking
 3. every attempt of every process makes the same bytes: date, Message-ID, boundaries and signature times come from the row.
@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -37,20 +35,18 @@ from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store.contents import Content
 from outbound.tracking import Tracker, tracked_html, tracked_raw, with_unsubscribe
-from outbound.turns import Turns
 
 log = logger(__name__)
 
 CHUNK = 25
-"""Mails that are composed in one go: a chunk takes some 10 ms of a thread."""
+"""Mails that are composed in one go: a chunk takes some 10 ms."""
 CHUNK_BYTES = 1024 * 1024
 """Of them, where they are large; a larger one is composed alone."""
 SIGNATURE_STEP = 3 * 86_400
 """Seconds after which a mail that still waits is signed as of a later time: a signature is good for seven days (x=)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One email to compose: its content with nothing left to fetch, and the keys that sign it."""
 
     content: Content
@@ -110,11 +106,7 @@ def chunks(sizes: dict[UUID, int]) -> list[dict[UUID, int]]:
     return chunks
 
 
-async def compose_all(work: Sequence[Work], turns: Turns, whose: Hashable) -> list[Composed]:
-    return await turns.run(whose, partial(_compose_all, work))
-
-
-def _compose_all(work: Sequence[Work]) -> list[Composed]:
+def compose_these(work: Sequence[Work]) -> list[Composed]:
     now = time.time()
     return [compose_one(each, now) for each in work]
 

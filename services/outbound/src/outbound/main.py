@@ -7,7 +7,6 @@ import gc
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -55,6 +54,7 @@ from outbound.security import Securing
 from outbound.settings import Settings
 from outbound.settler import Settler
 from outbound.signer import Signer
+from outbound.signers import Signers
 from outbound.simulator import TestAddresses
 from outbound.site_shares import SiteShares
 from outbound.sources import Sources
@@ -62,7 +62,6 @@ from outbound.tls_chores import TlsChores
 from outbound.tls_results import TlsResults
 from outbound.together import Together
 from outbound.tracking import Tracker
-from outbound.turns import Turns
 from outbound.ways import Noted, OneProvider, Ways, account_from_settings
 
 log = logger(__name__)
@@ -112,7 +111,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         tls_context=authorities(own.ca_file) if own.ca_file else None,
     )
     lease = WorkerLease(store, SERVICE, lease_seconds=settings.queue.lease_seconds)
-    threads = ThreadPoolExecutor(own.signing_threads, thread_name_prefix="sign")
+    signers = Signers(own.signing_processes, log_format=settings.log.format, log_level=settings.log.level)
     shares = SiteShares(
         store,
         lease,
@@ -150,7 +149,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         settler=Settler(store, ringer, held.difference_update),
         signer=Signer(store, keyring),
         tracker=Tracker(settings.tracking_url, keyring.derive("track")),
-        composing=Turns(threads),
+        signers=signers,
         claims=Together(partial(asks.claim, store, lease, retries)),
         contents=Together(partial(asks.light_contents, store)),
         verp=Verp(keyring.derive("verp")),
@@ -283,7 +282,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         await transport.close()
         await client.close()
         await policy_hosts.close()
-        threads.shutdown(wait=False, cancel_futures=True)
+        await signers.close()
         await ringer.close()
         await store.close()
 

@@ -17,12 +17,12 @@ from outbound.memory import Memory
 from outbound.retry import Retries
 from outbound.settler import Settler
 from outbound.signer import Signer
+from outbound.signers import Signers
 from outbound.site_shares import SiteShares
 from outbound.sources import Sources
 from outbound.tls_results import TlsResults
 from outbound.together import Together
 from outbound.tracking import Tracker
-from outbound.turns import Turns
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Office:
     settler: Settler
     signer: Signer
     tracker: Tracker
-    composing: Turns
+    signers: Signers
     claims: Together[Quantum, list[Leased]]
     contents: Together[UUID, Light | int]
     verp: Verp

@@ -17,7 +17,7 @@ from mailcore.smtp.reply import Reply
 from mailcore.store import contents as stored
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import Key, Leased
-from outbound.composer import CHUNK, Work, chunks, compose_all, fetch
+from outbound.composer import CHUNK, Work, chunks, fetch
 from outbound.memory import LIGHT_BYTES, Holding, Share, weight
 from outbound.office import Office
 from outbound.placement import Placed
@@ -190,7 +190,7 @@ class _Preparation:
                 work.append(fetched)
             else:
                 run.settle_all(self._by_email[content.id], fetched)
-        composed = await compose_all(work, office.composing, self._whose(work[0].content.id)) if work else []
+        composed = await office.signers.compose(work, self._whose(work[0].content.id)) if work else []
         for each, octets in zip(work, composed, strict=True):
             rows = self._by_email[each.content.id]
             identity = identities.get(each.content.domain_id)

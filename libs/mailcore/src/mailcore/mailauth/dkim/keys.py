@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -57,6 +59,11 @@ class SigningKey:
             key,
         )
 
+    def __reduce__(self) -> tuple[Callable[[str, str, bytes], SigningKey], tuple[str, str, bytes]]:
+        """For a process of our own that signs: the key itself. Loaded there once."""
+        octets = self.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        return _load_once, (self.selector, self.domain, octets)
+
     @property
     def record_name(self) -> str:
         """Where the public key is published (RFC 6376 §3.6.2.1)."""
@@ -65,6 +72,11 @@ class SigningKey:
     @property
     def public_txt(self) -> str:
         return public_txt(self.private)
+
+
+@lru_cache(maxsize=1000)
+def _load_once(selector: str, domain: str, private: bytes) -> SigningKey:
+    return SigningKey.load(selector, domain, private)
 
 
 def normalize_selector(text: str) -> str:

@@ -1,0 +1,226 @@
+"""The processes that sign: same bytes as here, and what happens when they die, hang, or cannot be started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailcore.mailauth.dkim.keys import SigningKey
+from mailcore.mime.compose import Part
+from mailcore.smtp.outcome import Outcome, Result
+from outbound import signers, signing
+from outbound.composer import CHUNK_BYTES, Composed, Work, compose_these
+from outbound.signers import Signers, _Died
+from outbound.tracking import Tracker
+from unit.outbound.test_composer import ED, KEYS, RSA, content
+
+
+@pytest.fixture
+async def one() -> AsyncIterator[Signers]:
+    made = Signers(1)
+    yield made
+    await made.close()
+
+
+def work(subject: str = "Hello", **changes: Any) -> Work:
+    row = content(subject=subject, **changes)
+    return Work(row, row.html, row.text, (), KEYS, row.raw, Tracker("https://track.test", b"k" * 32))
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def ended(pid: int) -> None:
+    for _ in range(500):
+        if not runs(pid):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{pid} still runs")
+
+
+async def test_a_child_makes_the_same_bytes(one: Signers) -> None:
+    mails = [
+        work(),
+        work(html=None, text="only text"),
+        work(html='<a href="https://x.test">x</a>', track_clicks=True, track_opens=True),
+        work(raw=b"From: us@us.test\r\nTo: you@you.test\r\n\r\nhello\r\n", html=None),
+        Work(content(), "<p>x</p>", None, (Part(b"\x00" * 1000, "application/octet-stream", "x.bin"),), KEYS),
+        Work(content(), "<p>x</p>", None, (), ()),
+    ]
+    composed = await one.compose(mails, "us")
+    assert composed == compose_these(mails)
+    assert [type(each) for each in composed] == [bytes] * 5 + [Outcome]
+
+
+async def test_a_key_is_a_key_on_the_other_side(one: Signers) -> None:
+    """Also one that comes after others, and in the place of another of the same name."""
+    for private in (RSA, ED, RSA):
+        key = SigningKey.load("s", "us.test", private)
+        row = content()
+        mail = Work(row, row.html, row.text, (), (key,))
+        assert await one.compose([mail], "us") == compose_these([mail])
+
+
+async def test_a_child_that_was_killed_between_two_chunks_is_not_missed(one: Signers) -> None:
+    (before,) = one.pids()
+    mails = [work(f"number {n}") for n in range(3)]
+    assert await one.compose(mails, "us") == compose_these(mails)
+    os.kill(before, signal.SIGKILL)
+    await ended(before)
+    assert await one.compose(mails, "us") == compose_these(mails)
+    (after,) = one.pids()
+    assert after != before
+    os.kill(after, signal.SIGKILL)
+    await ended(after)
+    assert await one.compose(mails[:1], "us") == compose_these(mails[:1])
+
+
+async def test_what_ends_outbound_does_not_end_a_child(one: Signers) -> None:
+    (pid,) = one.pids()
+    assert await one.compose([work()], "us")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid, number)
+    assert await one.compose([work()], "us")
+    assert one.pids() == [pid]
+
+
+async def test_a_mail_that_ends_its_process_waits_and_the_others_are_signed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The child is ours, with one line more: it dies of a subject."""
+    poison(monkeypatch, tmp_path, "os._exit(11)")
+    deadly = Signers(1)
+    try:
+        mails = [work("one"), work("poison"), work("three")]
+        composed = await deadly.compose(mails, "us")
+        assert is_put_off(composed[1])
+        assert [composed[0], composed[2]] == compose_these([mails[0], mails[2]])
+        assert await deadly.compose([mails[0]], "us") == compose_these([mails[0]])
+    finally:
+        await deadly.close()
+
+
+async def test_a_mail_that_takes_for_ever_ends_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    poison(monkeypatch, tmp_path, "\n        while True: pass", seconds=1)
+    slow = Signers(1)
+    try:
+        (composed,) = await slow.compose([work("poison")], "us")
+        assert is_put_off(composed)
+    finally:
+        await slow.close()
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, folder: Path, does: str, seconds: int = signing.SECONDS) -> None:
+    """Children do that with a mail of the subject `poison`."""
+    program = f"""
+import os, sys
+from outbound import composer, signing
+signing.SECONDS = {seconds}
+compose_one = composer.compose_one
+def deadly(work, now):
+    if work.content.subject == "poison": {does}
+    return compose_one(work, now)
+composer.compose_one = deadly
+signing.main()
+"""
+    path = folder / "deadly.py"
+    path.write_text(program)
+    start(monkeypatch, [sys.executable, str(path)])
+
+
+def start(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+    monkeypatch.setattr(signers, "PROGRAM", argv)
+
+
+def is_put_off(composed: Composed) -> bool:
+    return isinstance(composed, Outcome) and (composed.result, composed.rule) == (Result.DEFERRED, "internal-error")
+
+
+@pytest.mark.parametrize("argv", [["/nowhere/at/all"], ["/bin/false"], ["/bin/echo", "not the word"]])
+async def test_where_no_child_can_be_started_threads_sign(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, argv)
+    without = Signers(2)
+    try:
+        mails = [work("one"), work("two")]
+        for _ in range(3):
+            assert await without.compose(mails, "us") == compose_these(mails)
+        # it is tried again, and found
+        monkeypatch.undo()
+        monkeypatch.setattr(signers, "AGAIN_SECONDS", 0.0)
+        for child in without._children:
+            child._not_before = 0.0
+        assert await without.compose(mails, "us") == compose_these(mails)
+        assert without.pids()
+    finally:
+        await without.close()
+
+
+async def test_a_large_chunk_is_composed_here(one: Signers, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pid,) = one.pids()
+    assert await one.compose([work()], "us")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        large = [Work(content(), "<p>x</p>", None, (Part(bytes(CHUNK_BYTES + 1), "text/plain", "x"),), KEYS)]
+        assert await one.compose(large, "us") == compose_these(large)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_closing_ends_the_children_and_whoever_waits() -> None:
+    closing = Signers(1)
+    (pid,) = closing.pids()
+    assert await closing.compose([work()], "us")
+    os.kill(pid, signal.SIGSTOP)
+    waits = asyncio.create_task(closing.compose([work()], "us"))
+    await asyncio.sleep(0.1)
+    await closing.close()
+    with pytest.raises(_Died):
+        await waits
+    await ended(pid)
+
+
+async def test_a_child_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Killed, so that nothing of it runs any more."""
+    program = "import time\nfrom outbound.signers import Signers, _Died\nprint(*Signers(2).pids(), flush=True)\ntime.sleep(60)\n"
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    pids = [int(word) for word in (await parent.stdout.readline()).split()]
+    assert len(pids) == 2 and all(map(runs, pids))
+    parent.kill()
+    await parent.wait()
+    for pid in pids:
+        await ended(pid)
+
+
+async def test_a_child_has_no_secret_of_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTROOM_ENCRYPTION_KEY", "00" * 32)
+    secretive = Signers(1)
+    try:
+        assert await secretive.compose([work()], "us")
+        (pid,) = secretive.pids()
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"PATH=" in environment
+        assert b"POSTROOM_" not in environment
+    finally:
+        await secretive.close()
+
+
+async def test_without_processes_threads_sign() -> None:
+    threads = Signers(0)
+    try:
+        assert threads.pids() == []
+        mails = [work("one"), work("two")]
+        assert await threads.compose(mails, "us") == compose_these(mails)
+    finally:
+        await threads.close()
