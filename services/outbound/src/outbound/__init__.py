@@ -4,6 +4,7 @@ runner    woken by bell or sweep: due lanes, their sites, dead workers' rows
 routes    recipient domain → site and next hops
 deliver   a site at work: claim, compose, transport, outcomes
 composer  stored content → signed bytes; signer keeps the keys, verp makes the envelope
+signers   child processes that do it (signing)
 gate      `dot_sent` before the final dot
 settler   outcomes → commits
 chores    verify a domain, upkeep

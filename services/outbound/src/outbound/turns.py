@@ -1,6 +1,6 @@
 """Whose mail is composed next: all that have some take turns, whoever has how much.
 
-A thread that is free asks who is next, and not what came first: so one mail waits for the chunks that threads have in hand, and not
+A thread that is free asks who is next, and not what came first: so one mail waits for the chunks that are in hand, and not
 for the thousands that somebody else has put before it.
 """
 
