@@ -143,7 +143,7 @@ class _Child:
         env = {name: value for name, value in everything if not name.startswith("POSTROOM_")}
         try:
             with theirs:
-                self._process = subprocess.Popen([*PROGRAM, *self._logs], stdin=theirs.fileno(), env=env)
+                self._process = subprocess.Popen([*PROGRAM, *self._logs], stdin=theirs.fileno(), env=env)  # noqa: S603
         except OSError as error:
             self._missed(str(error))
         else:
