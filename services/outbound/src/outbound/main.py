@@ -262,6 +262,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
 
     ways.wake = sources.on_room = outbound.wake
     try:
+        signers.start()
         yield Running(
             checks={"database": store.check, "blobs": blobs.check},
             tasks=[
