@@ -32,6 +32,7 @@ from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.guard import Guard, GuardedClient, tls_context
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
+from mailcore.kit.together import Together
 from mailcore.providers.client import Client
 from mailcore.providers.registry import VENDORS
 from mailcore.queue.bell import Ringer
@@ -60,7 +61,6 @@ from outbound.site_shares import SiteShares
 from outbound.sources import Sources
 from outbound.tls_chores import TlsChores
 from outbound.tls_results import TlsResults
-from outbound.together import Together
 from outbound.tracking import Tracker
 from outbound.ways import Noted, OneProvider, Ways, account_from_settings
 
