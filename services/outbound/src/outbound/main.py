@@ -36,7 +36,7 @@ from mailcore.kit.together import Together
 from mailcore.providers.client import Client
 from mailcore.providers.registry import VENDORS
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import CLAIM, HEALTH, ORDER, OUTBOUND, REPORT, UPKEEP, VERIFY
+from mailcore.queue.jobs import CLAIM, HEALTH, ORDER, OUTBOUND, RELEASE, REPORT, UPKEEP, VERIFY
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 from mailcore.transport import Credentials, Pool, Timeouts, TlsPolicy
@@ -182,6 +182,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         blobs=blobs,
         lifetime_seconds=retries.lifetime(TRANSACTIONAL),
         broadcast_seconds=retries.lifetime(BROADCAST),
+        waiting_seconds=own.broadcast_waiting_seconds,
         notice_seconds=own.delay_notice_seconds,
         relayed_seconds=own.relayed_days * 86_400,
         published=published(
@@ -236,6 +237,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             UPKEEP: chores.upkeep,
             HEALTH: guards.health,
             ORDER: chores.order,
+            RELEASE: chores.release,
             REPORT: reporting.tell,
         },
         cron=[cron(chores.hourly, minute=7)],

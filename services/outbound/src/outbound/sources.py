@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from mailcore.flow import warmup
-from mailcore.flow.warmup import AS_SHIPPED, OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, YIELDED_TURN
+from mailcore.flow import waiting, warmup
+from mailcore.flow.warmup import AS_SHIPPED
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
@@ -33,7 +33,7 @@ from mailcore.store.contents import Content
 from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, KnownWarmup
-from mailcore.store.waiting import Wait
+from mailcore.store.waiting import OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, UNREACHED_TURN, YIELDED_TURN, Wait
 from outbound.binding import Binding
 from outbound.placement import Asking, Order, Placed, Placement, Source, Work
 from outbound.routes import Way
@@ -44,8 +44,6 @@ log = logger(__name__)
 
 TICK_SECONDS = 5.0
 COMPLAINTS_SECONDS = 60.0
-WAIT_SECONDS = 24 * 3600.0
-"""Mail that waits for room is looked at again by itself after a day; it is called earlier."""
 YIELD_SECONDS = 900.0
 """So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
 UNUSABLE_SECONDS = 900.0
@@ -162,7 +160,7 @@ class Sources:
                 left = await self._fill(left, placed, broadcast)
             waits = await self._overflow(left)
             if waits:
-                await warmup.put_off(self._store, [self._wait(ask) for ask in waits])
+                await waiting.put_off(self._store, [self._wait(ask) for ask in waits])
         except BaseException:
             for placement in placed.values():
                 self.done(placement, None)
@@ -235,7 +233,7 @@ class Sources:
         if order is None:
             return Asking(row, turn, None, (), domain)
         if order.stuck:
-            return Asking(row, turn, order.pool, (), domain, UNUSABLE_SECONDS)
+            return Asking(row, turn, order.pool, (), domain, unreached=True)
         if turn != OTHERS_TURN and row.attempt == 1:
             return Asking(row, turn, order.pool, (*order.warming, *order.warm), domain)
         yields = 0.0
@@ -315,18 +313,19 @@ class Sources:
         return {each.id: each.cap or 0 for each in (*known, *self._domains.values())}
 
     def _waits_for_domain(self, ask: Asking) -> bool:
-        return ask.domain is not None and (ask.pool is None or not self._has_room(ask.domain))
+        return ask.domain is not None and (ask.pool is None or not self._may_have_room(ask.domain, ask))
 
     def _wait(self, ask: Asking) -> Wait:
         """For the domain's room where that is what it lacks: no source helps then, nor another way."""
-        for_domain = self._waits_for_domain(ask)
+        for_domain = self._waits_for_domain(ask) and not ask.unreached
         lacking = ask.domain if for_domain else ask.pool
         assert lacking is not None
         waits_for = lacking.id
+        if ask.unreached:
+            return Wait(ask.row, waits_for, UNREACHED_TURN, UNUSABLE_SECONDS)
         if ask.yields and not for_domain:
             return Wait(ask.row, waits_for, YIELDED_TURN, ask.yields)
-        spread = 0.9 + 0.2 * (ask.row.email_id.int % 1009) / 1009  # not all in one moment
-        return Wait(ask.row, waits_for, ask.turn, WAIT_SECONDS * spread)
+        return Wait(ask.row, waits_for, ask.turn, waiting.a_day(ask.row))
 
     # ---- 3. done
 

@@ -5,8 +5,9 @@
 3. `end`, `pause`        a person takes an alarm back, and the counts of its domain begin anew from there; or stops a domain
 
 A pause is a row of `alarms`, nothing else: the door of sending reads it in the statement that finds the domain
-(store.domains.sending_id), and mail that waits already is held by what signs it (store.senders). Event counts come from flow.count,
-so that a pause begins within two minutes of what caused it.
+(store.domains.sending_id), and mail that waits already is put off where it would be signed (store.senders), at no attempt, until no
+pause of its domain is left (flow.waiting). Event counts come from flow.count, so that a pause begins within two minutes of what
+caused it.
 
 An alarm raises `alarm.raised`, its end `alarm.ended`: endpoints that ask for every type get them.
 """
@@ -28,7 +29,7 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import ALARMS
 from mailcore.kit.settings import Reputation
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import WEBHOOKS
+from mailcore.queue.jobs import RELEASE, WEBHOOKS
 from mailcore.store import domains, events, reputation
 from mailcore.store.events import NewEvent
 from mailcore.store.reputation import KeyUse, NewAlarm, Open, Rates
@@ -241,6 +242,8 @@ async def end(store: Store, ringer: Ringer, alarm_id: UUID) -> Mapping[str, Any]
         queued = await events.insert(db, [_ended_event(row) for row in rows])
     if queued:
         ringer.ring(WEBHOOKS)
+    if before["action"] == "paused":
+        await ringer.enqueue(RELEASE, str(alarm_id))
     ended: Mapping[str, Any] = rows[0] if rows else before
     return ended
 

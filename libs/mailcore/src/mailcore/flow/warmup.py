@@ -4,7 +4,7 @@
 2. `decide`    a day begins (the cap grows, or holds), a pause begins for bad signs, a pause ends
 3. `turn`      that for all, in one transaction; complaints are counted; mail that waited is called when there is room
 4. `lease`     shares of today's caps for a process that sends, many mails at a time; `report` tells what became of them
-5. `put_off`   mail for which there is no room today
+5. `overflow`  mail for which there is no room today; without another way out it waits (flow.waiting)
 6. `explain`   all this in a sentence, for the operator
 
 Days are UTC. Limits are settings (`WARMUP__…`); docs/sources.md has all the numbers.
@@ -26,7 +26,7 @@ from mailcore.store import waiting, warmups
 from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.store.sources import Known, KnownPool, KnownWarmup
-from mailcore.store.waiting import Wait
+from mailcore.store.waiting import OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN
 from mailcore.store.warmups import Ask, Count, Day, Decision, Warmup
 
 log = logger(__name__)
@@ -38,9 +38,6 @@ STRAINED = 0.5
 """From this part of a limit on the cap does not grow."""
 MAX_PAUSES = 3
 """The pause after so many, with no step between, ends only by the operator."""
-
-TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
-"""In which mail that waits is called; the last is not: it is due by itself."""
 
 BY_OPERATOR = "By the operator."
 """How the reason of what an operator did begins."""
@@ -269,13 +266,7 @@ async def report(store: Store, counts: Sequence[tuple[UUID, date, Count]]) -> No
         await warmups.report(db, counts)
 
 
-# ---- 5. put off ------------------------------------------------------------------------------------------------------
-
-
-async def put_off(store: Store, waits: Sequence[Wait]) -> None:
-    """Raises Unavailable."""
-    async with store.worker() as db:
-        await waiting.put_off(db, waits)
+# ---- 5. no room ------------------------------------------------------------------------------------------------------
 
 
 async def overflow(store: Store, rows: Collection[Leased], route: int) -> set[Key]:

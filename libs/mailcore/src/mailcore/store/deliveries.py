@@ -158,7 +158,7 @@ def _due(row: asyncpg.Record) -> DueLane:
     return DueLane(lane_id, domain, site_id, due_at, failures, org_id, class_, taken(row[7:]))
 
 
-_NOT_HELD = """NOT EXISTS (
+NOT_HELD = """NOT EXISTS (
     SELECT FROM holds h WHERE h.site_id = s.id AND (h.org_id = l.org_id OR h.org_id IS NULL)
       AND (h.until IS NULL OR h.until > now()))
   AND NOT EXISTS (
@@ -190,7 +190,7 @@ FROM step
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 {TAKEN}
-WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
+WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
 ORDER BY row_number() OVER (PARTITION BY l.org_id ORDER BY step.due_at), step.due_at
 LIMIT $1
 """
@@ -265,7 +265,7 @@ JOIN lanes l ON l.id = q.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 {TAKEN}
 WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now() AND s.id <> ALL ($1::bigint[])
-  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
+  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
 ORDER BY q.due_at LIMIT 1
 """
 
