@@ -43,6 +43,7 @@ NO_TENANT = {
     "forgotten",
     "relayed_mark",
     "health_findings",
+    "bulk_senders",
     "greylist",
     "blob_deletes",
 }

@@ -226,6 +226,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             published(settings.domains, route=own.route, source_ip=own.source_ip, tracking_url=settings.tracking_url),
             store,
         ),
+        catches=own.route == "catch",
     )
     bells = Bells(
         settings.redis.url,
