@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mailcore.store.migrate import run_script
 
-revision = "0032"
+revision = "0030"
 down_revision = "0029"
 branch_labels = None
 depends_on = None
