@@ -13,7 +13,7 @@ from functools import partial
 from arq import cron
 
 from chassis.bells import Bells
-from chassis.process import Running, run
+from chassis.process import Running, allow_files, run
 from mailcore import blob
 from mailcore.dns.mx import addresses_of
 from mailcore.dns.resolver import DnsResolver
@@ -67,6 +67,8 @@ from outbound.ways import Noted, OneProvider, Ways, account_from_settings
 log = logger(__name__)
 
 GC_THRESHOLD = (20_000, 20, 50)
+FILES = 16_384
+"""Some thousand sites at work at a time, with a few connections each."""
 
 
 def main() -> None:
@@ -89,6 +91,7 @@ async def _lasting(settings: Settings) -> AsyncIterator[Running]:
 @asynccontextmanager
 async def start(settings: Settings) -> AsyncIterator[Running]:
     own = settings.outbound
+    allow_files(FILES)
     keyring = settings.keyring()
     store = await Store.open(
         settings.database.url,
