@@ -285,7 +285,8 @@ class Sources:
         else:
             self._sent[found.id] += 1
             source = self._source_of(found)
-        return Placement(source, self._shares.today, capped, tuple(each.id for each in warmups))
+        counted = tuple(each.id for each in warmups)
+        return Placement(source, self._shares.today, capped, counted, domain.id if domain else None)
 
     def _source_of(self, known: KnownSource) -> Source:
         source = self._sources.get(known.id)
@@ -339,8 +340,8 @@ class Sources:
             self._shares.give(placement.capped, placement.day)
         if outcome is None:
             return
-        seen = warmup.signal(outcome)
         for id_ in placement.counted:
+            seen = warmup.signal(outcome, of_domain=id_ == placement.domain)
             count = self._shares.count(id_, placement.day)
             count.attempts += sent
             if seen is not None:
