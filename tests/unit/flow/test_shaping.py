@@ -55,7 +55,7 @@ def test_hosts_of_every_kind_of_site() -> None:
             "slow",
         ),
         ("mx:mta5.am0.yahoodns.net", Reply(421, "[TSS04] Messages from 192.0.2.1 temporarily deferred", "4.7.0"), None),
-        ("mx:mx00.t-online.de", Reply(554, "IP=192.0.2.1 - A problem occurred. (Ask for reset: tobr@rx.t-online.de)"), "suspend-source"),
+        ("mx:mx00.t-online.de", Reply(554, "IP=192.0.2.1 - A problem occurred. (Ask for reset: tobr@x.example)"), "suspend-source"),
         ("mx:any.test", Reply(421, "Too many concurrent SMTP connections from this IP address", "4.7.0"), "slow"),
         ("mx:any.test", Reply(452, "Too many recipients", "4.5.3"), None),
         ("mx:any.test", Reply(451, "Too many messages from 192.0.2.1, slow down", "4.7.1"), "slow"),
@@ -103,7 +103,7 @@ _IP, _DOMAIN = "suspend-source", "suspend-tenant"
         (Reply(554, "Service unavailable; Helo command [mail.us.example] blocked using dbl.spamhaus.org", "5.7.1"), _IP),
         # the sender's domain
         (Reply(554, "Service unavailable; Sender address [x@tenant-a.example] blocked using dbl.spamhaus.org", "5.7.1"), _DOMAIN),
-        (Reply(550, "Sender address <x@tenant-a.example> rejected: tenant-a.example is listed by rhsbl.lists.example", "5.7.1"), _DOMAIN),
+        (Reply(550, "Sender address <x@a.example> rejected: a.example is listed by rhsbl.lists.example", "5.7.1"), _DOMAIN),
         (Reply(554, "tenant-a.example: listed, https://check.spamhaus.org/query/domain/tenant-a.example", "5.7.1"), _DOMAIN),
         (Reply(554, "Domain found in the Spamhaus DBL"), _DOMAIN),
         (Reply(554, "Sender domain tenant-a.example is listed in our blocklist", "5.7.1"), _DOMAIN),
@@ -129,6 +129,48 @@ def test_a_list_is_about_our_address_a_senders_domain_or_neither(reply: Reply, d
     rule = _shape("mx:any.test").reaction_to(reply)
     assert (rule.do if rule else None) == do
     assert rule is None or rule.times > 1, "once is not enough"
+
+
+@pytest.mark.parametrize(
+    ("host", "reply", "do"),
+    [
+        ("mta5.am0.yahoodns.net", Reply(421, "[TSS04] Messages from 192.0.2.1 temporarily deferred", "4.7.0"), _IP),
+        ("mta5.am0.yahoodns.net", Reply(553, "[BL21] Connections will not be accepted from 192.0.2.1", "5.7.1"), _IP),
+        ("mta5.am0.yahoodns.net", Reply(554, "[PH01] Email not accepted for policy reasons", "5.7.9"), _DOMAIN),
+        ("a.olc.protection.outlook.com", Reply(550, "Your IP is blocked (OU-002). Error: 5.7.1", "5.7.1"), _IP),
+        ("a.olc.protection.outlook.com", Reply(421, "RP-001 The mail server has exceeded the rate limit"), "slow"),
+        (
+            "a.olc.protection.outlook.com",
+            Reply(550, "Access denied, sending domain not authenticated", "5.7.515"),
+            _DOMAIN,
+        ),
+        ("a.mail.protection.outlook.com", Reply(550, "Access denied, banned sending IP [192.0.2.1]", "5.7.606"), _IP),
+        ("a.mail.protection.outlook.com", Reply(550, "Client host [192.0.2.1] blocked using Spamhaus", "5.7.1"), _IP),
+        ("a.mail.protection.outlook.com", Reply(550, "Recipient not found", "5.1.10"), None),
+        ("mx0a-1.pphosted.com", Reply(554, "Blocked - see https://ipcheck.proofpoint.com/?ip=192.0.2.1", "5.7.0"), _IP),
+        ("smtp-in.orange.fr", Reply(550, "mwinf service refused OFR_506"), _IP),
+        ("mx1.comcast.net", Reply(554, "192.0.2.1 Comcast block for spam BL000001"), _IP),
+        ("mx00.gmx.net", Reply(554, "gmx.net Nemesis ESMTP Service not available\nNo SMTP service\nBad DNS PTR"), _IP),
+        ("mx00.gmx.net", Reply(554, "Transaction failed\nReject due to policy restrictions"), "slow"),
+        ("aspmx.l.google.com", Reply(421, "unusual rate of unsolicited mail from your IP address", "4.7.28"), "slow"),
+        ("aspmx.l.google.com", Reply(421, "unusual rate of unsolicited mail from your DKIM domain", "4.7.28"), _DOMAIN),
+    ],
+    ids=str,
+)
+def test_the_shipped_rules_of_providers_know_whom_a_reply_is_about(host: str, reply: Reply, do: str | None) -> None:
+    shape = _shape(f"mx:{host}")
+    rule = shape.reaction_to(reply)
+    assert (rule.do if rule else None) == do
+    if rule is not None and rule.do == _IP:
+        assert rule.place(f"mx:{host}") == shape.provider, "all of his sites"
+
+
+def test_a_rule_of_everybodys_holds_for_the_site_that_said_it() -> None:
+    rule = _shape("mx:mx0a-1.pphosted.com").reaction_to(
+        Reply(554, "192.0.2.1 listed by dnsbl.customer.example", "5.7.1")
+    )
+    assert rule is not None and rule.do == _IP
+    assert rule.place("mx:mx0a-1.pphosted.com") == "mx:mx0a-1.pphosted.com", "a customer may ask lists of his own"
 
 
 def test_a_rule_may_ask_for_the_class_of_a_reply() -> None:

@@ -153,7 +153,7 @@ class Shape:
         """The first rule that speaks of it."""
         if reply.code < 400 or not self.rules:
             return None
-        subject = str(reply)[:MAX_SUBJECT]
+        subject = " ".join(str(reply)[:MAX_SUBJECT].split())  # `.` stops at the end of a line
         return next((rule for rule in self.rules if rule.matches(subject) and _classed(rule, reply)), None)
 
 
