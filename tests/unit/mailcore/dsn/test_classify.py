@@ -160,7 +160,11 @@ def test_what_says_nothing_about_the_mailbox_suppresses_nobody(reply: Reply, sub
             Reply(421, "unusual rate of unsolicited mail originating from your DKIM domain [b.example 35]", "4.7.28"),
         ),
         ("content", "list-links", Reply(550, "Message contains a URL listed by multi.surbl.org", "5.7.1")),
-        ("recipient", "list-recipients", Reply(554, "Recipient address [a@b.example] blocked using l.example", "5.7.1")),
+        (
+            "recipient",
+            "list-recipients",
+            Reply(554, "Recipient address [a@b.example] blocked using l.example", "5.7.1"),
+        ),
         (
             "infrastructure",
             "no-reverse-name",

@@ -131,8 +131,8 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None)
         return {"at": None, "attempt": row["attempt"], "why": " ".join(why)}
     if row["waits_for"] is not None:
         why.append(
-            "It waits for room: what its source or its sending domain may send today is used up (/v1/pools, /v1/warmups). "
-            "It leaves as soon as there is some."
+            "It waits for room: what its source or its sending domain may send today is used up (/v1/pools, /v1/warmups), or the "
+            "site takes nothing from its sources for now (/v1/sources). It leaves as soon as there is some."
         )
     if held is not None:
         why.append(f"It is held: {held}")
