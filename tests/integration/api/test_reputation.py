@@ -372,6 +372,15 @@ async def test_the_way_of_a_route_and_the_address_of_a_pool(
     verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
     assert (verdict, steps["source"]["verdict"]) == ("wait", "wait")
     assert (await traced(tracing, "you@good.test"))[0] == "ok", "other mail has nothing to do with it"
+    await admin.execute("UPDATE sources SET paused_at = NULL")
+    assert (await tracing.post("/emails", json=email(to="you@good.test"))).status_code == 200
+    await admin.execute(
+        "INSERT INTO source_bars (source_id, place, until, reason) SELECT $1, key, now() + interval '1 hour', 'x' FROM sites",
+        source,
+    )
+    verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert verdict == "wait" and "No address of the pool bulk is taken there now" in steps["source"]["text"]
+    assert steps["source"]["facts"]["sources"][0]["barred"] is True
 
     site = await admin.fetchval("INSERT INTO sites (key) VALUES ('way:relay') RETURNING id")
     await admin.execute(

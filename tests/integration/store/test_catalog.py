@@ -36,7 +36,7 @@ NO_TENANT = {
     "workers",
     "site_shares",
     "queue_orders",
-    *("pools", "pool_serves", "sources", "source_hosts", "warmups", "warmup_days", "warmup_decisions"),
+    *("pools", "pool_serves", "sources", "source_bars", "source_hosts", "warmups", "warmup_days", "warmup_decisions"),
     "mta_sts_policies",
     "tls_results",
     "tls_reports",

@@ -115,10 +115,11 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     lease = WorkerLease(store, SERVICE, lease_seconds=settings.queue.lease_seconds)
     signers = Signers(own.signing_processes, log_format=settings.log.format, log_level=settings.log.level)
+    shaping = Shaping.load(own.shaping_file)
     shares = SiteShares(
         store,
         lease,
-        Shaping.load(own.shaping_file),
+        shaping,
         mails_per_connection=own.mails_per_connection,
         open_at=transport.open_at,
     )
@@ -141,7 +142,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         caught_by=catcher(own.catch_host, resolver) if own.route == "catch" else None,
         test_domains=own.test_domains,
     )
-    sources = Sources(store, Source.of(own.source_ip), limits=settings.warmup)
+    sources = Sources(store, Source.of(own.source_ip), limits=settings.warmup, provider=shaping.provider)
     held: set[Key] = set()
     office = Office(
         store=store,

@@ -37,7 +37,9 @@ class Placement:
     capped: tuple[UUID, ...] = ()
     """Warm-ups of whose shares it took one …"""
     counted: tuple[UUID, ...] = ()
-    """… and those that are told what became of it."""
+    """… and those that are told what became of it …"""
+    domain: UUID | None = None
+    """… of which this is the sending domain's."""
 
 
 Work = tuple[Content, int, Sequence[Leased]]

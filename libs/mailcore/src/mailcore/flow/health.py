@@ -56,6 +56,7 @@ MOST_BULK = 500
 CLOCK_SECONDS = 5.0
 QUEUE_SECONDS = 300.0
 REFUSAL_HOURS = 24
+_OURS = (Category.BLOCK, Category.DOMAIN)
 MOST_REFUSALS = 20
 
 
@@ -199,7 +200,7 @@ async def _refusals(store: Store) -> list[Finding]:
     )
     found: list[Finding] = []
     for key, replies in said.items():
-        block = next((each for each in replies if classify(each).category is Category.BLOCK), None)
+        block = next((each for each in replies if classify(each).category in _OURS), None)
         if block is not None:
             text = f"{key} refuses mail because of our address or domain: `{str(block)[:300]}`"
             found.append(Finding("refusal", key, WRONG, text, advice))

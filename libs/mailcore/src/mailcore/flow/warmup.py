@@ -53,11 +53,12 @@ MAX_CALLED = 5_000
 # ---- 1. signals ------------------------------------------------------------------------------------------------------
 
 _REFUSED_BEFORE_MAIL = ("greeting-refused", "ehlo-refused")
-_SLOWS = (Category.POLICY, Category.BLOCK, Category.SOFT)
+_SLOWS = (Category.POLICY, Category.SOFT)
 
 
-def signal(outcome: Outcome) -> str | None:
-    """delivered, deferred, blocked or bounced, as `warmup_days` counts them; None: it says nothing about us."""
+def signal(outcome: Outcome, *, of_domain: bool = False) -> str | None:
+    """delivered, deferred, blocked or bounced, as `warmup_days` counts them of an address, or of a sending domain: what is said of
+    the one alone says nothing about the other's mail. None: it says nothing about us."""
     if outcome.result is Result.DELIVERED:
         return "delivered"
     reply = outcome.reply
@@ -66,10 +67,11 @@ def signal(outcome: Outcome) -> str | None:
     kind = classify(reply)
     if kind.rule == "greylisted":
         return None  # every stranger is
-    if kind.category is Category.BLOCK and (reply.permanent or kind.rule.startswith("list-")):
+    its = (Category.BLOCK, Category.DOMAIN) if of_domain else (Category.BLOCK,)
+    if kind.category in its and (reply.permanent or kind.rule.startswith("list-")):
         return "blocked"
     if outcome.result is Result.DEFERRED:
-        return "deferred" if kind.category in _SLOWS else None
+        return "deferred" if kind.category in (*its, *_SLOWS) else None
     return "bounced" if kind.hard else None
 
 
