@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from uuid import UUID
 
 from mailcore.kit.errors import Unavailable
@@ -22,15 +21,13 @@ log = logger(__name__)
 
 NEW_SECONDS = 15.0
 """So long a bar of ours counts though the database has not told of it; then it was lifted, or never written."""
-MOST_KNOWN = 10_000
-"""Sites whose provider is remembered: it is asked for each mail while anything is barred."""
 
 
 class Bars:
     def __init__(self, store: Store, provider: Callable[[str], str | None]) -> None:
         """`provider`: of the site with that key."""
         self._store = store
-        self._provider = lru_cache(MOST_KNOWN)(provider)
+        self._provider = provider
         self._until: dict[tuple[UUID, str], float] = {}
         """By source and place, see `store.bars`."""
         self._new: dict[tuple[UUID, str], float] = {}

@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -161,6 +162,10 @@ def _classed(rule: Rule, reply: Reply) -> bool:
     return rule.category is None or classify(reply).category is rule.category
 
 
+MOST_KNOWN = 20_000
+"""Sites whose provider is remembered: each heartbeat asks for all that are at work, and each mail while a source is barred."""
+
+
 class Shaping:
     def __init__(self, layers: Sequence[_File]) -> None:
         """Later layers win."""
@@ -171,6 +176,7 @@ class Shaping:
             self._add(None, layer.default)
             for name, section in layer.provider.items():
                 self._add(name, section)
+        self._found = lru_cache(MOST_KNOWN)(self._find)
 
     def _add(self, name: str | None, section: _Section) -> None:
         self._limits[name] = self._limits.get(name, {}) | section.given()
@@ -192,6 +198,9 @@ class Shaping:
 
     def provider(self, key: str) -> str | None:
         """Whose site that is, by any of its hosts: a backup elsewhere makes it no other provider's."""
+        return self._found(key)
+
+    def _find(self, key: str) -> str | None:
         hosts = hosts_of(key)
         return next((name for suffix, name in self._suffixes if any(_ends(host, suffix) for host in hosts)), None)
 
