@@ -7,15 +7,45 @@ import pytest
 
 from mailcore.dns.mx import NextHop
 from mailcore.dns.resolver import Records, StaticResolver, TemporaryDNSError
+from mailcore.flow.shaping import hosts_of
 from mailcore.kit.errors import Refused
 from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, Ourselves, order, refusal, site_key
 
 
 def test_a_site_is_a_set_of_hosts() -> None:
     assert site_key(["b.test", "a.test"]) == site_key(["a.test", "b.test"]) == "mx:a.test,b.test"
-    long = site_key([f"host{n}.example.com" for n in range(100)])
+
+
+def test_the_key_of_a_large_set_of_hosts_is_no_other_ones() -> None:
+    """Cut, it is still of all of them: neither of the set that its first ones are, nor of one with other ones behind."""
+    hosts = [f"host{n:03}.example.com" for n in range(100)]
+    long = site_key(hosts)
+    assert long == site_key(reversed(hosts))
     assert len(long) <= 400
-    assert not long.endswith(",")
+    assert long.startswith("mx:host000.example.com,host001.example.com,")
+    named = hosts_of(long)
+    assert named == hosts[: len(named)]
+    assert len({long, site_key(named), site_key(hosts[:-1]), site_key([*hosts, "z.example.com"])}) == 4
+    # the longest that is written whole
+    at_most = [f"{n}{'x' * 40}.example.com" for n in range(7)]
+    at_most.append("y" * (397 - len(",".join(at_most)) - 1))
+    assert site_key(at_most) == "mx:" + ",".join(at_most)
+    assert len(site_key(at_most)) == 400
+
+
+async def test_nobody_takes_anothers_site_by_a_name_with_commas() -> None:
+    victim, long = "a.mx.google.test,b.mx.google.test", ".".join(["z" * 60] * 4)
+    zones = {
+        "evil.test": {"MX": [f"10 {victim}.", f"20 {long}.", "30 y.test."]},
+        victim: {"A": ["8.8.8.8"]},
+        "y.test": {"A": ["8.8.8.8"]},
+        "good.test": {"MX": ["10 a.mx.google.test.", "10 b.mx.google.test."]},
+        "a.mx.google.test": {"A": ["8.8.4.4"]},
+    }
+    finder = ByMX(StaticResolver(zones), 25, [])
+    good, evil = await finder.find("good.test"), await finder.find("evil.test")
+    assert good.key == f"mx:{victim}"
+    assert hosts_of(evil.key) == ["y.test", long]
 
 
 def test_order_leaves_equal_preferences_together() -> None:

@@ -11,6 +11,7 @@ answer is Unavailable: its site rests.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import itertools
 import time
@@ -44,8 +45,8 @@ OWN_SECONDS = 60.0
 MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST = 12, 4
 """That are tried for one mail: each that does not answer costs Timeouts.connect."""
 MOST = 50_000
-MAX_HOSTS_IN_KEY = 400
-"""Characters; longer sets of hosts keep their first ones."""
+MAX_KEY = 400
+"""Characters; of larger sets of hosts it has the first ones and a digest of all."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -274,10 +275,14 @@ async def _without_ourselves(domain: str, ranked: Ranked, ourselves: Ourselves) 
 
 
 def site_key(hosts: Iterable[str]) -> str:
-    """`mx:a,b` whatever the order."""
+    """`mx:a,b` whatever the order; `mx:a,b#digest` where it would be too long."""
     names = sorted(set(hosts))
     key = "mx:" + ",".join(names)
-    return key if len(key) <= MAX_HOSTS_IN_KEY else key[:MAX_HOSTS_IN_KEY].rpartition(",")[0]
+    if len(key) <= MAX_KEY:
+        return key
+    # a cut list alone would be the key of others, who have just those hosts; no host's name has a #
+    digest = "#" + hashlib.sha256(key.encode()).hexdigest()[:32]
+    return key[: MAX_KEY - len(digest)].rpartition(",")[0] + digest
 
 
 def order(ranked: Sequence[NextHop]) -> str:
