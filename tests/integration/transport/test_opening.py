@@ -172,6 +172,22 @@ async def test_no_address() -> None:
         assert outcome.rule == "connect-failed"
 
 
+async def test_what_nobody_foresaw_is_a_failure_of_that_address() -> None:
+    """A label of more than 63 octets, which the TLS library cannot ask for: the mail has its outcome, or goes to the next host."""
+    seen: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    async with SmtpServer(tls=certificate()[0]) as server:
+        bad = Hop("x" * 80 + ".test", ("127.0.0.1",), server.port)
+        destination = replace(to(server, tls=TlsPolicy.OPPORTUNISTIC), hops=(bad,))
+        run = await deliver(destination, [mail("a"), mail("b")])
+        for outcome in run.outcomes.values():
+            assert (outcome.result, outcome.rule) == (Result.DEFERRED, "internal-error")
+            assert (outcome.mx_host, outcome.reply.enhanced) == (bad.host, "4.3.0")
+        assert [type(each["exception"]) for each in seen] == [UnicodeError], "told, and one connection for both"
+        good = replace(destination, hops=(bad, Hop("mx1.test", ("127.0.0.1",), server.port)))
+        assert (await deliver(good, [mail("a")]))["a"].mx_host == "mx1.test"
+
+
 async def test_source_address() -> None:
     async with SmtpServer() as server:
         run = await deliver(to(server, source_ip="127.0.0.7"), [mail("a")])

@@ -18,6 +18,7 @@ _ENHANCED = {
     "auth-not-offered": "4.7.0",
     "auth-refused": "4.7.8",
     "lease-lost": "4.3.0",
+    "internal-error": "4.3.0",
     "requiretls-not-offered": "5.7.30",
     "dane-failed": "4.7.5",
     "mta-sts-failed": "4.7.5",

@@ -155,7 +155,8 @@ class Route:
                     demand = self._less(target, demand, error, now)
                 before, session = session.lines, Session(target, self._timeouts)
                 session.lines = before
-        except Broken as broken:
+        except Exception as error:
+            broken = error if isinstance(error, Broken) else _unforeseen(target, error)
             sessions = (self._counted(session, insecure),) if isinstance(broken, Insecure) else ()
             self._insecure += sessions
             policy = policy_name(target.security, demand)
@@ -253,6 +254,14 @@ class Route:
 
     def _is_last(self, target: Target) -> bool:
         return self._tiers == [[target]]
+
+
+def _unforeseen(target: Target, error: Exception) -> Broken:
+    """Nobody's fault but ours, and told as such: the mail has its attempt, another address may do better."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": f"opening a connection to {target.host} failed", "exception": error}
+    )
+    return Broken("internal-error", f"this process failed ({type(error).__name__})")
 
 
 def _unvouched(hops: Sequence[Hop]) -> Broken | None:
