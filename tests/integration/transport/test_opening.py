@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import replace
+from ssl import TLSVersion
 
 import pytest
 
 from fakes.smtp_server import SmtpServer, Step
+from mailcore.dns.resolver import TlsaRecord
 from mailcore.smtp.outcome import Result
 from mailcore.transport import Credentials, Destination, Hop, Pool, TlsPolicy
+from mailcore.transport.tls import Kind, Security
 
-from .harness import PATIENT, certificate, deliver, mail, to
+from .harness import PATIENT, certificate, deliver, hop, mail, to
 
 SECRET = Credentials("user", "pass word")
 
@@ -28,6 +31,37 @@ async def test_opportunistic_takes_any_certificate() -> None:
         said = [line.said for line in run["a"].conversation if line.said]
         assert said[:3] == ["EHLO ours.test", "STARTTLS", "EHLO ours.test"]
         assert not any(line.said == "STARTTLS" for line in run["b"].conversation)
+
+
+WEAK = ":@SECLEVEL=0"
+OLD = {
+    "TLSv1": {"most": TLSVersion.TLSv1, "ciphers": "DEFAULT" + WEAK},
+    "TLSv1.1": {"most": TLSVersion.TLSv1_1, "ciphers": "DEFAULT" + WEAK},
+    "TLSv1.2": {"most": TLSVersion.TLSv1_2, "ciphers": "AES128-SHA" + WEAK},  # no forward secrecy, SHA-1
+    "TLSv1.3": {"ciphers": "DEFAULT" + WEAK},
+}
+
+
+@pytest.mark.parametrize("version", OLD)
+async def test_weak_tls_is_better_than_none_and_no_policy_takes_it(version: str) -> None:
+    """RFC 7435 §3. Of old versions, of an old cipher, of a key of 1,024 bits; where TLS must hold, nothing goes."""
+    server_tls, client_tls = certificate("mx0.test", rsa_bits=1024, **OLD[version])
+    async with SmtpServer(tls=server_tls) as server:
+        outcome = (await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")]))["a"]
+        assert (outcome.result, outcome.tls.split()[0]) == (Result.DELIVERED, version)
+        assert [caught.tls for caught in server.caught] == [True]
+        assert len(server.talks) == 1
+
+        strict = [to(server, tls=TlsPolicy.REQUIRED, tls_context=client_tls)]
+        if version != "TLSv1.3":  # DANE says of a certificate that it is the right one, however short its key
+            any_key = TlsaRecord(3, 1, 0, b"")
+            for asked in (Security(Kind.DANE_UNUSABLE), Security(Kind.DANE, (any_key,), ("mx0.test",))):
+                hops = (replace(hop(server, "mx0.test"), security=asked),)
+                strict.append(replace(to(server, tls=TlsPolicy.OPPORTUNISTIC), hops=hops))
+        for destination in strict:
+            outcome = (await deliver(destination, [mail("b")]))["b"]
+            assert (outcome.result, outcome.reply.enhanced) == (Result.DEFERRED, "4.7.5")
+        assert len(server.caught) == 1
 
 
 async def test_none_does_not_ask() -> None:

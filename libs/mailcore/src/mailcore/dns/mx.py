@@ -24,7 +24,7 @@ class NullMX(Refused):
 
 
 class NoMailHost(Refused):
-    """The domain exists, with neither MX nor address records, or with MX records of no use (RFC 3463 §3.5: X.4.4, unable to route)."""
+    """The domain exists, with neither MX nor address records, or with unusable ones (RFC 3463 §3.5: X.4.4, unable to route)."""
 
     enhanced = "5.4.4"
 

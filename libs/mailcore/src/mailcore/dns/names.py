@@ -47,7 +47,7 @@ def is_domain(text: str) -> bool:
 
 
 def is_host(name: str) -> bool:
-    """Whether a name in the DNS can be a host's: letters, digits and hyphens (RFC 952, RFC 1123 §2.1), and underscores, which some have.
+    """Whether a name in the DNS can be a host's: letters, digits, hyphens (RFC 1123 §2.1), and underscores, which some have.
 
     A-labels are not judged: who looks a host up takes them as they stand (RFC 5891 §5.3).
     """

@@ -27,6 +27,7 @@ from mailcore.transport.tls import (
     Security,
     asked_by,
     check_dane,
+    encrypting_context,
     failure_of,
     opportunistic_context,
     policy_name,
@@ -257,8 +258,9 @@ class Session:
         if not self.wire.quiet:
             raise Broken("starttls-injection", "the peer sent more than the reply to STARTTLS before the handshake")
         security = self.target.security
-        public = demand is Demand.PUBLIC
-        context = (destination.tls_context or verifying_context()) if public else opportunistic_context()
+        context = opportunistic_context() if demand is Demand.MAY else encrypting_context()
+        if demand is Demand.PUBLIC:
+            context = destination.tls_context or verifying_context()
         # RFC 7672 §8.1: servers with several certificates go by the name that the TLSA records stand under
         name = security.names[0] if demand is Demand.DANE else self.target.host
         try:

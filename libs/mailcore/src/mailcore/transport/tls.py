@@ -168,8 +168,25 @@ def verifying_context() -> ssl.SSLContext:
 
 
 @functools.cache
+def encrypting_context() -> ssl.SSLContext:
+    """TLS as strong as where it is verified, with any certificate. Under DANE the check comes after the handshake."""
+    return _unverified()
+
+
+@functools.cache
 def opportunistic_context() -> ssl.SSLContext:
-    """TLS against those who only listen: nothing is verified (RFC 7435 §4). Under DANE the check comes after it."""
+    """TLS against those who only listen, however weak: what would go in its place is clear text (RFC 7435 §3)."""
+    context = _unverified()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED  # TLS 1.0: SSL 3 is off by the options of any context
+    context.set_ciphers(
+        "DEFAULT:@SECLEVEL=0"
+    )  # old ciphers, short keys, SHA-1; none without a certificate or without a cipher
+    # servers of that age do not know RFC 5746; the name is in Python 3.12
+    context.options |= getattr(ssl, "OP_LEGACY_SERVER_CONNECT", 0x4)
+    return context
+
+
+def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
