@@ -13,6 +13,7 @@ _ENHANCED = {
     "timeout": "4.4.2",
     "tls-failed": "4.7.5",
     "tls-not-offered": "4.7.4",
+    "tls-demanded": "4.7.10",
     "starttls-injection": "4.7.5",
     "auth-without-tls": "4.7.11",
     "auth-not-offered": "4.7.0",

@@ -29,6 +29,7 @@ from mailcore.transport.tls import (
     check_dane,
     encrypting_context,
     failure_of,
+    is_passing,
     opportunistic_context,
     policy_name,
     rule_of,
@@ -137,6 +138,8 @@ class Session:
         """Takes no further mail."""
         self.no_chunking = False
         """The peer offered CHUNKING and does not know BDAT."""
+        self.tls_demanded = False
+        """The peer offered STARTTLS, and takes no mail without."""
         self.wire: Wire
 
     @property
@@ -268,7 +271,9 @@ class Session:
                 await self.wire.start_tls(context, name)
         except (OSError, ssl.SSLError, TimeoutError, Broken) as error:
             text = f"the TLS handshake failed: {words_of(error)}"
-            raise self._insecure(demand, "tls-failed", text, failure_of(error)) from None
+            insecure = self._insecure(demand, "tls-failed", text, failure_of(error))
+            insecure.passing = is_passing(error)
+            raise insecure from None
         if not self.wire.quiet:
             raise Broken("starttls-injection", "the peer sent a reply unasked after the handshake")
         self.tls = self.wire.tls

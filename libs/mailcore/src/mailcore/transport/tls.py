@@ -106,6 +106,8 @@ class Insecure(Broken):
     def __init__(self, rule: str, text: str, failure: FailureType, reply: Reply | None = None) -> None:
         super().__init__(rule, text, reply)
         self.failure = failure
+        self.passing = False
+        """The peer said nothing of it: the connection ended, or time was up."""
 
 
 _BY_KIND = {
@@ -288,6 +290,12 @@ def failure_of(error: BaseException) -> FailureType:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY_CODES.get(error.verify_code, FailureType.OTHER)
     return FailureType.OTHER
+
+
+def is_passing(error: BaseException) -> bool:
+    """A handshake that came to nothing without a word of TLS from the peer: no proof of what it can."""
+    ended = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
+    return not isinstance(error, ssl.SSLError) or isinstance(error, ended)
 
 
 def words_of(error: BaseException) -> str:
