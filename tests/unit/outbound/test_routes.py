@@ -5,11 +5,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from mailcore.dns.mx import NextHop
+from mailcore.dns.mx import MailLoop, NextHop
 from mailcore.dns.resolver import Records, StaticResolver, TemporaryDNSError
 from mailcore.flow.shaping import hosts_of
 from mailcore.kit.errors import Refused
-from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, Ourselves, order, refusal, site_key
+from mailcore.kit.ids import uuid7
+from mailcore.store.sources import KnownSource, KnownWarmup
+from outbound.ourselves import Ourselves
+from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, order, refusal, site_key
 
 
 def test_a_site_is_a_set_of_hosts() -> None:
@@ -198,6 +201,33 @@ async def test_hosts_no_better_than_ourselves_are_left_out() -> None:
     for receives in (False, True):
         assert await _hosts("backup.test", receives) == ["other.test"]
     assert await _hosts("elsewhere.test", receives=False) == ["other.test"]
+
+
+async def test_the_names_and_addresses_of_pools_are_ours_too() -> None:
+    async def never(_: str) -> bool:
+        return False
+
+    zones = {
+        "name.test": {"MX": ["10 out1.ours.test."]},
+        "bound.test": {"A": ["8.8.8.9"]},
+        "outside.test": {"A": ["8.8.8.10"]},
+        "out1.ours.test": {"A": ["8.8.8.10"]},  # the name's, before a translation of addresses
+    }
+    pools: list[KnownSource] = []
+    resolver = StaticResolver(zones)
+    ourselves = Ourselves(["mail.ours.test"], resolver, never, sources=lambda: pools, own_seconds=0)
+    finder = ByMX(resolver, 25, [], ourselves=ourselves)
+    domains = ("name.test", "bound.test", "outside.test")
+    for domain in domains:
+        assert (await finder.find(domain)).hops
+    warm = KnownWarmup(uuid7(), "warm", begun=False, cap=None, leased=0)
+    pools.append(KnownSource(uuid7(), uuid7(), "8.8.8.9", None, "OUT1.ours.test", False, False, warm))
+    for domain in domains:
+        with pytest.raises(MailLoop):
+            await finder.find(domain)
+    pools.clear()
+    for domain in domains:
+        assert (await finder.find(domain)).hops
 
 
 async def test_loopback_is_not_ourselves() -> None:
