@@ -190,6 +190,9 @@ async def test_what_nobody_foresaw_in_opening_a_connection_is_an_attempt(
     ):
         ids = await tenant.send_each([[f"u{n}@one.example"] for n in range(3)])
         await until(lambda: admin.fetchval("SELECT failures FROM sites WHERE key LIKE 'smarthost:%'"), "rests")
+        await until(
+            lambda: admin.fetchval("SELECT count(*) FROM attempts WHERE email_id = ANY ($1)", ids), "an attempt"
+        )
         attempts = [each for email_id in ids for each in await tenant.attempts(email_id)]
         assert [(each["outcome"], each["rule"]) for each in attempts] == [("deferred", "internal-error")]
         assert "UnicodeError" in attempts[0]["reply"]

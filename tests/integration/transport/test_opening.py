@@ -284,7 +284,8 @@ async def test_what_nobody_foresaw_is_a_failure_of_that_address() -> None:
         for outcome in run.outcomes.values():
             assert (outcome.result, outcome.rule) == (Result.DEFERRED, "internal-error")
             assert (outcome.mx_host, outcome.reply.enhanced) == (bad.host, "4.3.0")
-        assert [type(each["exception"]) for each in seen] == [UnicodeError], "told, and one connection for both"
+        assert {type(each["exception"]) for each in seen} == {UnicodeError}
+        assert len(server.talks) == 1
         good = replace(destination, hops=(bad, Hop("mx1.test", ("127.0.0.1",), server.port)))
         assert (await deliver(good, [mail("a")]))["a"].mx_host == "mx1.test"
 
