@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -146,7 +146,8 @@ class Faults:
             found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
             return [pid for pid in map(int, found) if _runs(pid)]
 
-        os.kill(chance.choice(wait_for(running, "a process that signs")), signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(wait_for(running, "a process that signs")), signal.SIGKILL)
 
     @staticmethod
     def _flush(stack: Stack, _: random.Random) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from fakes.dns_server import DnsServer
+from mailcore.flow import bulk
 from mailcore.flow.reputation import guard
 from mailcore.kit.ids import uuid7
 from mailcore.kit.settings import Reputation
@@ -59,6 +60,29 @@ async def test_a_paused_domain_is_refused_with_a_reason_shown_and_resumed_by_the
     assert (await api.get("/v1/alarms?open=true")).json()["data"] == []
     assert (await api.get(f"/v1/alarms/{alarm['id']}")).json() == ended
     assert (await api.get(f"/v1/domains/{domain}/reputation")).json()["state"] == "good"
+
+
+async def test_a_bulk_sender_is_shown_by_its_registered_domain_with_its_alarm(
+    api: httpx.AsyncClient, store: Store, org: UUID, make_domain: MakeDomain, admin: asyncpg.Connection
+) -> None:
+    domain = await make_domain(org, "shop.bulk.test")
+    assert (await api.get(f"/v1/domains/{domain}/reputation")).json()["bulk_sender_since"] is None
+    await admin.execute(
+        "INSERT INTO event_counts (org_id, at, domain_id, kind, n) VALUES ($1, date_bin('15 minutes', now(), '2000-01-01Z'), $2, "
+        "'sent', 5001)",
+        *(org, domain),
+    )
+    await bulk.count(store)
+    await bulk.look(store, Reputation())
+    found = (await api.get(f"/v1/domains/{domain}/reputation")).json()
+    assert found["bulk_sender_since"] is not None and found["state"] == "warned"
+    assert await admin.fetchval("SELECT domain FROM bulk_senders") == "bulk.test"
+    (alarm,) = (await api.get("/v1/alarms?open=true")).json()["data"]
+    assert (alarm["kind"], alarm["action"], alarm["domain"]) == ("bulk", "warned", "shop.bulk.test")
+    # the fixture's domain has no record that anybody has seen; what nobody knows is not missing
+    assert [each["name"] for each in alarm["facts"]["missing"]] == ["SPF", "DKIM"]
+    requirements = {each["name"] for each in found["broadcasts"]["requirements"] if each["status"] == "missing"}
+    assert {"SPF", "DKIM"} <= requirements
 
 
 async def test_sending_from_a_paused_domain_is_403(
@@ -348,6 +372,15 @@ async def test_the_way_of_a_route_and_the_address_of_a_pool(
     verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
     assert (verdict, steps["source"]["verdict"]) == ("wait", "wait")
     assert (await traced(tracing, "you@good.test"))[0] == "ok", "other mail has nothing to do with it"
+    await admin.execute("UPDATE sources SET paused_at = NULL")
+    assert (await tracing.post("/emails", json=email(to="you@good.test"))).status_code == 200
+    await admin.execute(
+        "INSERT INTO source_bars (source_id, place, until, reason) SELECT $1, key, now() + interval '1 hour', 'x' FROM sites",
+        source,
+    )
+    verdict, steps = await traced(tracing, "you@good.test", broadcast="true")
+    assert verdict == "wait" and "No address of the pool bulk is taken there now" in steps["source"]["text"]
+    assert steps["source"]["facts"]["sources"][0]["barred"] is True
 
     site = await admin.fetchval("INSERT INTO sites (key) VALUES ('way:relay') RETURNING id")
     await admin.execute(

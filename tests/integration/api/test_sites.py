@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from mailcore.kit.ids import uuid7
+from mailcore.store import bars
+from mailcore.store.session import Store
 
 from .harness import MakeClient, MakeKey, assert_error, email
 
@@ -88,7 +90,7 @@ async def test_a_site_with_its_depth_limits_and_words(api: httpx.AsyncClient, ad
 
 async def test_limits_and_rules_are_the_operators(api: httpx.AsyncClient) -> None:
     path = f"/v1/sites/{(await _site(api))['id']}"
-    rule = {"match": "go away", "do": "suspend", "for": "15m"}
+    rule = {"match": "go away", "class": "block", "do": "suspend-source", "for": "15m"}
     changed = await api.patch(path, json={"limits": {"connections": 3, "per_minute": 30}, "rules": [rule]})
     assert changed.status_code == 200, changed.text
     body = changed.json()
@@ -106,6 +108,7 @@ async def test_limits_and_rules_are_the_operators(api: httpx.AsyncClient) -> Non
         {"rules": [{"match": "(", "do": "suspend", "for": "1m"}]},
         {"rules": [{"match": "a(?=b)", "do": "suspend", "for": "1m"}]},
         {"rules": [{"match": "x", "do": "suspend", "for": "1 minute"}]},
+        {"rules": [{"match": "x", "class": "bounce", "do": "suspend", "for": "1m"}]},
         {"rules": [rule] * 51},
     ):
         assert_error(await api.patch(path, json=wrong), 422, "validation_error")
@@ -169,6 +172,34 @@ async def test_suspend_and_resume(api: httpx.AsyncClient, org: UUID, make_org: C
     assert_error(await api.post("/v1/sites/99999/suspend", json={}), 404, "not_found")
     assert_error(await api.post(f"{path}/suspend", json={"organization_id": str(uuid4())}), 404, "not_found")
     assert_error(await api.post(f"{path}/suspend", json={"seconds": 0}), 422, "validation_error")
+
+
+async def test_a_source_that_is_barred_is_shown_with_both_and_resume_lifts_it(
+    api: httpx.AsyncClient, admin: asyncpg.Connection, store: Store
+) -> None:
+    path = f"/v1/sites/{(await _site(api))['id']}"
+    await admin.execute("UPDATE sites SET key = 'mx:acme.mail.protection.outlook.com'")
+    pool = (await api.post("/v1/pools", json={"name": "all"})).json()["id"]
+    made = {"pool": pool, "ipv4": "203.0.113.7", "ehlo_name": "out7.example.com"}
+    source = (await api.post("/v1/sources", json=made)).json()["id"]
+    async with store.worker() as db:
+        await bars.place(db, UUID(source), "office365", 3600, "rule office365 2: 550 5.7.606 banned")
+        await bars.place(db, UUID(source), "mx:elsewhere.test", 3600, "rule default 3: 554 5.7.1 listed")
+        await bars.place(db, UUID(source), "mx:acme.mail.protection.outlook.com", 60, "greeting-refused: 554 listed")
+    here, at_all = (await api.get(path)).json()["bars"]
+    assert (here["site"], here["provider"]) == ("mx:acme.mail.protection.outlook.com", None)
+    assert (at_all["site"], at_all["provider"], at_all["source_id"]) == (None, "office365", source)
+    assert at_all["reason"].startswith("rule office365 2") and at_all["until"] > at_all["created_at"]
+    assert (await api.get("/v1/sites")).json()["data"][0]["bars"] == [here, at_all]
+    for shown in ((await api.get(f"/v1/sources/{source}")).json(), (await api.get("/v1/sources")).json()["data"][0]):
+        assert {bar["site"] or bar["provider"] for bar in shown["bars"]} == {
+            *("office365", "mx:elsewhere.test", "mx:acme.mail.protection.outlook.com"),
+        }
+    assert (await api.post(f"{path}/resume", json={"dry_run": True})).json()["bars"] == 2
+    assert len((await api.get(path)).json()["bars"]) == 2
+    assert (await api.post(f"{path}/resume", json={})).json()["bars"] == 2
+    assert (await api.get(path)).json()["bars"] == []
+    assert len((await api.get(f"/v1/sources/{source}")).json()["bars"]) == 1
 
 
 async def test_hold_all_and_orders(api: httpx.AsyncClient) -> None:

@@ -12,18 +12,18 @@ DOOR = {
     "UPDATE": "arrival_keys greylist idempotency_keys",
 }
 WORKER = {
-    "DELETE": "arrival_keys arrival_queue auth_events blob_deletes dkim_keys dmarc_reports domains event_counts greylist "
-    "health_findings holds idempotency_keys key_counts messages mta_sts_policies pool_serves pools "
+    "DELETE": "arrival_keys arrival_queue auth_events blob_deletes bulk_senders dkim_keys dmarc_reports domains event_counts "
+    "greylist health_findings holds idempotency_keys key_counts messages mta_sts_policies pool_serves pools "
     "provider_events queue received_tls_reports reports_owed routes_out sessions site_shares source_hosts "
     "sources tls_reports tls_results trainings usage_deltas warmup_days warmup_decisions warmups ways "
     "webhook_queue workers",
-    "INSERT": "alarms arrival_queue attempts blob_deletes deliveries dkim_keys emails engagements event_counts events folders "
-    "health_findings holds key_counts lanes mailboxes message_words messages mta_sts_policies pool_serves "
+    "INSERT": "alarms arrival_queue attempts blob_deletes bulk_senders deliveries dkim_keys emails engagements event_counts "
+    "events folders health_findings holds key_counts lanes mailboxes message_words messages mta_sts_policies pool_serves "
     "pools provider_events queue queue_orders recipient_domains reports_owed routes_out site_shares sites "
     "source_hosts sources suppressions thread_keys threads tls_reports tls_results usage usage_deltas "
     "warmup_days warmup_decisions warmups ways webhook_attempts webhook_deliveries webhook_queue workers",
     "SELECT": "accounts addresses alarms arrival_keys arrival_queue arrivals attempts auth_events blob_deletes blocked_senders "
-    "deliveries dkim_keys dmarc_reports domain_claims domain_mta_sts domains emails engagements event_counts "
+    "bulk_senders deliveries dkim_keys dmarc_reports domain_claims domain_mta_sts domains emails engagements event_counts "
     "event_counts_mark events folders forgotten greylist health_findings holds idempotency_keys installation "
     "key_counts lanes mailboxes messages mta_sts_policies organizations pool_serves pools provider_events queue "
     "queue_orders received_tls_reports recipient_domains relayed_mark reports_owed routes routes_out sessions "

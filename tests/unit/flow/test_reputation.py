@@ -180,6 +180,25 @@ def test_what_the_health_checks_found_wrong_counts() -> None:
     assert (found["PTR"].status, found["PTR"].advice) == ("missing", "Ask for one.")
 
 
+@pytest.mark.parametrize(
+    ("name", "check", "subject"),
+    [("SPF", "spf", "mail.test 192.0.2.1"), ("DKIM", "dkim", "mail.test"), ("DMARC", "dmarc", "mail.test")],
+)
+def test_what_they_found_about_the_domain_is_fresher_than_its_row(name: str, check: str, subject: str) -> None:
+    wrong = {"check": check, "subject": subject, "status": "wrong", "text": "it is gone", "advice": "Publish it."}
+    found = asked(domain(), findings=[*FINE, wrong])
+    assert (found[name].status, found[name].text, found[name].advice) == ("missing", "it is gone", "Publish it.")
+    assert asked(domain(), findings=[*FINE, {**wrong, "subject": f"other.{subject}"}])[name].status == "ok"
+    assert asked(domain(), findings=[*FINE, {**wrong, "status": "unknown"}])[name].status == "ok"
+
+
+def test_a_policy_that_was_published_since_is_one() -> None:
+    there = {"check": "dmarc", "subject": "mail.test", "status": "ok", "text": "mail.test has a policy", "advice": ""}
+    none = domain(seen={"dmarc": "", "dmarc_above": ""})
+    assert asked(none, findings=[*FINE, there])["DMARC"].status == "ok"
+    assert asked(none, findings=[*FINE, {**there, "status": "unknown"}])["DMARC"].status == "missing"
+
+
 def test_a_paused_domain_sends_no_broadcast() -> None:
     assert asked(domain(), paused="50 of 1000 bounced")["Reputation"].status == "missing"
 

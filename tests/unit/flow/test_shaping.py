@@ -56,7 +56,7 @@ def test_hosts_of_every_kind_of_site() -> None:
             "slow",
         ),
         ("mx:mta5.am0.yahoodns.net", Reply(421, "[TSS04] Messages from 192.0.2.1 temporarily deferred", "4.7.0"), None),
-        ("mx:mx00.t-online.de", Reply(554, "IP=192.0.2.1 - A problem occurred. (Ask for reset: tobr@rx.t-online.de)"), "suspend"),
+        ("mx:mx00.t-online.de", Reply(554, "IP=192.0.2.1 - A problem occurred. (Ask for reset: tobr@x.example)"), "suspend-source"),
         ("mx:any.test", Reply(421, "Too many concurrent SMTP connections from this IP address", "4.7.0"), "slow"),
         ("mx:any.test", Reply(452, "Too many recipients", "4.5.3"), None),
         ("mx:any.test", Reply(451, "Too many messages from 192.0.2.1, slow down", "4.7.1"), "slow"),
@@ -80,12 +80,115 @@ def test_what_a_first_reply_leads_to(key: str, reply: Reply, do: str | None) -> 
     assert (rule.do if rule else None) == do
 
 
-def test_yahoo_defers_our_address_and_the_site_is_suspended_at_the_second() -> None:
+_IP, _DOMAIN = "suspend-source", "suspend-tenant"
+
+
+@pytest.mark.parametrize(
+    ("reply", "do"),
+    [
+        # our address, by list and by name
+        (Reply(554, "Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org; see the list", "5.7.1"), _IP),
+        (Reply(550, "192.0.2.1 is listed at sbl.spamhaus.org (SBL7)", "5.7.1"), _IP),
+        (Reply(554, "Client host [192.0.2.1] blocked using xbl.spamhaus.org", "5.7.1"), _IP),
+        (Reply(550, "Your address is listed in the Spamhaus PBL"), _IP),
+        (Reply(554, "Your host 192.0.2.1 is on the Spamhaus CSS list"), _IP),
+        (Reply(554, "Client host blocked using b.barracudacentral.org; 192.0.2.1 has a poor reputation", "5.7.1"), _IP),
+        (Reply(554, "Blocked - see https://www.spamcop.net/bl.shtml?192.0.2.1", "5.7.1"), _IP),
+        (Reply(550, "Service unavailable; client [192.0.2.1] blocked using bl.spamcop.net", "5.7.1"), _IP),
+        (Reply(554, "Blocked - see https://support.proofpoint.com/dnsbl-lookup.cgi?ip=192.0.2.1", "5.7.0"), _IP),
+        (Reply(554, "Rejected, 192.0.2.1 has poor reputation, see https://csi.cloudmark.com/en/reset", "5.7.1"), _IP),
+        (Reply(550, "Connection refused: your IP is in our local blacklist"), _IP),
+        (Reply(550, "Helo command rejected: mail.us.example blocked using zen.spamhaus.org", "5.7.1"), _IP),
+        (Reply(550, "HELO name mail.us.example listed, go away", "5.7.1"), _IP),
+        (Reply(554, "Service unavailable; Client host [mail.us.example] blocked using dbl.spamhaus.org", "5.7.1"), _IP),
+        (Reply(554, "Service unavailable; Helo command [mail.us.example] blocked using dbl.spamhaus.org", "5.7.1"), _IP),
+        # the sender's domain
+        (Reply(554, "Service unavailable; Sender address [x@tenant-a.example] blocked using dbl.spamhaus.org", "5.7.1"), _DOMAIN),
+        (Reply(550, "Sender address <x@a.example> rejected: a.example is listed by rhsbl.lists.example", "5.7.1"), _DOMAIN),
+        (Reply(554, "tenant-a.example: listed, https://check.spamhaus.org/query/domain/tenant-a.example", "5.7.1"), _DOMAIN),
+        (Reply(554, "Domain found in the Spamhaus DBL"), _DOMAIN),
+        (Reply(554, "Sender domain tenant-a.example is listed in our blocklist", "5.7.1"), _DOMAIN),
+        (Reply(550, "likely suspicious due to the very low reputation of the sending domain", "5.7.1"), _DOMAIN),
+        # the content
+        (Reply(550, "Message contains a URL listed by multi.surbl.org", "5.7.1"), None),
+        (Reply(554, "Message rejected: http://tenant-a.example listed in black.uribl.com", "5.7.1"), None),
+        (Reply(550, "A link in this message is blacklisted by URIBL, see https://lookup.uribl.com", "5.7.1"), None),
+        (Reply(554, "Message rejected as spam by Cloudmark content filter", "5.7.1"), None),
+        (Reply(552, "Virus found in your message", "5.7.1"), None),
+        # the recipient
+        (Reply(550, "user not listed in directory", "5.1.1"), None),
+        (Reply(550, "bob is not listed in Domino Directory"), None),
+        (Reply(550, "The recipient is listed as inactive", "5.2.1"), None),
+        (Reply(554, "Service unavailable; Recipient address [you@b.example] blocked using rhsbl.lists.example", "5.7.1"), None),
+        (Reply(550, "<spamhaus@blacklist.example>: user unknown", "5.1.1"), None),
+        # and what is put off counts nothing: the rule is of refusals
+        (Reply(450, "Client host [192.0.2.1] blocked using zen.spamhaus.org", "4.7.1"), None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_list_is_about_our_address_a_senders_domain_or_neither(reply: Reply, do: str | None) -> None:
+    rule = _shape("mx:any.test").reaction_to(reply)
+    assert (rule.do if rule else None) == do
+    assert rule is None or rule.times > 1, "once is not enough"
+
+
+@pytest.mark.parametrize(
+    ("host", "reply", "do"),
+    [
+        ("mta5.am0.yahoodns.net", Reply(421, "[TSS04] Messages from 192.0.2.1 temporarily deferred", "4.7.0"), _IP),
+        ("mta5.am0.yahoodns.net", Reply(553, "[BL21] Connections will not be accepted from 192.0.2.1", "5.7.1"), _IP),
+        ("mta5.am0.yahoodns.net", Reply(554, "[PH01] Email not accepted for policy reasons", "5.7.9"), _DOMAIN),
+        ("a.olc.protection.outlook.com", Reply(550, "Your IP is blocked (OU-002). Error: 5.7.1", "5.7.1"), _IP),
+        ("a.olc.protection.outlook.com", Reply(421, "RP-001 The mail server has exceeded the rate limit"), "slow"),
+        (
+            "a.olc.protection.outlook.com",
+            Reply(550, "Access denied, sending domain not authenticated", "5.7.515"),
+            _DOMAIN,
+        ),
+        ("a.mail.protection.outlook.com", Reply(550, "Access denied, banned sending IP [192.0.2.1]", "5.7.606"), _IP),
+        ("a.mail.protection.outlook.com", Reply(550, "Client host [192.0.2.1] blocked using Spamhaus", "5.7.1"), _IP),
+        ("a.mail.protection.outlook.com", Reply(550, "Recipient not found", "5.1.10"), None),
+        ("mx0a-1.pphosted.com", Reply(554, "Blocked - see https://ipcheck.proofpoint.com/?ip=192.0.2.1", "5.7.0"), _IP),
+        ("smtp-in.orange.fr", Reply(550, "mwinf service refused OFR_506"), _IP),
+        ("mx1.comcast.net", Reply(554, "192.0.2.1 Comcast block for spam BL000001"), _IP),
+        ("mx00.gmx.net", Reply(554, "gmx.net Nemesis ESMTP Service not available\nNo SMTP service\nBad DNS PTR"), _IP),
+        ("mx00.gmx.net", Reply(554, "Transaction failed\nReject due to policy restrictions"), "slow"),
+        ("aspmx.l.google.com", Reply(421, "unusual rate of unsolicited mail from your IP address", "4.7.28"), "slow"),
+        ("aspmx.l.google.com", Reply(421, "unusual rate of unsolicited mail from your DKIM domain", "4.7.28"), _DOMAIN),
+    ],
+    ids=str,
+)
+def test_the_shipped_rules_of_providers_know_whom_a_reply_is_about(host: str, reply: Reply, do: str | None) -> None:
+    shape = _shape(f"mx:{host}")
+    rule = shape.reaction_to(reply)
+    assert (rule.do if rule else None) == do
+    if rule is not None and rule.do == _IP:
+        assert rule.place(f"mx:{host}") == shape.provider, "all of his sites"
+
+
+def test_a_rule_of_everybodys_holds_for_the_site_that_said_it() -> None:
+    rule = _shape("mx:mx0a-1.pphosted.com").reaction_to(
+        Reply(554, "192.0.2.1 listed by dnsbl.customer.example", "5.7.1")
+    )
+    assert rule is not None and rule.do == _IP
+    assert rule.place("mx:mx0a-1.pphosted.com") == "mx:mx0a-1.pphosted.com", "a customer may ask lists of his own"
+
+
+def test_a_rule_may_ask_for_the_class_of_a_reply() -> None:
+    shape = _shape("mx:x.test", rules=[{"match": "^5", "class": "content", "do": "slow", "for": "1m"}])
+    found = shape.reaction_to(Reply(554, "Virus found in your message", "5.7.1"))
+    assert found is not None and found.name == "site 1"
+    assert shape.reaction_to(Reply(550, "No such user here", "5.1.1")) is None
+    with pytest.raises(Invalid):
+        checked_rules([{"match": "^5", "class": "bounce", "do": "slow", "for": "1m"}])
+
+
+def test_yahoo_defers_our_address_and_that_is_suspended_at_the_second() -> None:
     rule = _shape("mx:mta5.am0.yahoodns.net").reaction_to(
         Reply(421, "[TSS04] Messages from 192.0.2.1 temporarily deferred", "4.7.0")
     )
     assert rule is not None
-    assert (rule.do, rule.times, rule.seconds) == ("suspend", 2, 7200)
+    assert (rule.do, rule.times, rule.seconds) == ("suspend-source", 2, 7200)
 
 
 def test_limits_site_over_own_file_over_shipped_over_settings(tmp_path: Path) -> None:

@@ -165,7 +165,19 @@ SAID_MAIL = (Line(0.0, said="MAIL FROM:<a@b.example>"),)
     ],
 )
 def test_what_an_outcome_says_of_us(outcome: Outcome, means: str | None) -> None:
-    assert signal(outcome) == means
+    assert signal(outcome) == signal(outcome, of_domain=True) == means
+
+
+@pytest.mark.parametrize(
+    ("outcome", "means"),
+    [
+        (Outcome(Result.BOUNCED, Reply(554, "Sender address blocked using dbl.spamhaus.org", "5.7.1")), "blocked"),
+        (Outcome(Result.DEFERRED, Reply(421, "the domain has a low reputation: later", "4.7.0")), "deferred"),
+    ],
+)
+def test_what_is_said_of_a_domain_says_nothing_of_the_address(outcome: Outcome, means: str) -> None:
+    assert signal(outcome, of_domain=True) == means
+    assert signal(outcome) is None
 
 
 def test_the_operator_reads_what_comes_next() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from mailcore.kit.ids import uuid7
+from mailcore.kit.together import Together
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import Leased
@@ -17,7 +18,6 @@ from outbound.composer import Work
 from outbound.memory import Holding, Memory
 from outbound.prepare import own, prepare
 from outbound.signer import Identity
-from outbound.together import Together
 from unit.outbound.test_composer import content
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

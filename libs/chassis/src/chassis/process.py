@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import resource
 import signal
 import socket
 import sys
@@ -58,6 +59,16 @@ class Running:
     """Stop taking work and finish what is in hand."""
     drain_seconds: float = 15.0
     http: Listen | None = None
+
+
+def allow_files(wanted: int) -> None:
+    """Each connection is one; many systems begin with 1,024 a process, though they would give more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("fewer files may be open than connections could need", limit=most, wanted=wanted)
 
 
 def run(name: str, settings: S, start: Callable[[S], AbstractAsyncContextManager[Running]]) -> None:

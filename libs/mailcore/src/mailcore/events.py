@@ -5,6 +5,7 @@ posted, so that nothing is stored twice. What `detail` holds goes into the paylo
 
     email.bounced     {"bounce": {"type", "subType", "message", "diagnosticCode": [...]}}     see `bounce`
     email.clicked     {"click": {"ipAddress", "link", "timestamp", "userAgent"}}              see flow.track
+    email.delivery_delayed  {"delayed": {"reason"}} of mail that waits for something of ours, not for its next attempt
     email.failed      {"failed": {"reason"}}
     email.suppressed  {"suppressed": {"type", "message", "reason", "diagnosticCode": [...]}}  see `suppressed`
     email.routed      {"route": {"id", "name"}, "inline_attachments"?, "marks"?}; more of its payload is made by flow.parsed
@@ -115,6 +116,11 @@ def bounce(
     return {
         "bounce": {"type": type, "subType": sub_type, "message": message, "diagnosticCode": list(diagnostics)},
     }
+
+
+def delayed(reason: str | None) -> dict[str, Any] | None:
+    """The `detail` of email.delivery_delayed."""
+    return None if reason is None else {"delayed": {"reason": reason}}
 
 
 def suppressed(origin: str | None) -> dict[str, Any]:

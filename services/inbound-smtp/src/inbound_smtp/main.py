@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from chassis.bells import Bells
-from chassis.process import Running, bind, run
+from chassis.process import Running, allow_files, bind, run
 from chassis.runner import Runner
 from inbound_smtp.body import Room
 from inbound_smtp.checks.authentication import BeforeReply
@@ -81,7 +80,7 @@ async def _lasting(settings: Settings) -> AsyncIterator[Running]:
 
 @asynccontextmanager
 async def start(settings: Settings) -> AsyncIterator[Running]:
-    _allow_files(2 * settings.smtp.max_connections + 1_000)
+    allow_files(2 * settings.smtp.max_connections + 1_000)
     store = await Store.open(
         settings.database.url,
         pool_size=settings.database.pool_size,
@@ -194,16 +193,6 @@ async def listen(
     return await asyncio.get_running_loop().create_server(
         lambda: kind(listener, tls=tls), sock=bind(host, port), backlog=1024
     )
-
-
-def _allow_files(wanted: int) -> None:
-    """Each connection is one, each message in a file another; many systems begin with 1,024 a process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        log.warning("fewer files may be open than connections could need", limit=most, wanted=wanted)
 
 
 def make_mx(smtp: Smtp, recipients: Recipients, receives: Receives, *, spool: Path | None = None) -> Mx:

@@ -1,4 +1,4 @@
-"""What sites ask the database for, many at a time (`together`): rows to lease, and what their mails hold."""
+"""What is asked of the database for many at a time (`kit.together`): rows to lease, what mails hold, where domains' mail goes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from mailcore.flow.lease import WorkerLease
-from mailcore.store import contents, deliveries
+from mailcore.store import contents, deliveries, sites
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
+from mailcore.store.sites import Site
 from outbound.memory import LIGHT_BYTES
 from outbound.retry import Retries
 
@@ -47,3 +48,23 @@ async def light_contents(store: Store, ids: Collection[UUID]) -> dict[UUID, Ligh
     async with store.worker(by_index=True) as db:
         light, heavy = await contents.light_contents(db, ids, LIGHT_BYTES)
     return {**{each[0].id: each for each in light}, **heavy}
+
+
+class Place(NamedTuple):
+    """The DNS has said where that domain's mail goes."""
+
+    domain: str
+    key: str
+    """Of the site."""
+    site_id: int | None
+    """Where it was thought to go."""
+
+
+async def places(store: Store, max_connections: int, found: Collection[Place]) -> dict[Place, Site]:
+    """The sites, made where they are new, with these domains pointing to them. Raises Unavailable."""
+    async with store.worker() as db:
+        there = await sites.ensure_all(db, {each.key for each in found}, max_connections)
+        moved = {each.domain: there[each.key].id for each in found if there[each.key].id != each.site_id}
+        if moved:
+            await sites.point(db, moved)
+    return {each: there[each.key] for each in found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from uuid import UUID
 
 from mailcore.flow.shaping import Rule
 
@@ -17,6 +18,8 @@ PATIENCE = 10
 """How often one mail is turned away before that counts as an attempt: then it may be about this mail (RFC 5321 §4.2.1)."""
 MOST_TURNED_AWAY = 10_000
 """Mails that this is remembered of, a site."""
+MOST_HITS = 10_000
+"""Rules, and whom they are about, that are counted at the same time."""
 CATCH_UP_SECONDS = 0.05
 """Of a rate: who comes late, the loop being busy, may make up for so much."""
 
@@ -141,22 +144,32 @@ class Pace:
 
 
 class Hits:
-    """How often a rule was met lately, by whom it is about."""
+    """How often a rule was met lately, by whom it is about. Of all sites of a process: what one says counts on while no mail goes
+    there, and what a provider's rule hears of a source counts for all of his sites."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: dict[Hashable, deque[float]] = {}
 
-    def enough(self, rule: Rule, whom: Hashable) -> bool:
-        """Counts one more; True when it was the last that was needed, and counting begins anew."""
+    def met(self, rule: Rule, key: str, org_id: UUID, source_id: UUID | None) -> bool:
+        """By the site with that key. A provider's rule about a source is met for all of his sites at once; where no source is
+        there to bar, each that says so is suspended."""
+        if rule.do == "suspend-source":
+            return self.enough(rule, (rule.place(key), source_id), stays=rule.provider is not None)
+        return self.enough(rule, (key, org_id if rule.do == "suspend-tenant" else None))
+
+    def enough(self, rule: Rule, whom: Hashable, *, stays: bool = False) -> bool:
+        """Counts one more; True when it was the last that was needed, and counting begins anew. `stays`: it goes on, so that each
+        further one is enough, too, while so many are within the rule's time."""
         if rule.times == 1:
             return True
         now = self._clock()
         seen = self._seen.setdefault((rule.name, whom), deque(maxlen=rule.times))
         seen.append(now)
         if len(seen) < rule.times or now - seen[0] > rule.within:
-            if len(self._seen) > 1_000:  # a peer's words decide what stands here
+            if len(self._seen) > MOST_HITS:  # peers' words decide what stands here
                 self._seen.pop(next(iter(self._seen)))
             return False
-        del self._seen[rule.name, whom]
+        if not stays:
+            del self._seen[rule.name, whom]
         return True

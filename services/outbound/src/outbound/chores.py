@@ -1,4 +1,5 @@
-"""Chores of outbound: verify a domain, move a claim or DKIM keys on, upkeep. All are safe twice, and come to without Redis too."""
+"""Chores of outbound: verify a domain, move a claim or DKIM keys on, let go what waits in vain, upkeep. All are safe twice, and
+come to without Redis too."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from uuid import UUID
 from mailcore.blob.base import BlobStore
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
-from mailcore.flow import claims, delays, dkim, operate, quota
+from mailcore.flow import claims, delays, dkim, operate, quota, waiting
 from mailcore.flow import verify as verification
 from mailcore.flow.count import count
 from mailcore.flow.retention import FOREVER, Kept, drop_old
@@ -47,6 +48,7 @@ class Chores:
         blobs: BlobStore,
         lifetime_seconds: float,
         broadcast_seconds: float | None = None,
+        waiting_seconds: float | None = None,
         notice_seconds: float = NOTICE_SECONDS,
         relayed_seconds: float = RELAYED_SECONDS,
         published: Published,
@@ -60,6 +62,7 @@ class Chores:
         self._blobs = blobs
         self._lifetime_seconds = lifetime_seconds
         self._broadcast_seconds = broadcast_seconds
+        self._waiting_seconds = waiting_seconds
         self._notice_seconds = notice_seconds or NOTICE_SECONDS
         self._relayed_seconds = relayed_seconds
         self._thorough_at = 0.0
@@ -84,6 +87,7 @@ class Chores:
             self._blobs,
             lifetime_seconds=self._lifetime_seconds,
             broadcast_seconds=self._broadcast_seconds,
+            waiting_seconds=self._waiting_seconds,
             relayed_seconds=self._relayed_seconds,
         )
         log.info("upkeep done", **{name: getattr(done, name) for name in done.__slots__})
@@ -107,6 +111,11 @@ class Chores:
             waiting = await queue_orders.waiting(db)
         for order_id in waiting:
             await self.order(str(order_id))
+
+    async def release(self, _: str = "") -> None:
+        """What waited for the end of a pause, or for something that is gone."""
+        if await waiting.release(self._store):
+            self._ringer.ring(OUTBOUND)
 
     async def _delays(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -134,6 +143,7 @@ class Chores:
                 await self._try("retention", self._retention())
             await self._try("usage", self._roll_up())
             await self._try("orders", self._orders())
+            await self._try("release", self.release())
             await self._try("delays", self._delays())
             await self._try("count", self._count())
             await asyncio.sleep(WATCH_SECONDS)

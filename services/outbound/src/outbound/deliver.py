@@ -17,6 +17,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
 from mailcore.flow import settle as door
 from mailcore.flow.settle import Attempt
@@ -289,13 +290,15 @@ class SiteRun:
         self._office.held.difference_update([row.key for row in placed.waiting])
 
     def hand(self, rows: Sequence[Leased], content: Content, identity: Identity, octets: bytes) -> None:
-        """To the transport, unless the run is ending: those go back."""
+        """To the transport, unless the run is ending or its source was barred meanwhile: those go back."""
         since = (content.scheduled_at or content.created_at).timestamp()
         destinations: dict[Source, Destination] = {}
         for row in rows:
             if self.ending() or self._outlets.closed or row.org_id in self._share.held:
                 continue
             source = self._places.source_of(row.key)
+            if self._places.barred(source):
+                continue
             destination = destinations.get(source)
             if destination is None:
                 destination = destinations[source] = self._destination(identity, content, octets, source)
@@ -335,29 +338,30 @@ class SiteRun:
         row = mail.key
         assert isinstance(row, Leased)
         self._done += 1
+        source = self._places.source_of(row.key)
         self._office.tls_results.note(row.recipient, outcome)
         if outcome.rule == "lease-lost":
             self._put_back([row])
         elif is_down(outcome, self._way.tls):
-            self._no_session(row, outcome)
+            self._no_session(row, outcome, source)
         elif is_turned_away(outcome) and self._share.window.turn_away(row.key):
             self._turn_away(row, outcome)
-            self._react(row, outcome)
-            self._doubt(outcome)
+            if not self._react(row, outcome, source):
+                self._doubt(outcome)
         else:
             failed = self._failures or self._share.failing
             if failed and (outcome.rule is None or outcome.result is Result.DELIVERED):
                 self._failures, self._share.failing = 0, False
                 self._clearing = asyncio.get_running_loop().create_task(self._well())
             self._settle(row, outcome)
-            self._react(row, outcome)
+            self._react(row, outcome, source)
             if is_cut_off(outcome):
                 self._doubt(outcome)
         self._starved |= not self._outlets.queued
         if self._unattempted or self._turned_away or self._down is not None or self._waiting <= self._ahead // 2:
             self._changed.set()
 
-    def _no_session(self, row: Leased, outcome: Outcome) -> None:
+    def _no_session(self, row: Leased, outcome: Outcome, source: Source) -> None:
         """It is about the site: one mail tells of it, and pays where nobody spoke to us."""
         refused = self._places.refused(row.key, outcome)
         if refused:  # of its source alone: once more, at once, from another
@@ -369,8 +373,8 @@ class SiteRun:
                 self._turn_away(row, outcome)
             else:
                 self._settle(row, outcome)
-            self._react(row, outcome)
-            self._fall(outcome)
+            if not self._react(row, outcome, source):
+                self._fall(outcome)
 
     def _turn_away(self, row: Leased, outcome: Outcome) -> None:
         self.holding.done(row.key)
@@ -393,10 +397,19 @@ class SiteRun:
         self._share.window.fell()
         self.stop()
 
-    def _react(self, row: Leased, outcome: Outcome) -> None:
-        rule = self._share.heard(outcome, row.org_id)
-        if rule is not None:
-            self._office.shares.react(self._share, rule, outcome, row.org_id)
+    def _react(self, row: Leased, outcome: Outcome, source: Source) -> bool:
+        """True: the source it left by is barred, and it is not the site that takes nothing."""
+        rule = self._share.heard(outcome, row.org_id, source.id)
+        if rule is None:
+            return False
+        if rule.do == "suspend-source" and self._places.bar(source, rule, outcome):
+            self._take_back(self._outlets.take_all(lambda mail: self._left_by(mail) == source.id))
+            return True
+        self._office.shares.react(self._share, rule, outcome, row.org_id)
+        return False
+
+    def _left_by(self, mail: Mail) -> UUID | None:
+        return self._places.source_of(mail.key.key).id if isinstance(mail.key, Leased) else None
 
     def settle_all(self, rows: Iterable[Leased], outcome: Outcome) -> None:
         for row in rows:

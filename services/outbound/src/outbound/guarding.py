@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from mailcore.dns.resolver import Resolver
-from mailcore.flow import health, reputation
+from mailcore.flow import bulk, health, reputation
 from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.flow.upkeep import forget
 from mailcore.kit.errors import MailError
@@ -34,13 +34,17 @@ class Guards:
         limits: Reputation,
         resolver: Resolver,
         scene: Callable[[], Awaitable[Scene]],
+        *,
+        catches: bool = False,
     ) -> None:
-        """`resolver` without a cache; `scene` says what there is to be looked at by now."""
+        """`resolver` without a cache; `scene` says what there is to be looked at by now. `catches`: no mail leaves, so that nobody
+        sends in bulk."""
         self._store = store
         self._ringer = ringer
         self._limits = limits
         self._resolver = resolver
         self._scene = scene
+        self._counts_bulk = limits.bulk != "off" and not catches
 
     async def guard(self) -> None:
         done = await reputation.guard(self._store, self._limits)
@@ -49,7 +53,12 @@ class Guards:
 
     async def health(self, _: str = "") -> None:
         """The chore: whoever asks wants it looked at now."""
+        if self._counts_bulk:
+            await bulk.count(self._store)  # who sends in bulk is part of the scene
         found = await health.look(self._store, self._resolver, await self._scene())
+        done = await bulk.look(self._store, self._limits, watch=self._counts_bulk)
+        if done.webhooks:
+            self._ringer.ring(WEBHOOKS)
         for status in (OK, WRONG, UNKNOWN):
             HEALTH_FINDINGS.labels(status).set(sum(each.status == status for each in found))
         for each in found:

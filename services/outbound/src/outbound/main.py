@@ -13,7 +13,7 @@ from functools import partial
 from arq import cron
 
 from chassis.bells import Bells
-from chassis.process import Running, run
+from chassis.process import Running, allow_files, run
 from mailcore import blob
 from mailcore.dns.mx import addresses_of
 from mailcore.dns.resolver import DnsResolver
@@ -32,10 +32,11 @@ from mailcore.kit.errors import Refused, Unavailable
 from mailcore.kit.guard import Guard, GuardedClient, tls_context
 from mailcore.kit.log import logger
 from mailcore.kit.settings import load
+from mailcore.kit.together import Together
 from mailcore.providers.client import Client
 from mailcore.providers.registry import VENDORS
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import CLAIM, HEALTH, ORDER, OUTBOUND, REPORT, UPKEEP, VERIFY
+from mailcore.queue.jobs import CLAIM, HEALTH, ORDER, OUTBOUND, RELEASE, REPORT, UPKEEP, VERIFY
 from mailcore.store.deliveries import Key
 from mailcore.store.session import Store
 from mailcore.transport import Credentials, Pool, Timeouts, TlsPolicy
@@ -61,13 +62,14 @@ from outbound.site_shares import SiteShares
 from outbound.sources import Sources
 from outbound.tls_chores import TlsChores
 from outbound.tls_results import TlsResults
-from outbound.together import Together
 from outbound.tracking import Tracker
 from outbound.ways import Noted, OneProvider, Ways, account_from_settings
 
 log = logger(__name__)
 
 GC_THRESHOLD = (20_000, 20, 50)
+FILES = 16_384
+"""Some thousand sites at work at a time, with a few connections each."""
 
 
 def main() -> None:
@@ -90,6 +92,7 @@ async def _lasting(settings: Settings) -> AsyncIterator[Running]:
 @asynccontextmanager
 async def start(settings: Settings) -> AsyncIterator[Running]:
     own = settings.outbound
+    allow_files(FILES)
     keyring = settings.keyring()
     store = await Store.open(
         settings.database.url,
@@ -113,10 +116,11 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
     )
     lease = WorkerLease(store, SERVICE, lease_seconds=settings.queue.lease_seconds)
     signers = Signers(own.signing_processes, log_format=settings.log.format, log_level=settings.log.level)
+    shaping = Shaping.load(own.shaping_file)
     shares = SiteShares(
         store,
         lease,
-        Shaping.load(own.shaping_file),
+        shaping,
         mails_per_connection=own.mails_per_connection,
         open_at=transport.open_at,
     )
@@ -139,7 +143,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         caught_by=catcher(own.catch_host, resolver) if own.route == "catch" else None,
         test_domains=own.test_domains,
     )
-    sources = Sources(store, Source.of(own.source_ip), limits=settings.warmup)
+    sources = Sources(store, Source.of(own.source_ip), limits=settings.warmup, provider=shaping.provider)
     held: set[Key] = set()
     office = Office(
         store=store,
@@ -184,6 +188,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         blobs=blobs,
         lifetime_seconds=retries.lifetime(TRANSACTIONAL),
         broadcast_seconds=retries.lifetime(BROADCAST),
+        waiting_seconds=own.broadcast_waiting_seconds,
         notice_seconds=own.delay_notice_seconds,
         relayed_seconds=own.relayed_days * 86_400,
         published=published(
@@ -227,6 +232,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             published(settings.domains, route=own.route, source_ip=own.source_ip, tracking_url=settings.tracking_url),
             store,
         ),
+        catches=own.route == "catch",
     )
     bells = Bells(
         settings.redis.url,
@@ -238,6 +244,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
             UPKEEP: chores.upkeep,
             HEALTH: guards.health,
             ORDER: chores.order,
+            RELEASE: chores.release,
             REPORT: reporting.tell,
         },
         cron=[cron(chores.hourly, minute=7)],
@@ -264,6 +271,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
 
     ways.wake = sources.on_room = outbound.wake
     try:
+        signers.start()
         yield Running(
             checks={"database": store.check, "blobs": blobs.check},
             tasks=[

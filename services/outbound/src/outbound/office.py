@@ -8,6 +8,7 @@ from uuid import UUID
 from mailcore.blob.base import BlobStore
 from mailcore.dsn.verp import Verp
 from mailcore.flow.lease import WorkerLease
+from mailcore.kit.together import Together
 from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.transport import Transport
@@ -21,7 +22,6 @@ from outbound.signers import Signers
 from outbound.site_shares import SiteShares
 from outbound.sources import Sources
 from outbound.tls_results import TlsResults
-from outbound.together import Together
 from outbound.tracking import Tracker
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from uuid import UUID
 
-from mailcore.flow.warmup import TRANSACTIONAL_TURN
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import Key, Leased
 from mailcore.store.sources import KnownPool, KnownSource, KnownWarmup
+from mailcore.store.waiting import TRANSACTIONAL_TURN
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class Placement:
     capped: tuple[UUID, ...] = ()
     """Warm-ups of whose shares it took one …"""
     counted: tuple[UUID, ...] = ()
-    """… and those that are told what became of it."""
+    """… and those that are told what became of it …"""
+    domain: UUID | None = None
+    """… of which this is the sending domain's."""
 
 
 Work = tuple[Content, int, Sequence[Leased]]
@@ -71,7 +73,9 @@ class Asking:
     """To be tried one after another."""
     domain: KnownWarmup | None
     yields: float = 0.0
-    """Seconds in which room is of no use to it, or is left to others."""
+    """Seconds in which room is left to others …"""
+    unreached: bool = False
+    """… or of no use to it: no source of the pool can bring it to the site."""
     stays: bool = False
     """It takes no other way out than ours: a provider's API promises no TLS from there on (RFC 8689)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mailcore.flow.shaping import Rule
 from mailcore.smtp.outcome import Outcome
 from mailcore.store.deliveries import Key
 from outbound.placement import Placed, Placement, Source
@@ -14,7 +15,6 @@ class Places:
         self._sources = sources
         self._way = way
         self._placements: dict[Key, Placement] = {}
-        self._refused: set[Source] = set()
 
     def add(self, placed: Placed) -> None:
         self._placements.update(placed.placements)
@@ -23,17 +23,25 @@ class Places:
         placement = self._placements.get(key) if self._placements else None
         return self._sources.own if placement is None else placement.source
 
+    def barred(self, source: Source) -> bool:
+        """From the run's site, now."""
+        return source.id is not None and self._sources.bars.barred(source.id, self._way.site.key)
+
     def done(self, key: Key, outcome: Outcome | None) -> None:
         """Its outcome; None: it was not tried."""
         if self._placements and (placement := self._placements.pop(key, None)) is not None:
             self._sources.done(placement, outcome)
 
     def refused(self, key: Key, outcome: Outcome) -> bool | None:
-        """The site takes nothing from this source, and others of the pool are left: mail goes on by them. True for the first mail
-        that finds it out. None: it is not about the source, or there is no other."""
+        """The site takes nothing from this source, and others are left: mail goes on by them. True for the first mail that finds it
+        out. None: it is not about the source, or there is no other."""
         placement = self._placements.get(key) if self._placements else None
-        if placement is None or not self._sources.bar(placement, self._way, outcome):
-            return None
-        first = placement.source not in self._refused
-        self._refused.add(placement.source)
-        return first
+        return None if placement is None else self._sources.bar(placement, self._way, outcome)
+
+    def bar(self, source: Source, rule: Rule, outcome: Outcome) -> bool:
+        """Acts on a rule that is about our address. False: it is of no pool, and the rule is acted on as on any other."""
+        if source.id is None:
+            return False
+        reason = f"rule {rule.name}: {outcome.reply}"
+        self._sources.bars.place(source.id, rule.place(self._way.site.key), rule.seconds, reason)
+        return True

@@ -10,6 +10,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from mailcore.flow import waiting
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
@@ -43,7 +44,7 @@ class Run(Protocol):
     def class_of(self, row: Leased) -> int: ...
 
     def placed(self, placed: Placed) -> None:
-        """From where each is sent; what waits for room is leased no more."""
+        """From where each is sent; what waits is leased no more."""
 
     def ending(self) -> bool:
         """Nothing more is handed on."""
@@ -157,12 +158,27 @@ class _Preparation:
 
     async def _compose_chunk(self, chunk: Sequence[Content]) -> None:
         try:
-            ready = chunk if self._office.sources.idle else await self._placed(chunk)
-            identities = await self._office.signer.identities({content.domain_id for content in ready})
+            identities = await self._office.signer.identities({content.domain_id for content in chunk})
+            ready = await self._free_to_leave(chunk, identities)
+            if ready and not self._office.sources.idle:
+                ready = await self._placed(ready)
             await self._compose_signed(ready, identities)
         finally:
             for content in chunk:
                 self._free(self._by_email[content.id])
+
+    async def _free_to_leave(self, chunk: Sequence[Content], identities: dict[UUID, Identity]) -> Sequence[Content]:
+        """Those whose domain is not paused; the others wait until it is not."""
+        paused = {id_ for id_, identity in identities.items() if identity.paused}
+        stay = [content for content in chunk if content.domain_id in paused and not content.relayed] if paused else []
+        if not stay:
+            return chunk
+        rows = [(row, content.domain_id) for content in stay for row in self._by_email[content.id]]
+        await waiting.until_resumed(self._office.store, rows)
+        self._run.placed(Placed({}, [row for row, _ in rows]))
+        for content in stay:
+            self._by_email[content.id] = []
+        return [content for content in chunk if self._by_email[content.id]]
 
     async def _placed(self, chunk: Sequence[Content]) -> list[Content]:
         """Those that have a source with room today."""
@@ -181,9 +197,6 @@ class _Preparation:
             identity = identities.get(content.domain_id)
             if identity is None:
                 run.settle_all(self._by_email[content.id], _DOMAIN_GONE)
-                continue
-            if identity.paused and not content.relayed:
-                run.settle_all(self._by_email[content.id], _PAUSED)
                 continue
             fetched = await fetch(content, identity.keys, office.blobs, office.tracker)
             if isinstance(fetched, Work):
@@ -206,5 +219,4 @@ def own(result: Result, text: str, enhanced: str, rule: str) -> Outcome:
 
 
 _DOMAIN_GONE = own(Result.FAILED, "the sending domain has been removed", "5.7.1", "domain-deleted")
-_PAUSED = own(Result.DEFERRED, "the sending domain is paused", "4.7.1", "domain-paused")
 _NO_KEY = own(Result.DEFERRED, "the sending domain has no usable DKIM key", "4.7.0", "no-signing-key")

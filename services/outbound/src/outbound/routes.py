@@ -17,6 +17,7 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSE
 from mailcore.kit import addresses
 from mailcore.kit.errors import MailError, Refused, Unavailable
 from mailcore.kit.log import logger
+from mailcore.kit.together import Together
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store import sites
@@ -32,6 +34,7 @@ from mailcore.store.deliveries import DueLane
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import Credentials, Hop, TlsPolicy, Transport
+from outbound.asks import Place, places
 from outbound.ourselves import Ourselves
 from outbound.security import Securing, fingerprint
 
@@ -262,6 +265,7 @@ class Routes:
         self._credentials = credentials
         self._max_connections = max_connections
         self._fresh_seconds = fresh_seconds
+        self._places = Together(partial(places, store, max_connections), at_a_time=1)
         self._known: dict[str, tuple[float, Way | NoWay]] = {}
         self.ways: ByRoute | None = None
         """For lanes with a route."""
@@ -305,10 +309,8 @@ class Routes:
             seconds = min(seconds, REFUSED_SECONDS)
         else:
             seconds = min(seconds, max(STALE_SECONDS, there.ttl))
-            async with self._store.worker() as db:
-                site = await sites.ensure(db, there.key, self._max_connections)
-                if site.id != site_id:
-                    await sites.point(db, [domain], site.id)
+            place = Place(domain, there.key, site_id)
+            site = (await self._places.ask([place]))[place]
             found = Way(
                 *(site, there.order, there.hops, self._tls, self._bind_tls, self._credentials),
                 transport=there.transport,
@@ -326,7 +328,7 @@ class Routes:
         async with self._store.worker() as db:
             site = await sites.ensure(db, f"domain:{domain}", self._max_connections)
             if site.id != site_id:
-                await sites.point(db, [domain], site.id)
+                await sites.point(db, {domain: site.id})
             return await sites.suspend(db, site.id, reply, first=first, longest=longest)
 
 

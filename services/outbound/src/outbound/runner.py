@@ -9,9 +9,10 @@ workers and takes their rows back.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from chassis.runner import Runner
@@ -23,6 +24,7 @@ from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
 from mailcore.smtp.outcome import Outcome
 from mailcore.store import deliveries, leases
 from mailcore.store.deliveries import DueLane, Leased
+from outbound.asks import Quantum
 from outbound.deliver import MOST, SiteRun
 from outbound.office import Office
 from outbound.rest import REST_FIRST, REST_LONGEST
@@ -42,7 +44,13 @@ NEAR_LANES = 32
 """Of a site that are remembered, and NEAR_SITES sites; what is not finds the next look at all."""
 NEAR_SITES = 10_000
 MAX_FINDING = 100
-"""Domains that are looked up in the DNS at the same time."""
+"""Domains that are looked up in the DNS at the same time; who comes next is seen by the next look."""
+MAX_REFUSING = 100
+"""Lanes whose mail is refused, as their domains take none, at the same time."""
+AT_REST = 2
+"""Domains of which it is written at the same time that nobody knows where their mail goes: the pool is for the others."""
+BEGINNINGS = 200
+"""Sites that a look begins to work on: what they all ask for next is not to hold up those that are at work."""
 SUSPECT_SECONDS = 10.0
 """A suspect that is under way for longer waits for its peer and kills nobody: the next one may begin."""
 MAX_ALONE = 10
@@ -59,7 +67,7 @@ class Outbound:
         """By site and order of its hosts."""
         self._finding: set[str] = set()
         self._refusing: set[int] = set()
-        self._slots = asyncio.Semaphore(MAX_FINDING)
+        self._resting = asyncio.Semaphore(AT_REST)
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspects: asyncio.Task[None] | None = None
         self._alone: Counter[int] = Counter()
@@ -121,12 +129,16 @@ class Outbound:
             busy = [site for site, count in self._alone.items() if count >= MAX_ALONE]
             suspect = await deliveries.peek_suspect(db, busy)
         now = time.monotonic()
-        self._next_look = now + min(MAX_SPACING, max(SPACING, 10 * (now - began)))
-        QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - due[0].due_at.timestamp()) if due else 0.0)
+        took = now - began
+        self._next_look = now + max(SPACING, min(MAX_SPACING, 10 * took), took)
+        oldest = min((lane.due_at.timestamp() for lane in due), default=math.inf)
+        QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - oldest))
         self._remember(due)
-        await self._lease_sites(due)
-        for lane in due:
-            self._give(lane)
+        left, unleased = self._give_known(due)
+        if unleased:
+            await self._lease_and_give(unleased)
+        if left:
+            self.wake()
         if suspect and (self._suspects is None or self._suspects.done()):
             self._suspects = self._spawn(self._work_on_suspects())
         return False
@@ -139,9 +151,9 @@ class Outbound:
             lanes = [lane for site in rung for lane in self._lately.get(site, ())]
             async with office.store.worker() as db:
                 due = await deliveries.due_lanes(db, lanes)
-            await self._lease_sites(due)
-            for lane in due:
-                self._give(lane)
+            _, unleased = self._give_known(due)
+            if unleased:
+                self._spawn(self._lease_and_give(unleased))  # the next ring does not wait for it
             await asyncio.sleep(NEAR_SPACING)
 
     def _remember(self, due: Iterable[DueLane]) -> None:
@@ -165,25 +177,47 @@ class Outbound:
         if strays:
             log.warning("rows leased to us that we do not hold were given back", rows=strays)
 
-    async def _lease_sites(self, due: Iterable[DueLane]) -> None:
-        """Our share of each site that we are about to work on, in one transaction; nothing when we have them all. Mail is due only
-        at sites that are open: one that we believe closed was opened since the last heartbeat."""
-        missing = {
-            lane.site_id
-            for lane in due
-            if isinstance(self._routes.known(lane), Way) and not self._office.shares.has(lane.site_id)
-        }
-        if missing:
-            await self._office.shares.lease(missing)
+    def _give_known(self, due: Iterable[DueLane]) -> tuple[bool, list[DueLane]]:
+        """In this order. Returns whether sites were left for the next look, and lanes of sites that we have no share of."""
+        left = False
+        beginning: set[int] = set()
+        unleased: list[DueLane] = []
+        for lane in due:
+            way = self._routes.known(lane)
+            if isinstance(way, Way):
+                site = way.site.id
+                has = self._office.shares.has(site)
+                if site not in beginning and (site, way.order) not in self._runs and self._may_begin(site):
+                    if len(beginning) == BEGINNINGS:
+                        left = True
+                        continue
+                    beginning.add(site)
+                if not has:
+                    unleased.append(lane)
+                    continue
+            self._give(lane)
+        return left, unleased
+
+    async def _lease_and_give(self, lanes: Sequence[DueLane]) -> None:
+        """Our share of each site first, in one transaction. Mail is due only at sites that are open: one that we believe closed was
+        opened since the last heartbeat."""
+        await self._office.shares.lease({lane.site_id for lane in lanes})
+        for lane in lanes:
+            self._give(lane)
+
+    def _may_begin(self, site: int) -> bool:
+        """Not where others have all its connections: a heartbeat brings ours."""
+        share = self._office.shares.get(site)
+        return share is None or bool(share.connections)
 
     def _give(self, lane: DueLane) -> None:
         way = self._routes.known(lane)
         if way is None:
-            if lane.domain not in self._finding:
+            if lane.domain not in self._finding and len(self._finding) < MAX_FINDING:  # its end wakes us
                 self._finding.add(lane.domain)
                 self._spawn(self._find(lane))
         elif isinstance(way, NoWay):
-            if lane.lane_id not in self._refusing:
+            if lane.lane_id not in self._refusing and len(self._refusing) < MAX_REFUSING:  # its end wakes us
                 self._refusing.add(lane.lane_id)
                 self._spawn(self._refuse(lane, way))
         else:
@@ -213,8 +247,7 @@ class Outbound:
 
     async def _find(self, lane: DueLane) -> None:
         try:
-            async with self._slots:
-                await self._routes.of(lane)
+            await self._routes.of(lane)
         except MailError as error:
             # for the whole lane: its mails are not attempted one by one
             await self._rest(lane, error)
@@ -224,7 +257,8 @@ class Outbound:
         self.wake()
 
     async def _rest(self, lane: DueLane, error: MailError) -> None:
-        seconds = await self._routes.rest(lane, error.public, first=REST_FIRST, longest=REST_LONGEST)
+        async with self._resting:
+            seconds = await self._routes.rest(lane, error.public, first=REST_FIRST, longest=REST_LONGEST)
         if lane.taken is not None:
             self.wake()  # another of its ways may be free
         log.warning(
@@ -239,13 +273,8 @@ class Outbound:
         office = self._office
         try:
             while not office.draining:
-                async with office.store.worker(by_index=True) as db:
-                    rows = await deliveries.claim(
-                        *(db, [lane.lane_id], office.lease.id),
-                        limit=MOST,
-                        quantum=MOST,
-                        schedule=office.retries.schedule,
-                    )
+                wanted = Quantum(lane.lane_id, MOST)
+                rows = (await office.claims.ask([wanted]))[wanted]
                 for row in rows:
                     office.held.add(row.key)
                     self._settle(row, way.outcome, lane)
@@ -253,6 +282,7 @@ class Outbound:
                     return
         finally:
             self._refusing.discard(lane.lane_id)
+            self.wake()
 
     def _settle(self, row: Leased, outcome: Outcome, lane: DueLane) -> None:
         """Without having asked a peer."""

@@ -56,6 +56,8 @@ class OutboundGroup(Group):
     """Seconds from a failed attempt to the next, each spread by 10 % to both sides; after the last one the mail bounces."""
     broadcast_lifetime_seconds: float = Field(48 * HOUR, gt=0)
     """Mail of broadcasts is tried for so long at most, where that is shorter than the schedule."""
+    broadcast_waiting_seconds: float = Field(7 * 24 * HOUR, gt=0)
+    """A broadcast that waits for room in a warm-up expires after that; it may be longer than it is tried."""
     delay_notice_seconds: float = Field(4 * HOUR, ge=0)
     """A mail that still waits after that says so by one `email.delivery_delayed`; 0: at its first failed attempt."""
     relayed_days: float = Field(3.0, gt=0)

@@ -1,4 +1,7 @@
-"""Sending domains as they are needed to sign: key objects kept for a minute, so that a revoked key is out of use by then."""
+"""Sending domains as they are needed to sign: key objects kept for a minute, so that a revoked key is out of use by then.
+
+That a domain is paused is not remembered: its mail leaves as soon as it is resumed.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class Signer:
             for id_ in missing:
                 self._known.pop(id_, None)
             for id_, identity in loaded.items():
-                self._known[id_] = (now + TTL_SECONDS, identity)
+                self._known[id_] = (now if identity.paused else now + TTL_SECONDS, identity)
         return {id_: self._known[id_][1] for id_ in wanted if id_ in self._known}
 
     def _load(self, sender: Sender) -> Identity:

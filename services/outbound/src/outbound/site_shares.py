@@ -22,7 +22,7 @@ from mailcore.flow.shaping import Rule, Shape, Shaping
 from mailcore.kit.errors import Unavailable
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
-from mailcore.store import holds, site_shares, sites
+from mailcore.store import bars, holds, site_shares, sites
 from mailcore.store.session import Store
 from mailcore.store.site_shares import Ask, Grant, Standing
 from outbound.bearing import Hits, Pace, Window
@@ -55,7 +55,7 @@ class Listener(Protocol):
 
 
 class SiteShare:
-    def __init__(self, site_id: int, shape: Shape) -> None:
+    def __init__(self, site_id: int, shape: Shape, hits: Hits | None = None) -> None:
         self.site_id = site_id
         self.key = ""
         self.shape = shape
@@ -70,7 +70,7 @@ class SiteShare:
         """Organizations whose mail to it is held."""
         self.window = Window(shape.connections)
         self.pace = Pace(shape.rates)
-        self.hits = Hits()
+        self.hits = hits or Hits()
         self.asked_at = time.monotonic()
         self.leaving = False
         self.listeners: set[Listener] = set()
@@ -110,8 +110,8 @@ class SiteShare:
         """Some kind waits for another to end."""
         return len(self.kinds) > self.connections
 
-    def heard(self, outcome: Outcome, org_id: UUID) -> Rule | None:
-        """Feeds the window. A rule that speaks of it, and has been met often enough, is to be acted on."""
+    def heard(self, outcome: Outcome, org_id: UUID, source_id: UUID | None = None) -> Rule | None:
+        """Feeds the window. A rule that speaks of it, and has been met often enough, is to be acted on. No source: of no pool."""
         self.mails += 1
         if outcome.result in (Result.DELIVERED, Result.RELAYED):
             self.took = True
@@ -127,15 +127,19 @@ class SiteShare:
         elif outcome.rule is None:
             self._grew()
         rule = self.shape.reaction_to(reply)
-        return rule if rule and self.hits.enough(rule, org_id if rule.do == "suspend-tenant" else None) else None
+        return rule if rule and self.hits.met(rule, self.key, org_id, source_id) else None
 
-    def shut(self, whom: UUID | None) -> None:
-        """At once: the site, or that organization's mail to it."""
-        self._shut[whom] = time.monotonic() + SHUT_SECONDS
+    def shut(self, whom: UUID | None) -> bool:
+        """At once: the site, or that organization's mail to it. False: it is, since a moment ago."""
+        now = time.monotonic()
+        if self._shut.get(whom, 0.0) > now:
+            return False
+        self._shut[whom] = now + SHUT_SECONDS
         if whom is None:
             self.closed = True
         else:
             self.held |= {whom}
+        return True
 
     def _grew(self) -> None:
         shrunk = self.window.shrunk
@@ -189,6 +193,7 @@ class SiteShares:
         self.wake: Callable[[], None] = lambda: None
         """Called when a site has room that had none."""
         self._sites: dict[int, SiteShare] = {}
+        self._hits = Hits()
         self._windows: dict[int, tuple[float, Window]] = {}
         """Of sites that are not worked on now and had not recovered, with the time when that is forgotten."""
         self._worker: int | None = None
@@ -256,6 +261,7 @@ class SiteShares:
             self._forget_at = now + FORGET_SECONDS
             async with self._store.worker() as db:
                 await holds.forget(db)
+                await bars.forget(db)
 
     def _is_done(self, share: SiteShare, now: float) -> bool:
         idle = not share.listeners and not share.pace.owes and now - share.asked_at > LINGER_SECONDS
@@ -305,7 +311,7 @@ class SiteShares:
         share = self._sites.get(standing.site_id)
         had = -1 if share is None else share.connections
         if share is None:
-            share = self._sites[standing.site_id] = SiteShare(standing.site_id, shape)
+            share = self._sites[standing.site_id] = SiteShare(standing.site_id, shape, self._hits)
             if known := self._windows.pop(standing.site_id, None):
                 share.window = known[1]
                 share.window.resize(shape.connections)
@@ -342,11 +348,12 @@ class SiteShares:
     # ---- reactions
 
     def react(self, share: SiteShare, rule: Rule, outcome: Outcome, org_id: UUID) -> None:
-        """Acts on a rule: at once here, by the database everywhere."""
+        """Acts on a rule: at once here, by the database everywhere. One about a source suspends the site for mail of no pool; of
+        a pool it is not for here (`Places.bar`)."""
         if rule.do == "slow":
             share.window.slow_down(rule.seconds)
-        else:
-            share.shut(org_id if rule.do == "suspend-tenant" else None)
+        elif not share.shut(org_id if rule.do == "suspend-tenant" else None):
+            return
         share.tell()
         log.warning(
             "a site said what a rule is about",

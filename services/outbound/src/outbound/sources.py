@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from mailcore.flow import warmup
-from mailcore.flow.warmup import AS_SHIPPED, OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, YIELDED_TURN
+from mailcore.flow import waiting, warmup
+from mailcore.flow.warmup import AS_SHIPPED
 from mailcore.kit.clock import Clock
 from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
@@ -33,7 +33,8 @@ from mailcore.store.contents import Content
 from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.store.sources import BROADCAST, Known, KnownPool, KnownSource, KnownWarmup
-from mailcore.store.waiting import Wait
+from mailcore.store.waiting import OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN, UNREACHED_TURN, YIELDED_TURN, Wait
+from outbound.bars import Bars
 from outbound.binding import Binding
 from outbound.placement import Asking, Order, Placed, Placement, Source, Work
 from outbound.routes import Way
@@ -44,14 +45,12 @@ log = logger(__name__)
 
 TICK_SECONDS = 5.0
 COMPLAINTS_SECONDS = 60.0
-WAIT_SECONDS = 24 * 3600.0
-"""Mail that waits for room is looked at again by itself after a day; it is called earlier."""
 YIELD_SECONDS = 900.0
 """So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
 UNUSABLE_SECONDS = 900.0
-"""Mail of a pool none of whose sources can reach the site from this host is looked at again after so long."""
+"""Mail of a pool none of whose sources can be used for the site, or from this host, is looked at again after so long."""
 BARRED_SECONDS = 1800.0
-"""A site that refuses a source before any mail gets mail from the pool's others for so long."""
+"""A site that refuses a source before any mail because of a list gets mail from others for so long."""
 _NAMED = re.compile(r"[a-z]+:[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
@@ -64,8 +63,9 @@ class Sources:
         limits: WarmUp = AS_SHIPPED,
         clock: Clock | None = None,
         host: str | None = None,
+        provider: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`own`: of mail that no pool carries."""
+        """`own`: of mail that no pool carries; `provider`: of the site with that key."""
         self._store = store
         self._limits = limits
         self._clock = clock or ServerClock(store)
@@ -78,8 +78,7 @@ class Sources:
         """Mails given to each source by this process: the next goes to the one that had fewest."""
         self._sources: dict[UUID, Source] = {}
         """As they are used from this host, by id."""
-        self._barred: dict[tuple[UUID, int], float] = {}
-        """Source and site → until when."""
+        self.bars = Bars(store, provider)
         self._complaints_at = float("-inf")
         self.own = own
         self.known: list[KnownSource] = []
@@ -121,6 +120,7 @@ class Sources:
 
     async def drain(self) -> None:
         """What is leased and not used goes back. To be called after the last outcome."""
+        await self.bars.drain()
         try:
             await self._shares.report(all_back=True)
         except MailError as error:
@@ -141,6 +141,7 @@ class Sources:
             # a new one must not have all mail until it has caught up
             self._sent = Counter({source.id: 0 for source in sources})
         self._known, self._pools, self._domains = known, pools, dict(known.domains)
+        self.bars.read(known.bars)
         await self._binding.look(sources)
         self._sources.clear()
         return known
@@ -164,7 +165,7 @@ class Sources:
                 left = await self._fill(left, placed, broadcast)
             waits = await self._overflow(left)
             if waits:
-                await warmup.put_off(self._store, [self._wait(ask) for ask in waits])
+                await waiting.put_off(self._store, [self._wait(ask) for ask in waits])
         except BaseException:
             for placement in placed.values():
                 self.done(placement, None)
@@ -237,7 +238,7 @@ class Sources:
         if order is None:
             return Asking(row, turn, None, (), domain)
         if order.stuck:
-            return Asking(row, turn, order.pool, (), domain, UNUSABLE_SECONDS)
+            return Asking(row, turn, order.pool, (), domain, unreached=True)
         if turn != OTHERS_TURN and row.attempt == 1:
             return Asking(row, turn, order.pool, (*order.warming, *order.warm), domain)
         yields = 0.0
@@ -249,7 +250,7 @@ class Sources:
     def _usable(self, source: KnownSource, way: Way) -> bool:
         """For this way, from this host."""
         ip4, ip6 = self._binding.addresses(source)
-        if self._barred and self._barred.get((source.id, way.site.id), 0.0) > time.monotonic():
+        if self.bars.barred(source.id, way.site.key):
             return False
         return any((ip6 if ":" in ip else ip4) is not None for hop in way.hops for ip in hop.ips)
 
@@ -287,7 +288,8 @@ class Sources:
         else:
             self._sent[found.id] += 1
             source = self._source_of(found)
-        return Placement(source, self._shares.today, capped, tuple(each.id for each in warmups))
+        counted = tuple(each.id for each in warmups)
+        return Placement(source, self._shares.today, capped, counted, domain.id if domain else None)
 
     def _source_of(self, known: KnownSource) -> Source:
         source = self._sources.get(known.id)
@@ -317,18 +319,19 @@ class Sources:
         return {each.id: each.cap or 0 for each in (*known, *self._domains.values())}
 
     def _waits_for_domain(self, ask: Asking) -> bool:
-        return ask.domain is not None and (ask.pool is None or not self._has_room(ask.domain))
+        return ask.domain is not None and (ask.pool is None or not self._may_have_room(ask.domain, ask))
 
     def _wait(self, ask: Asking) -> Wait:
         """For the domain's room where that is what it lacks: no source helps then, nor another way."""
-        for_domain = self._waits_for_domain(ask)
+        for_domain = self._waits_for_domain(ask) and not ask.unreached
         lacking = ask.domain if for_domain else ask.pool
         assert lacking is not None
         waits_for = lacking.id
+        if ask.unreached:
+            return Wait(ask.row, waits_for, UNREACHED_TURN, UNUSABLE_SECONDS)
         if ask.yields and not for_domain:
             return Wait(ask.row, waits_for, YIELDED_TURN, ask.yields)
-        spread = 0.9 + 0.2 * (ask.row.email_id.int % 1009) / 1009  # not all in one moment
-        return Wait(ask.row, waits_for, ask.turn, WAIT_SECONDS * spread)
+        return Wait(ask.row, waits_for, ask.turn, waiting.a_day(ask.row))
 
     # ---- 3. done
 
@@ -341,8 +344,8 @@ class Sources:
             self._shares.give(placement.capped, placement.day)
         if outcome is None:
             return
-        seen = warmup.signal(outcome)
         for id_ in placement.counted:
+            seen = warmup.signal(outcome, of_domain=id_ == placement.domain)
             count = self._shares.count(id_, placement.day)
             count.attempts += sent
             if seen is not None:
@@ -350,22 +353,21 @@ class Sources:
             if seen in ("blocked", "deferred") and outcome.reply is not None:
                 count.last_words = str(outcome.reply)[:300]
 
-    def bar(self, placement: Placement, way: Way, outcome: Outcome) -> bool:
-        """The site refused this source before any mail. True: others of the pool may do better, and are used for a while."""
+    def bar(self, placement: Placement, way: Way, outcome: Outcome) -> bool | None:
+        """The site took no mail from this source, because of its address: others go on, and it is left out for a while. False: it
+        was known. None: it is not about the source, or there is no other, and then it is the site that takes nothing."""
         source = placement.source
-        if source.id is None or warmup.signal(outcome) != "blocked":
+        if source.id is None:
+            return None
+        if self.bars.barred(source.id, way.site.key):
             return False
-        own = next((pool for pool in self._pools.values() if any(each.id == source.id for each in pool.sources)), None)
-        others = [each for each in own.sources if each.id != source.id and not each.paused] if own else []
-        if not any(self._usable(each, way) for each in others if each.warmup.state != "paused"):
-            return False  # then it is the site that takes nothing
-        key, now = (source.id, way.site.id), time.monotonic()
-        self._barred = {each: until for each, until in self._barred.items() if until > now}
-        if key not in self._barred:
-            self._barred[key] = now + BARRED_SECONDS
-            log.warning(
-                "a site refuses a source", site=way.site.key, source=str(source.id), reply=str(outcome.reply)[:200]
-            )
+        others = [
+            each for pool in self._pools.values() for each in pool.sources if each.id != source.id and not each.paused
+        ]
+        others = [each for each in others if each.warmup.state != "paused" and self._usable(each, way)]
+        if warmup.signal(outcome) != "blocked" or not others:
+            return None
+        self.bars.place(source.id, way.site.key, BARRED_SECONDS, f"{outcome.rule}: {outcome.reply}")
         return True
 
 

@@ -31,8 +31,19 @@ class Turns:
         self._threads.submit(self._next)
         return await asyncio.wrap_future(result)
 
+    def close(self) -> None:
+        """Whoever still waits gets a RuntimeError."""
+        with self._lock:
+            lines, self._waiting = self._waiting, {}
+        for line in lines.values():
+            for result, _ in line:
+                if result.set_running_or_notify_cancel():
+                    result.set_exception(RuntimeError("nothing is composed any more"))
+
     def _next(self) -> None:
         with self._lock:
+            if not self._waiting:
+                return  # closed
             whose, line = next(iter(self._waiting.items()))
             del self._waiting[whose]
             result, call = line.popleft()

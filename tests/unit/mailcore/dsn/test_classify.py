@@ -151,6 +151,20 @@ def test_what_says_nothing_about_the_mailbox_suppresses_nobody(reply: Reply, sub
             Reply(421, "[TSS04] Messages from 192.0.2.1 temporarily deferred due to user complaints", "4.7.0"),
         ),
         ("block", "list-other", Reply(554, "blocked, see http://www.barracudacentral.org/reputation")),
+        ("block", "list-hosts", Reply(554, "Helo command [a.example] blocked using dbl.spamhaus.org", "5.7.1")),
+        ("domain", "list-domains", Reply(554, "Sender address [a@b.example] blocked using dbl.spamhaus.org", "5.7.1")),
+        ("domain", "domain-reputation", Reply(550, "due to the very low reputation of the sending domain", "5.7.1")),
+        (
+            "domain",
+            "domain-reputation",
+            Reply(421, "unusual rate of unsolicited mail originating from your DKIM domain [b.example 35]", "4.7.28"),
+        ),
+        ("content", "list-links", Reply(550, "Message contains a URL listed by multi.surbl.org", "5.7.1")),
+        (
+            "recipient",
+            "list-recipients",
+            Reply(554, "Recipient address [a@b.example] blocked using l.example", "5.7.1"),
+        ),
         (
             "infrastructure",
             "no-reverse-name",

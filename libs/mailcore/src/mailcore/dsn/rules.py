@@ -21,6 +21,7 @@ class Category(StrEnum):
     CONTENT = "content"
     POLICY = "policy"
     BLOCK = "block"
+    DOMAIN = "domain"
     INFRASTRUCTURE = "infrastructure"
     SOFT = "soft"
     """Not now, and no reason that we know."""

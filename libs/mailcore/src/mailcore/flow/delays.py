@@ -1,4 +1,5 @@
-"""Mail that has waited for long is told of, once: by settle where it is attempted, here where its site rests or is held.
+"""Mail that has waited for long is told of, once: by settle where it is attempted, here where it is not, as its site rests, it is
+held, its domain is paused or its pool cannot send it. Broadcasts that wait for room are not told of.
 
 `email.delivery_delayed` is raised when a mail has waited for the notice's time (reliability.md §3: 4 h), attempted or
 not, and who handed it in by SMTP is owed a report where he asked for one. That it was told stands in the delivery's last event.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from mailcore.events import delayed
 from mailcore.kit.ids import lower_bound, uuid7
 from mailcore.store import delays, events, owed
 from mailcore.store.events import NewEvent
@@ -34,7 +36,15 @@ async def tell(store: Store, notice_seconds: float, *, thorough: bool) -> tuple[
             queued += await events.insert(
                 db,
                 [
-                    NewEvent(uuid7(), row.org_id, "email.delivery_delayed", row.email_id, now, [row.recipient])
+                    NewEvent(
+                        uuid7(),
+                        row.org_id,
+                        "email.delivery_delayed",
+                        row.email_id,
+                        now,
+                        [row.recipient],
+                        delayed(row.why),
+                    )
                     for row in batch.told
                 ],
             )

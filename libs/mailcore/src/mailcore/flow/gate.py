@@ -1,9 +1,11 @@
 """What Gmail, Yahoo and Microsoft ask of bulk senders, as a gate before broadcasts.
 
-1. `requirements`, `lacking`   what is met, by one domain's row and what the health checks found, and what keeps it back; no I/O
+1. `requirements`, `lacking`   what is met, by one domain's row and what the health checks found, and what keeps it back; no I/O.
+                       `of_every_mail`: what is asked of mail that is no broadcast, too (flow.bulk)
 2. `standing`          of a domain, to be shown: GET /v1/domains/:id/reputation, GET /v1/trace?broadcast=true
-3. `check_broadcast`   Refused, with what to do, where one is not met. Whoever fans a broadcast out calls it once, before the first
-                       of its mails is submitted: submit itself does not ask, for that would be a look a mail
+3. `check_broadcast`   Refused, with what to do, where one is not met. The door of broadcasts, once there is one, calls it once,
+                       before the first of its mails is submitted: submit itself does not ask, for that would be a look a mail.
+                       Bulk that is handed in mail by mail is noticed by flow.bulk
 
 What is not known keeps nobody from sending.
 """
@@ -59,20 +61,42 @@ def requirements(
     if catches:
         found = [Requirement("Catch", "ok", "This installation catches all mail: no receiver judges it.")]
     else:
-        found = _of_bulk_senders(row, link_url, findings)
+        found = [*of_every_mail(row, findings), _one_click(link_url)]
     if paused is not None:
         found.append(Requirement("Reputation", "missing", "The domain is paused.", paused))
     return found
 
 
-def _of_bulk_senders(row: Mapping[str, Any], link_url: str, findings: Sequence[Mapping[str, Any]]) -> list[Requirement]:
+def of_every_mail(row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> list[Requirement]:
+    """What is asked of all that a bulk sender sends: all but unsubscribing, which is asked of mailings only."""
     return [
-        _spf(row),
-        _dkim(row),
-        _dmarc(row),
-        _one_click(link_url),
+        _told_wrong("SPF", "spf", row, findings) or _spf(row),
+        _told_wrong("DKIM", "dkim", row, findings) or _dkim(row),
+        _told_wrong("DMARC", "dmarc", row, findings) or _dmarc(row, findings),
         *(_of_health(name, check, findings) for name, check in (("PTR", "ptr"), ("TLS", "certificate"))),
     ]
+
+
+def _told(
+    check: str, status: str, row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """What the health checks found about this domain, where they looked at it: fresher than the daily look that `row` knows."""
+    return next(
+        (
+            each
+            for each in findings
+            # of spf the subject is the domain and an address
+            if each["check"] == check and each["status"] == status and each["subject"].split(" ")[0] == row["name"]
+        ),
+        None,
+    )
+
+
+def _told_wrong(
+    name: str, check: str, row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]
+) -> Requirement | None:
+    wrong = _told(check, "wrong", row, findings)
+    return None if wrong is None else Requirement(name, "missing", wrong["text"], wrong["advice"])
 
 
 def _spf(row: Mapping[str, Any]) -> Requirement:
@@ -116,8 +140,11 @@ def _rsa_bits(public_txt: str) -> int:
     return key.key_size if isinstance(key, RSAPublicKey) else 0
 
 
-def _dmarc(row: Mapping[str, Any]) -> Requirement:
+def _dmarc(row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> Requirement:
     name, seen = row["name"], row["seen"]
+    there = _told("dmarc", "ok", row, findings)
+    if there is not None:
+        return Requirement("DMARC", "ok", there["text"])
     own, above = seen.get("dmarc"), seen.get("dmarc_above")
     if own or above:
         return Requirement("DMARC", "ok", f"Policy{'' if own else ' of the domain above'}: {own or above}")

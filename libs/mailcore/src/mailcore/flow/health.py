@@ -44,16 +44,19 @@ from mailcore.flow import health_scanners
 from mailcore.flow.addresses import Source, addresses
 from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.kit.errors import MailError, Refused
-from mailcore.store import deliveries, domains, health
+from mailcore.store import bulk, deliveries, domains, health
 from mailcore.store.health import Finding
 from mailcore.store.session import Store
 
 AT_ONCE = 10
 MOST_DOMAINS = 50
 """Sending domains that are looked at; flow.verify looks at each of the others daily."""
+MOST_BULK = 500
+"""Beside them, of those that send in bulk or nearly."""
 CLOCK_SECONDS = 5.0
 QUEUE_SECONDS = 300.0
 REFUSAL_HOURS = 24
+_OURS = (Category.BLOCK, Category.DOMAIN)
 MOST_REFUSALS = 20
 
 
@@ -62,7 +65,9 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
     own = settings.outbound
     ehlo = own.ehlo_name or socket.getfqdn()
     async with store.worker() as db:
-        rows = await domains.sending(db, MOST_DOMAINS)
+        rows = {row["id"]: row for row in await domains.sending(db, MOST_DOMAINS)}
+        of_bulk = await domains.sending_below(db, list(await bulk.senders(db)), MOST_BULK)
+        rows.update({row["id"]: row for row in of_bulk})
         leaves_from = await addresses(db, own.source_ip, ehlo)
     http = getattr(settings, "http", None)
     return Scene(
@@ -74,7 +79,7 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
         tuple(settings.health.blocklists),
         settings.health.probe_domain,
         http.public_url if http is not None else "",
-        tuple(rows),
+        tuple(rows.values()),
         leaves_from.pools,
         settings.scanners,
     )
@@ -195,7 +200,7 @@ async def _refusals(store: Store) -> list[Finding]:
     )
     found: list[Finding] = []
     for key, replies in said.items():
-        block = next((each for each in replies if classify(each).category is Category.BLOCK), None)
+        block = next((each for each in replies if classify(each).category in _OURS), None)
         if block is not None:
             text = f"{key} refuses mail because of our address or domain: `{str(block)[:300]}`"
             found.append(Finding("refusal", key, WRONG, text, advice))

@@ -11,7 +11,9 @@ No transaction is open while the policy is fetched. The database is asked once a
 from __future__ import annotations
 
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 from mailcore.dns import mta_sts
 from mailcore.dns.mta_sts import BrokenPolicy, StsPolicy
@@ -19,6 +21,7 @@ from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.kit.errors import MailError
 from mailcore.kit.guard import GuardedClient
 from mailcore.kit.log import logger
+from mailcore.kit.together import Together
 from mailcore.store import mta_sts as store_
 from mailcore.store.mta_sts import Kept
 from mailcore.store.session import Store
@@ -53,12 +56,13 @@ class StsPolicies:
         self._resolver = resolver
         self._client = client
         self._port = port
+        # many domains become known at the same time; one statement at a time leaves the pool to mail that is on its way
+        self._kept = Together(partial(_all_kept, store), at_a_time=1)
 
     async def of(self, domain: str) -> Sts:
         """Raises Unavailable when the database does not answer: then nobody knows what holds."""
         policy_id = await self._announced(domain)
-        async with self._store.worker() as db:
-            kept = await store_.kept(db, domain)
+        kept = (await self._kept.ask([domain])).get(domain)
         if policy_id is None:
             return _of(kept)  # RFC 8461 §5.1: a record that is gone ends nothing before its time
         if kept is not None and kept.alive and kept.policy_id == policy_id and not kept.stale:
@@ -102,6 +106,11 @@ class StsPolicies:
         async with self._store.worker() as db:
             await store_.failed(db, domain, failure, reason[:500], rest=REST_SECONDS)
         return Sts(_of(kept).policy, failure, reason)
+
+
+async def _all_kept(store: Store, domains: Collection[str]) -> dict[str, Kept]:
+    async with store.worker() as db:
+        return await store_.all_kept(db, domains)
 
 
 def _of(kept: Kept | None) -> Sts:

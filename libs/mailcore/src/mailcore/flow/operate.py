@@ -10,7 +10,7 @@ What is under way when a verb comes ends as it ends.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import ORDER, OUTBOUND
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import events, holds, owed, queue_orders, site_list, ways
+from mailcore.store import bars, events, holds, owed, queue_orders, site_list, ways
 from mailcore.store.events import NewEvent
 from mailcore.store.holds import Hold
 from mailcore.store.owed import NewOwed
@@ -52,6 +52,8 @@ class Told:
     woken: int
     """Sites whose rest ended, or would."""
     order: Order | None
+    bars: int = 0
+    """Sources that may send there again, or could."""
 
 
 class TooLong(Unavailable):
@@ -102,27 +104,39 @@ async def hold(
 
 
 async def resume(
-    store: Store, ringer: Ringer, site_id: int | None, org_id: UUID | None, *, ordered_by: str, dry_run: bool
+    store: Store,
+    ringer: Ringer,
+    site_id: int | None,
+    org_id: UUID | None,
+    *,
+    provider: Callable[[str], str | None] = lambda _: None,
+    ordered_by: str,
+    dry_run: bool,
 ) -> Told:
-    """Lifts the hold on exactly that; of a site alone its rest ends, too, and what a rule does to it. Raises NotFound."""
+    """Lifts the hold on exactly that; of a site alone its rest ends, too, and what a rule does to it, and to sources there or at
+    all sites of its `provider`. Raises NotFound."""
     touches = await _survey_of(store, site_id, org_id, needed=dry_run)
     sites = [site_id] if site_id is not None and org_id is None else []
     async with store.worker() as db:
+        keys = [row.key for id_ in sites if (row := await site_list.get(db, id_))]
+        places = [place for key in keys for place in (key, provider(key)) if place]
         if dry_run:
             found = [each for each in await holds.in_force(db) if (each.site_id, each.org_id) == (site_id, org_id)]
-            return Told(touches, found, await site_list.resting(db, sites), None)
+            barred = sum(bar.place in places for bar in await bars.in_force(db))
+            return Told(touches, found, await site_list.resting(db, sites), None, barred)
         lifted = await holds.lift(db, site_id, org_id)
+        unbarred = await bars.lift(db, places)
         woken = await site_list.wake(db, sites)
         order = await queue_orders.insert(
             *(db, uuid7(), "resume", _pair(site_id, org_id)),
-            detail={"lifted": len(lifted), "woken": woken},
+            detail={"lifted": len(lifted), "woken": woken, "bars": unbarred},
             reason="",
             ordered_by=ordered_by,
             done=True,
             touched=touches.deliveries,
         )
     ringer.ring(OUTBOUND, "" if site_id is None else str(site_id))
-    return Told(touches, lifted, woken, order)
+    return Told(touches, lifted, woken, order, unbarred)
 
 
 async def _survey_of(store: Store, site_id: int | None, org_id: UUID | None, *, needed: bool) -> Touches:

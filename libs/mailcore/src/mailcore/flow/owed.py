@@ -11,7 +11,8 @@ Done twice, it is told once: the rows are locked, and have the report or have no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from mailcore.kit.ids import uuid7
 from mailcore.kit.log import logger
 from mailcore.smtp.address import parse_address
 from mailcore.smtp.reply import Reply
-from mailcore.store import owed
+from mailcore.store import owed, waiting
 from mailcore.store.owed import Original, Taken
 from mailcore.store.session import Store
 
@@ -71,6 +72,8 @@ class Reports:
         async with self._store.worker() as db:
             taken = await owed.take(db, email_id, pause=PAUSE_SECONDS)
             original = await owed.original(db, email_id) if taken else None
+            if original is not None and any(each.action == "delayed" for each in taken):
+                taken = _waiting(taken, await waiting.of_email(db, original.org_id, email_id))
             if taken and original is None:
                 await owed.give_up(db, email_id, [each.n for each in taken], "The mail it would be about is gone.")
         if original is None:
@@ -141,6 +144,18 @@ class Reports:
         log.warning("a report is given up", email_id=str(original.id), error=error.public)
         async with self._store.worker() as db:
             await owed.give_up(db, original.id, [each.n for each in rows], error.public)
+
+
+def _waiting(taken: Sequence[Taken], words: Mapping[int, str]) -> list[Taken]:
+    """What is late because it waits for something of ours says so, and not what a peer said last."""
+    return [
+        replace(
+            each, mx_host=None, code=451, enhanced_code="4.4.7", reply=f"it waits: {words[each.n]}", rule="no-source"
+        )
+        if each.action == "delayed" and each.n in words
+        else each
+        for each in taken
+    ]
 
 
 def _told(row: Taken, action: Action, wishes: Wishes, until: datetime) -> Told:

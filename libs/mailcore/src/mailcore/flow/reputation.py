@@ -5,10 +5,12 @@
 3. `end`, `pause`        a person takes an alarm back, and the counts of its domain begin anew from there; or stops a domain
 
 A pause is a row of `alarms`, nothing else: the door of sending reads it in the statement that finds the domain
-(store.domains.sending_id), and mail that waits already is held by what signs it (store.senders). Event counts come from flow.count,
-so that a pause begins within two minutes of what caused it.
+(store.domains.sending_id), and mail that waits already is put off where it would be signed (store.senders), at no attempt, until no
+pause of its domain is left (flow.waiting). Event counts come from flow.count, so that a pause begins within two minutes of what
+caused it.
 
-An alarm raises `alarm.raised`, its end `alarm.ended`: endpoints that ask for every type get them.
+An alarm raises `alarm.raised`, its end `alarm.ended`: endpoints that ask for every type get them. Those of bulk senders are raised
+and ended by flow.bulk.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import ALARMS
 from mailcore.kit.settings import Reputation
 from mailcore.queue.bell import Ringer
-from mailcore.queue.jobs import WEBHOOKS
+from mailcore.queue.jobs import RELEASE, WEBHOOKS
 from mailcore.store import domains, events, reputation
 from mailcore.store.events import NewEvent
 from mailcore.store.reputation import KeyUse, NewAlarm, Open, Rates
@@ -115,7 +117,8 @@ async def guard(store: Store, limits: Reputation) -> Guarded | None:
             return None
         open_: dict[UUID, list[Open]] = {}
         for each in await reputation.open_alarms(db):
-            open_.setdefault(each.subject_id, []).append(each)
+            if each.kind != "bulk":  # flow.bulk raises and ends those
+                open_.setdefault(each.subject_id, []).append(each)
         raised: list[NewAlarm] = []
         ended: list[tuple[Open, str]] = []
         for rates in await reputation.suspicious(db, WINDOW_HOURS):
@@ -133,11 +136,21 @@ async def guard(store: Store, limits: Reputation) -> Guarded | None:
         gone = [
             row for by in ("rate", "pause") for row in await reputation.end(db, [o.id for o, b in ended if b == by], by)
         ]
-        queued = await events.insert(db, [*map(_raised_event, raised), *map(_ended_event, gone)])
+        queued = await tell(db, raised, gone)
+    note(raised)
+    return Guarded(len(raised), len(gone), queued)
+
+
+async def tell(db: Connection, raised: Sequence[NewAlarm], gone: Sequence[asyncpg.Record]) -> int:
+    """Events of alarms that were raised and of those that have ended. Returns webhook deliveries queued."""
+    return await events.insert(db, [*map(_raised_event, raised), *map(_ended_event, gone)])
+
+
+def note(raised: Sequence[NewAlarm]) -> None:
+    """After the commit: for whoever reads metrics and logs."""
     for alarm in raised:
         ALARMS.labels(alarm.kind, alarm.action).inc()
         log.warning("alarm", kind=alarm.kind, action=alarm.action, org_id=str(alarm.org_id), text=alarm.text)
-    return Guarded(len(raised), len(gone), queued)
 
 
 def _new(
@@ -241,6 +254,8 @@ async def end(store: Store, ringer: Ringer, alarm_id: UUID) -> Mapping[str, Any]
         queued = await events.insert(db, [_ended_event(row) for row in rows])
     if queued:
         ringer.ring(WEBHOOKS)
+    if before["action"] == "paused":
+        await ringer.enqueue(RELEASE, str(alarm_id))
     ended: Mapping[str, Any] = rows[0] if rows else before
     return ended
 

@@ -4,7 +4,7 @@
 2. `settle`       rows and events of a batch, who bounced for good goes on the suppression list, who handed the mail in is owed a
                   report (flow.owed); the caller rings webhooks when some were queued
 3. `sweep`        leases of dead workers are taken back, in the transaction that buries them
-4. `expire`       rows that waited out their schedule at a site that could not be reached
+4. `expire`       rows that waited out their time for a site that could not be reached, or for room
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mailcore.smtp.reply import Reply
 from mailcore.store import deliveries, events, leases, owed, turned_away, workers
 from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
-from mailcore.store.leases import TakenBack
+from mailcore.store.leases import Expired, TakenBack
 from mailcore.store.owed import NewOwed
 from mailcore.store.session import Connection, Store
 from mailcore.store.suppressions import NewSuppression, folded
@@ -298,17 +298,22 @@ async def sweep(store: Store, service: str, lease_seconds: float) -> list[TakenB
 # ---- 4. expire -------------------------------------------------------------------------------------------------------
 
 
-async def expire(store: Store, before: datetime, broadcasts_before: datetime | None = None) -> tuple[int, int]:
-    """All free rows of mail that was due before that, of broadcasts before another time. Returns `(expired, webhook deliveries
-    queued)`."""
+async def expire(
+    store: Store,
+    before: datetime,
+    broadcasts_before: datetime | None = None,
+    waiting_before: datetime | None = None,
+) -> tuple[int, int]:
+    """All free rows of mail that was due before that, of broadcasts before another time, and of those that wait for room before a
+    third. Returns `(expired, webhook deliveries queued)`."""
+    broadcasts_before = broadcasts_before or before
     total = queued = 0
     while True:
         async with store.worker() as db:
-            rows = await leases.expire(db, before, broadcasts_before or before)
+            rows = await leases.expire(db, before, broadcasts_before, waiting_before or broadcasts_before)
             if rows:
                 await owed.owe(db, [NewOwed(row.email_id, row.n, "failed") for row in rows])
             now = datetime.now(UTC)
-            words = "could not be reached for as long as the retry schedule lasts"
             raised = [
                 NewEvent(
                     uuid7(),
@@ -317,7 +322,7 @@ async def expire(store: Store, before: datetime, broadcasts_before: datetime | N
                     row.email_id,
                     now,
                     [row.recipient],
-                    bounce(Outcome(Result.DEFERRED, Reply(451, f"{words}: {row.last_reply or 'no answer'}", "4.4.7"))),
+                    bounce(Outcome(Result.DEFERRED, Reply(451, _expired(row), "4.4.7"))),
                 )
                 for row in rows
             ]
@@ -326,6 +331,12 @@ async def expire(store: Store, before: datetime, broadcasts_before: datetime | N
         DELIVERIES.labels("expired").inc(len(rows))
         if len(rows) < leases.EXPIRE_BATCH:
             return total, queued
+
+
+def _expired(row: Expired) -> str:
+    if row.why is not None:
+        return f"could not leave for as long as mail may wait: {row.why}"
+    return f"could not be reached for as long as the retry schedule lasts: {row.last_reply or 'no answer'}"
 
 
 # ---- for runners: claims and releases, each its own transaction --------------------------------------------------------

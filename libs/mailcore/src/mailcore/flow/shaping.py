@@ -20,6 +20,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import re2
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mailcore.dsn.classify import classify
+from mailcore.dsn.rules import Category
 from mailcore.kit.errors import Invalid, Refused
 from mailcore.smtp.reply import Reply
 
@@ -31,7 +33,7 @@ MAX_SUBJECT = 1_000
 RATES: Mapping[str, float] = {"per_second": 1.0, "per_minute": 60.0, "per_hour": 3600.0}
 """Names of rates, and the seconds that each is about."""
 
-Reaction: TypeAlias = Literal["slow", "suspend", "suspend-tenant"]
+Reaction: TypeAlias = Literal["slow", "suspend", "suspend-tenant", "suspend-source"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])")
@@ -78,6 +80,7 @@ class RuleForm(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     match: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN), AfterValidator(_compiled)]
+    class_: Annotated[Category | None, Field(alias="class", strict=False)] = None
     do: Reaction
     for_: Annotated[Duration, Field(alias="for")]
     times: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -118,13 +121,21 @@ class Rule:
     name: str
     """`google 2`: where it stands, counted from 1."""
     pattern: Any
+    category: Category | None
+    """None: whatever the reply is classed as."""
     do: Reaction
     seconds: float
     times: int
     within: float
+    provider: str | None
+    """Whose rule it is: what he says of a source holds for all of his sites. None: everybody's, or one site's."""
 
     def matches(self, subject: str) -> bool:
         return self.pattern.search(subject) is not None
+
+    def place(self, key: str) -> str:
+        """From where it bars a source, when the site with that key said so: a provider's name, or the site's key."""
+        return self.provider or key
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +153,12 @@ class Shape:
         """The first rule that speaks of it."""
         if reply.code < 400 or not self.rules:
             return None
-        subject = str(reply)[:MAX_SUBJECT]
-        return next((rule for rule in self.rules if rule.matches(subject)), None)
+        subject = " ".join(str(reply)[:MAX_SUBJECT].split())  # `.` stops at the end of a line
+        return next((rule for rule in self.rules if rule.matches(subject) and _classed(rule, reply)), None)
+
+
+def _classed(rule: Rule, reply: Reply) -> bool:
+    return rule.category is None or classify(reply).category is rule.category
 
 
 class Shaping:
@@ -159,7 +174,7 @@ class Shaping:
 
     def _add(self, name: str | None, section: _Section) -> None:
         self._limits[name] = self._limits.get(name, {}) | section.given()
-        self._rules[name] = _rules(name or "default", section.rules) + self._rules.get(name, ())
+        self._rules[name] = _rules(name or "default", section.rules, name) + self._rules.get(name, ())
         # of a later layer first: an operator may take hosts out of a shipped provider
         self._suffixes[:0] = [(suffix.lower(), name) for suffix in section.mx if name is not None]
 
@@ -218,15 +233,17 @@ def _ends(host: str, suffix: str) -> bool:
     return host.endswith(suffix) if suffix.startswith(".") else host == suffix
 
 
-def _rules(where: str, forms: Sequence[RuleForm]) -> tuple[Rule, ...]:
+def _rules(where: str, forms: Sequence[RuleForm], provider: str | None = None) -> tuple[Rule, ...]:
     return tuple(
         Rule(
             f"{where} {place}",
             _compile(form.match),
+            form.class_,
             form.do,
             seconds(form.for_),
             form.times,
             seconds(form.within),
+            provider,
         )
         for place, form in enumerate(forms, 1)
     )
@@ -248,6 +265,10 @@ def checked_rules(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len(asked) > MAX_RULES:
         raise Invalid(f"A site may have {MAX_RULES} rules at most.")
     try:
-        return [RuleForm.model_validate(dict(rule)).model_dump(by_alias=True) for rule in asked]
+        return [_stored(RuleForm.model_validate(dict(rule))) for rule in asked]
     except ValidationError as error:
         raise Invalid(f"Invalid rule: {error.errors(include_url=False)[0]['msg']}.") from error
+
+
+def _stored(form: RuleForm) -> dict[str, Any]:
+    return form.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -232,6 +232,7 @@ class Tracer:
             mails_per_connection=self._leaving.mails_per_connection,
             limits=row["limits"],
         )
+        found.places = (row["key"], shape.provider or "")
         most = shape.connections
         facts["limits"] = {
             "provider": shape.provider,
@@ -260,13 +261,15 @@ class Tracer:
             where = own.source_ip or "whichever address the machine takes"
             facts: dict[str, Any] = {"pool": None, "ip": own.source_ip, "ehlo": own.ehlo or None}
             return Step("source", OK, f"From {where}, greeting as {own.ehlo or 'the machine is called'}.", facts)
-        shown = [_shown(source) for source in pool.sources]
+        barred = {bar.source_id for bar in known.bars if bar.place in found.places}
+        shown = [_shown(source, source.id in barred) for source in pool.sources]
         facts = {"pool": pool.name, "sources": shown, "overflow": pool.overflow}
         if any(each["room"] for each in shown):
             return Step("source", OK, f"From an address of the pool {pool.name}.", facts)
         if pool.overflow is not None:
             return Step("source", OK, f"The pool {pool.name} has no room today: by {pool.overflow}.", facts)
-        return Step("source", WAIT, f"No address of the pool {pool.name} has room now: mail waits.", facts)
+        why = "is taken there" if all(each["barred"] for each in shown) else "has room"
+        return Step("source", WAIT, f"No address of the pool {pool.name} {why} now: mail waits.", facts)
 
 
 def _pool(known: Known, domain_id: UUID | None, class_: int) -> KnownPool | None:
@@ -275,7 +278,7 @@ def _pool(known: Known, domain_id: UUID | None, class_: int) -> KnownPool | None
     return own or next((pool for pool in known.pools if class_ in pool.serves_all), None)
 
 
-def _shown(source: KnownSource) -> dict[str, Any]:
+def _shown(source: KnownSource, barred: bool) -> dict[str, Any]:
     warmup = source.warmup
     full = warmup.cap is not None and warmup.leased >= warmup.cap
     return {
@@ -285,7 +288,8 @@ def _shown(source: KnownSource) -> dict[str, Any]:
         "warmup": warmup.state,
         "cap_today": warmup.cap,
         "used_today": warmup.leased,
-        "room": not (source.paused or source.unbound or warmup.state == "paused" or full),
+        "barred": barred,
+        "room": not (barred or source.paused or source.unbound or warmup.state == "paused" or full),
     }
 
 

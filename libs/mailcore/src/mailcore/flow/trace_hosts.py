@@ -66,6 +66,8 @@ class Found:
     route: int = 0
     """Of several ways out, as lanes name it; 0: none."""
     way_site: int | None = None
+    places: tuple[str, ...] = ()
+    """Key of the site, and the name of its provider: from there sources may be barred."""
     """Site of the way that takes the mail; None: the domain's own."""
 
 

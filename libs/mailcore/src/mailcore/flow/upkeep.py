@@ -59,12 +59,14 @@ async def upkeep(
     *,
     lifetime_seconds: float,
     broadcast_seconds: float | None = None,
+    waiting_seconds: float | None = None,
     relayed_seconds: float = RELAYED_SECONDS,
 ) -> Upkeep:
     """By the database's clock: a process whose own is ahead deletes nothing early.
 
-    `lifetime_seconds`: how long mail is tried; `broadcast_seconds`: of broadcasts, where that is another time. `relayed_seconds`:
-    how long a provider's report is waited for. Raises Unavailable; what was done by then stays done.
+    `lifetime_seconds`: how long mail is tried; `broadcast_seconds`: of broadcasts, where that is another time, and
+    `waiting_seconds` of broadcasts that wait for room. `relayed_seconds`: how long a provider's report is waited for. Raises
+    Unavailable; what was done by then stays done.
     """
     async with store.worker() as db:
         clock: datetime = await db.fetchval("SELECT now()")
@@ -74,6 +76,7 @@ async def upkeep(
         clock,
         lifetime_seconds=lifetime_seconds,
         broadcast_seconds=broadcast_seconds,
+        waiting_seconds=waiting_seconds,
         relayed_seconds=relayed_seconds,
     )
 
@@ -85,6 +88,7 @@ async def upkeep_at(
     *,
     lifetime_seconds: float,
     broadcast_seconds: float | None = None,
+    waiting_seconds: float | None = None,
     relayed_seconds: float = RELAYED_SECONDS,
 ) -> Upkeep:
     """What `upkeep` would do at this time, whatever the time is."""
@@ -101,6 +105,7 @@ async def upkeep_at(
         store,
         now - timedelta(seconds=lifetime_seconds),
         now - timedelta(seconds=lifetime_seconds if broadcast_seconds is None else broadcast_seconds),
+        None if waiting_seconds is None else now - timedelta(seconds=waiting_seconds),
     )
     unreported = await _unreported(store, now, relayed_seconds)
     await quarantine.expire(store, blobs, now)

@@ -4,7 +4,7 @@
 2. `decide`    a day begins (the cap grows, or holds), a pause begins for bad signs, a pause ends
 3. `turn`      that for all, in one transaction; complaints are counted; mail that waited is called when there is room
 4. `lease`     shares of today's caps for a process that sends, many mails at a time; `report` tells what became of them
-5. `put_off`   mail for which there is no room today
+5. `overflow`  mail for which there is no room today; without another way out it waits (flow.waiting)
 6. `explain`   all this in a sentence, for the operator
 
 Days are UTC. Limits are settings (`WARMUP__…`); docs/sources.md has all the numbers.
@@ -26,7 +26,7 @@ from mailcore.store import waiting, warmups
 from mailcore.store.deliveries import Key, Leased
 from mailcore.store.session import Store
 from mailcore.store.sources import Known, KnownPool, KnownWarmup
-from mailcore.store.waiting import Wait
+from mailcore.store.waiting import OTHERS_TURN, READERS_TURN, TRANSACTIONAL_TURN
 from mailcore.store.warmups import Ask, Count, Day, Decision, Warmup
 
 log = logger(__name__)
@@ -38,9 +38,6 @@ STRAINED = 0.5
 """From this part of a limit on the cap does not grow."""
 MAX_PAUSES = 3
 """The pause after so many, with no step between, ends only by the operator."""
-
-TRANSACTIONAL_TURN, READERS_TURN, OTHERS_TURN, YIELDED_TURN = range(4)
-"""In which mail that waits is called; the last is not: it is due by itself."""
 
 BY_OPERATOR = "By the operator."
 """How the reason of what an operator did begins."""
@@ -56,11 +53,12 @@ MAX_CALLED = 5_000
 # ---- 1. signals ------------------------------------------------------------------------------------------------------
 
 _REFUSED_BEFORE_MAIL = ("greeting-refused", "ehlo-refused")
-_SLOWS = (Category.POLICY, Category.BLOCK, Category.SOFT)
+_SLOWS = (Category.POLICY, Category.SOFT)
 
 
-def signal(outcome: Outcome) -> str | None:
-    """delivered, deferred, blocked or bounced, as `warmup_days` counts them; None: it says nothing about us."""
+def signal(outcome: Outcome, *, of_domain: bool = False) -> str | None:
+    """delivered, deferred, blocked or bounced, as `warmup_days` counts them of an address, or of a sending domain: what is said of
+    the one alone says nothing about the other's mail. None: it says nothing about us."""
     if outcome.result is Result.DELIVERED:
         return "delivered"
     reply = outcome.reply
@@ -69,10 +67,11 @@ def signal(outcome: Outcome) -> str | None:
     kind = classify(reply)
     if kind.rule == "greylisted":
         return None  # every stranger is
-    if kind.category is Category.BLOCK and (reply.permanent or kind.rule.startswith("list-")):
+    its = (Category.BLOCK, Category.DOMAIN) if of_domain else (Category.BLOCK,)
+    if kind.category in its and (reply.permanent or kind.rule.startswith("list-")):
         return "blocked"
     if outcome.result is Result.DEFERRED:
-        return "deferred" if kind.category in _SLOWS else None
+        return "deferred" if kind.category in (*its, *_SLOWS) else None
     return "bounced" if kind.hard else None
 
 
@@ -269,13 +268,7 @@ async def report(store: Store, counts: Sequence[tuple[UUID, date, Count]]) -> No
         await warmups.report(db, counts)
 
 
-# ---- 5. put off ------------------------------------------------------------------------------------------------------
-
-
-async def put_off(store: Store, waits: Sequence[Wait]) -> None:
-    """Raises Unavailable."""
-    async with store.worker() as db:
-        await waiting.put_off(db, waits)
+# ---- 5. no room ------------------------------------------------------------------------------------------------------
 
 
 async def overflow(store: Store, rows: Collection[Leased], route: int) -> set[Key]:

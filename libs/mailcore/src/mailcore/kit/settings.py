@@ -193,6 +193,9 @@ class Reputation(Group):
     """Such a key is suspended until the operator takes that back. False: there is an alarm only."""
     gate: bool = True
     """Broadcasts go out only from domains that meet what Gmail, Yahoo and Microsoft ask of bulk senders."""
+    bulk: Literal["warn", "refuse", "off"] = "warn"
+    """What happens to a domain that sends in bulk, however its mail is handed in, and lacks what they ask for: an alarm says so;
+    it sends nothing until that is there; nobody looks."""
 
 
 class WarmUp(Group):

@@ -17,6 +17,7 @@ upkeep     cron, hourly                         outbound       makes what is mis
 report     flow.settle (its caller)             outbound       the rows that are owed a report are claimed, and get one once
 health     api: POST /v1/health/sending         outbound       writes what it finds now over what was found before
 order      api: POST /v1/queue/flush, …          outbound       touches only rows that still wait; an order that is done stays so
+release    api: POST /v1/alarms/:id/end         outbound       makes due what waits for something that is over by then
 train      api: POST /v1/messages/:id/report    inbound_smtp   scanners know which mails they have learned
 """
 
@@ -49,10 +50,11 @@ UPKEEP = Chore("upkeep", "outbound")
 REPORT = Chore("report", "outbound")
 HEALTH = Chore("health", "outbound")
 ORDER = Chore("order", "outbound")
+RELEASE = Chore("release", "outbound")
 TRAIN = Chore("train", "inbound_smtp")
 
 BELLS = (OUTBOUND, ROUTE, WEBHOOKS, ACCOUNTS)
-CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH, ORDER, REPORT, TRAIN)
+CHORES = (VERIFY, CLAIM, UPKEEP, HEALTH, ORDER, RELEASE, REPORT, TRAIN)
 
 
 def arq_queue(service: str) -> str:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
+from mailcore.store.waiting import PLANNED, why
 
 BATCH = 1_000
 
@@ -18,6 +19,8 @@ class Late:
     n: int
     org_id: UUID
     recipient: str
+    why: str | None = None
+    """What it waits for (store.waiting); None: its next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,18 @@ class Batch:
 async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) -> Batch:
     """Of emails with ids from `start` until `end` that wanted to leave before `before`: marks those that wait as delayed.
 
-    A row that is under way is left to settle, one that somebody opened stays opened; for what waits for room in a warm-up nobody's
-    server is to blame, and no event says so. An email's rows are in one batch.
+    A row that is under way is left to settle, one that somebody opened stays opened; a broadcast that waits for room is no news, as
+    a warm-up spreads them over days. An email's rows are in one batch.
     """
     await by_index(db)
-    rows = await db.fetch(_LATE, start or UUID(int=0), end, before, BATCH)
+    rows = await db.fetch(_LATE, start or UUID(int=0), end, before, BATCH, PLANNED)
     if not rows:
         return Batch([], None)
+    late = [row for row in rows if row["recipient"] is not None]
+    words = await why(db, [(row["waits_for"], row["turn"]) for row in late if row["waits_for"] is not None])
     told = [
-        Late(row["email_id"], row["n"], row["org_id"], row["recipient"]) for row in rows if row["recipient"] is not None
+        Late(row["email_id"], row["n"], row["org_id"], row["recipient"], words.get((row["waits_for"], row["turn"])))
+        for row in late
     ]
     last = max(row["email_id"] for row in rows)
     if len(rows) < BATCH:
@@ -49,8 +55,8 @@ async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) 
 # the last email of a batch may have more rows: it is looked at again, and those that were told are no news
 _LATE = """
 WITH waiting AS MATERIALIZED (
-  SELECT q.email_id, q.n FROM queue q
-  WHERE q.email_id >= $1 AND q.email_id < $2 AND q.worker IS NULL AND q.waits_for IS NULL
+  SELECT q.email_id, q.n, q.waits_for, q.turn FROM queue q
+  WHERE q.email_id >= $1 AND q.email_id < $2 AND q.worker IS NULL AND (q.turn = ANY ($5::smallint[])) IS NOT TRUE
   ORDER BY q.email_id, q.n LIMIT $4 FOR UPDATE SKIP LOCKED
 ), told AS (
   UPDATE deliveries d SET last_event = 'delivery_delayed', last_event_at = now()
@@ -59,6 +65,6 @@ WITH waiting AS MATERIALIZED (
     AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked') AND coalesce(e.scheduled_at, e.created_at) < $3
   RETURNING d.email_id, d.n, d.org_id, d.recipient
 )
-SELECT waiting.email_id, waiting.n, told.org_id, told.recipient
+SELECT waiting.email_id, waiting.n, waiting.waits_for, waiting.turn, told.org_id, told.recipient
 FROM waiting LEFT JOIN told ON told.email_id = waiting.email_id AND told.n = waiting.n
 """

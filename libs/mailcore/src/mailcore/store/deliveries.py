@@ -140,11 +140,16 @@ class Settled(NamedTuple):
 # ---- 1. due lanes ----------------------------------------------------------------------------------------------------
 
 
+MOST_DUE = 5_000
+"""Lanes that a look sees: who has many thousands has them one after the other, and others beside them."""
+
+
 async def due_lanes(db: Connection, of: Sequence[int] | None = None) -> list[DueLane]:
-    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held; the oldest
-    first. `of`: of these lanes alone, which costs an index probe each and not one for every lane with rows."""
+    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held: organizations in turns,
+    of each the oldest first, at most MOST_DUE. `of`: of these lanes alone, which costs an index probe each and not one for every
+    lane with rows."""
     await by_index(db)
-    rows = await db.fetch(_DUE_LANES) if of is None else await db.fetch(_DUE_OF, list(of))
+    rows = await db.fetch(_DUE_LANES, MOST_DUE) if of is None else await db.fetch(_DUE_OF, MOST_DUE, list(of))
     return [_due(row) for row in rows]
 
 
@@ -153,7 +158,7 @@ def _due(row: asyncpg.Record) -> DueLane:
     return DueLane(lane_id, domain, site_id, due_at, failures, org_id, class_, taken(row[7:]))
 
 
-_NOT_HELD = """NOT EXISTS (
+NOT_HELD = """NOT EXISTS (
     SELECT FROM holds h WHERE h.site_id = s.id AND (h.org_id = l.org_id OR h.org_id IS NULL)
       AND (h.until IS NULL OR h.until > now()))
   AND NOT EXISTS (
@@ -174,7 +179,7 @@ WITH RECURSIVE step AS (
 _THESE_LANES = """
 WITH step AS (
   SELECT first.lane_id, first.due_at
-  FROM unnest($1::bigint[]) AS lane (id) CROSS JOIN LATERAL (
+  FROM unnest($2::bigint[]) AS lane (id) CROSS JOIN LATERAL (
     SELECT q.lane_id, q.due_at FROM queue q
     WHERE q.lane_id = lane.id AND q.worker IS NULL AND q.crashes = 0 ORDER BY q.lane_id, q.due_at LIMIT 1
   ) first
@@ -185,8 +190,9 @@ FROM step
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 {TAKEN}
-WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
-ORDER BY step.due_at
+WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
+ORDER BY row_number() OVER (PARTITION BY l.org_id ORDER BY step.due_at), step.due_at
+LIMIT $1
 """
 _DUE_LANES, _DUE_OF = _EVERY_LANE + _DUE, _THESE_LANES + _DUE
 
@@ -259,7 +265,7 @@ JOIN lanes l ON l.id = q.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 {TAKEN}
 WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now() AND s.id <> ALL ($1::bigint[])
-  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {_NOT_HELD}
+  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
 ORDER BY q.due_at LIMIT 1
 """
 

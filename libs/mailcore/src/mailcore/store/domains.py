@@ -250,6 +250,18 @@ async def sending(db: Connection, most: int) -> list[asyncpg.Record]:
     return rows
 
 
+async def sending_below(db: Connection, names: Sequence[str], most: int) -> list[asyncpg.Record]:
+    """As `sending`: those that have one of these names, or one below it."""
+    rows: list[asyncpg.Record] = await db.fetch(
+        f"SELECT {_COLUMNS}, {_DKIM} FROM domains d WHERE sending "
+        "AND status IN ('verified', 'partially_verified', 'partially_failed') "
+        "AND EXISTS (SELECT FROM unnest($2::text[]) AS u (name) WHERE d.name = u.name "
+        "OR right(d.name, length(u.name) + 1) = '.' || u.name) ORDER BY id LIMIT $1",
+        *(most, list(names)),
+    )
+    return rows
+
+
 async def claim_due(db: Connection, limit: int) -> list[UUID]:
     """Domains that are due for a look; the next one is written first, for whoever dies on the way."""
     rows = await db.fetch(_CLAIM_DUE, limit)

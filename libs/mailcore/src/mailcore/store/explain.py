@@ -30,10 +30,13 @@ ORDER BY q.n, h.id
 """
 
 
-async def deliveries(db: Connection, email_id: UUID, held: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+async def deliveries(
+    db: Connection, email_id: UUID, held: Mapping[int, str] | None = None, waits: Mapping[int, str] | None = None
+) -> list[dict[str, Any]]:
     """One a recipient, in the order of To, Cc, Bcc; empty when the organization has no such email. Role app, in a
-    snapshot: else an attempt that ends meanwhile shows its state and not itself."""
-    held = held or {}
+    snapshot: else an attempt that ends meanwhile shows its state and not itself. `waits`: what those that are put off wait for
+    (store.waiting.of_email)."""
+    held, waits = held or {}, waits or {}
     reports = await _reports(db, email_id)
     attempts: dict[int, list[dict[str, Any]]] = {}
     sites: dict[int, str | None] = {}
@@ -70,7 +73,7 @@ async def deliveries(db: Connection, email_id: UUID, held: Mapping[int, str] | N
             "site": row["site"] or sites.get(row["n"]),
             "possible_duplicate": row["possible_duplicate"],
             "next_attempt_at": _iso(row["due_at"]),
-            "next_attempt": _next(row, attempts.get(row["n"], []), held.get(row["n"])),
+            "next_attempt": _next(row, attempts.get(row["n"], []), held.get(row["n"]), waits.get(row["n"])),
             "attempts": attempts.get(row["n"], []),
             "reports": reports.get(row["n"], []),
         }
@@ -98,7 +101,9 @@ SELECT n, action, created_at, report_id, given_up FROM reports_owed WHERE email_
 """
 
 
-def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None) -> dict[str, Any] | None:
+def _next(
+    row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None, waits: str | None
+) -> dict[str, Any] | None:
     """`{"at", "attempt", "why"}`; None: there is no further one."""
     if row["waiting"] is None:
         return None
@@ -130,10 +135,7 @@ def _next(row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None)
     if row["state"] == "leased":
         return {"at": None, "attempt": row["attempt"], "why": " ".join(why)}
     if row["waits_for"] is not None:
-        why.append(
-            "It waits for room: what its source or its sending domain may send today is used up (/v1/pools, /v1/warmups). "
-            "It leaves as soon as there is some."
-        )
+        why.append(f"It is put off{f': {waits}' if waits else ''}. That costs no attempt; it leaves as soon as it may.")
     if held is not None:
         why.append(f"It is held: {held}")
     if row["suspended_until"] is not None:

@@ -2,7 +2,7 @@
 
 1. `strays`     rows leased to a living worker that does not know of them
 2. `take_back`  the leases of dead workers, in the transaction that buries them
-3. `expire`     rows that waited out their schedule without a single possible attempt (a site that is down for days)
+3. `expire`     rows that waited out their time without a possible attempt: a site that is down for days, a pool that cannot send
 
 What a death makes of the rows that are left, and who is blamed for it: see `store.deliveries`.
 """
@@ -15,9 +15,10 @@ from datetime import datetime
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.deliveries import Key
+from mailcore.store.deliveries import NOT_HELD, Key
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
+from mailcore.store.waiting import OTHERS_TURN, PAUSED_TURN, why
 from mailcore.store.ways import TAKEN
 
 MAX_CRASHES = 3
@@ -143,29 +144,58 @@ class Expired:
     org_id: UUID
     recipient: str
     last_reply: str | None
+    """Of its site."""
+    why: str | None
+    """What it waited for (store.waiting), an attempt says so; None: for its site."""
 
 
-async def expire(db: Connection, before: datetime, broadcasts_before: datetime) -> list[Expired]:
-    """Up to EXPIRE_BATCH free rows of mail that wanted to leave before that: state expired, no longer queued.
+async def expire(
+    db: Connection, before: datetime, broadcasts_before: datetime, waiting_before: datetime
+) -> list[Expired]:
+    """Up to EXPIRE_BATCH free rows of mail that wanted to leave before that: state expired, no longer queued. `waiting_before`: of
+    broadcasts that wait for room.
 
-    A row that is attempted expires by its schedule (`settle`); this is for those that never could be, their site being down. One
-    whose site takes mail has waited for us: it is attempted, however long we were away.
+    A row that is attempted expires by its schedule (`settle`); this is for those that never could be, their site being down, or put
+    off again and again for want of a source. One whose site takes mail has waited for us: it is attempted, however long we were
+    away. What is held, and mail of a paused domain, waits without an end.
     """
     await by_index(db)
-    youngest = lower_bound(max(before, broadcasts_before))
-    rows = await db.fetch(_EXPIRE, youngest, before, EXPIRE_BATCH, broadcasts_before)
-    return [Expired(*row) for row in rows]
+    youngest = lower_bound(max(before, broadcasts_before, waiting_before))
+    rows = await db.fetch(
+        _EXPIRE, youngest, before, EXPIRE_BATCH, broadcasts_before, waiting_before, OTHERS_TURN, PAUSED_TURN
+    )
+    words = await why(db, [(row["waits_for"], row["turn"]) for row in rows if row["waits_for"] is not None])
+    expired = [
+        Expired(
+            *(row["email_id"], row["n"], row["org_id"], row["recipient"], row["last_reply"]),
+            words.get((row["waits_for"], row["turn"])),
+        )
+        for row in rows
+    ]
+    await db.executemany(
+        _UNTRIED,
+        [
+            (row["email_id"], row["n"], row["attempt"] + 1, row["org_id"], each.why)
+            for row, each in zip(rows, expired, strict=True)
+            if each.why is not None
+        ],
+    )
+    return expired
 
 
 _EXPIRE = f"""
 WITH old AS MATERIALIZED (
-  SELECT q.ctid, q.email_id, q.n, q.org_id, s.last_reply
+  SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.turn, s.last_reply,
+         CASE WHEN q.due_at > now() THEN q.waits_for END AS waits_for
   FROM queue q JOIN emails e ON e.id = q.email_id
   JOIN lanes l ON l.id = q.lane_id
   JOIN recipient_domains r ON r.domain = l.domain
   {TAKEN}
-  WHERE q.email_id < $1 AND q.worker IS NULL AND q.due_at <= now() AND (s.failures > 0 OR taken.off)
-    AND coalesce(e.scheduled_at, e.created_at) < CASE WHEN l.class = 1 THEN $4::timestamptz ELSE $2 END
+  WHERE q.email_id < $1 AND q.worker IS NULL AND (q.turn = $7::smallint) IS NOT TRUE
+    AND CASE WHEN q.due_at > now() THEN q.waits_for IS NOT NULL ELSE s.failures > 0 OR taken.off END
+    AND coalesce(e.scheduled_at, e.created_at)
+        < CASE WHEN l.class = 0 THEN $2::timestamptz WHEN q.turn <= $6::smallint THEN $5::timestamptz ELSE $4::timestamptz END
+    AND {NOT_HELD}
   ORDER BY q.email_id, q.n LIMIT $3 FOR UPDATE OF q SKIP LOCKED
 ), gone AS (
   DELETE FROM queue q USING old WHERE q.ctid = old.ctid
@@ -174,6 +204,11 @@ WITH old AS MATERIALIZED (
   FROM old WHERE d.email_id = old.email_id AND d.n = old.n
   RETURNING d.email_id, d.n, d.recipient
 )
-SELECT old.email_id, old.n, old.org_id, moved.recipient, old.last_reply
+SELECT old.email_id, old.n, old.org_id, moved.recipient, old.last_reply, old.waits_for, old.turn, old.attempt
 FROM old JOIN moved ON moved.email_id = old.email_id AND moved.n = old.n
+"""
+# so that who asks what became of it, and a delivery report, have the words
+_UNTRIED = """
+INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, code, enhanced_code, reply, rule)
+VALUES ($1, $2, $3, $4, now(), 'expired', 451, '4.4.7', $5, 'no-source')
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -33,14 +33,19 @@ class Kept:
 
 
 async def kept(db: Connection, domain: str) -> Kept | None:
-    row = await db.fetchrow(_KEPT, domain)
-    return None if row is None else Kept(row[0], row[1], tuple(row[2] or ()), row[3] or 0, *row[4:])
+    return (await all_kept(db, [domain])).get(domain)
+
+
+async def all_kept(db: Connection, domains: Collection[str]) -> dict[str, Kept]:
+    """Of those of which anything is known."""
+    rows = await db.fetch(_KEPT, list(domains))
+    return {row[0]: Kept(row[1], row[2], tuple(row[3] or ()), row[4] or 0, *row[5:]) for row in rows}
 
 
 _KEPT = """
-SELECT policy_id, mode, mx, max_age, coalesce(fetched_at + make_interval(secs => max_age) > now(), false),
+SELECT domain, policy_id, mode, mx, max_age, coalesce(fetched_at + make_interval(secs => max_age) > now(), false),
        coalesce(fetched_at < now() - interval '1 day', true), coalesce(retry_at > now(), false), failure, reason
-FROM mta_sts_policies WHERE domain = $1
+FROM mta_sts_policies WHERE domain = ANY ($1::text[])
 """
 
 

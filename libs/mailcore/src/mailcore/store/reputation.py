@@ -180,7 +180,7 @@ async def raise_(db: Connection, new: NewAlarm) -> bool:
 
 
 async def end(db: Connection, ids: Sequence[UUID], by: str) -> list[asyncpg.Record]:
-    """Those that were open. `by`: rate, person, pause."""
+    """Those that were open. `by`: rate, person, pause, mended, change."""
     rows: list[asyncpg.Record] = await db.fetch(
         "UPDATE alarms SET ended_at = now(), ended_by = $2 WHERE id = ANY ($1::uuid[]) AND ended_at IS NULL "
         f"RETURNING {_COLUMNS}",

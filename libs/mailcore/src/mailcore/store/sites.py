@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,12 +26,30 @@ class Site:
 
 async def ensure(db: Connection, key: str, max_connections: int) -> Site:
     """The site with that key; a new one gets `max_connections`."""
-    await db.execute(
-        "INSERT INTO sites (key, max_connections) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING", key, max_connections
+    return (await ensure_all(db, [key], max_connections))[key]
+
+
+async def ensure_all(db: Connection, keys: Collection[str], max_connections: int) -> dict[str, Site]:
+    """By key."""
+    found = await _by_key(db, keys)
+    if missing := sorted({*keys} - found.keys()):
+        await db.execute(_ENSURE, missing, max_connections)
+        found |= await _by_key(db, missing)
+    return found
+
+
+# in their order: two processes that meet the same new sites wait for each other once, and never in a circle
+_ENSURE = """
+INSERT INTO sites (key, max_connections) SELECT key, $2 FROM unnest($1::text[]) WITH ORDINALITY AS t (key, n) ORDER BY n
+ON CONFLICT (key) DO NOTHING
+"""
+
+
+async def _by_key(db: Connection, keys: Collection[str]) -> dict[str, Site]:
+    rows = await db.fetch(
+        "SELECT id, key, max_connections, suspended_until, failures FROM sites WHERE key = ANY ($1::text[])", list(keys)
     )
-    row = await db.fetchrow("SELECT id, key, max_connections, suspended_until, failures FROM sites WHERE key = $1", key)
-    assert row is not None
-    return Site(*row)
+    return {row[1]: Site(*row) for row in rows}
 
 
 async def get(db: Connection, site_id: int) -> Site | None:
@@ -41,13 +59,18 @@ async def get(db: Connection, site_id: int) -> Site | None:
     return Site(*row) if row else None
 
 
-async def point(db: Connection, domains: Sequence[str], site_id: int) -> None:
-    """These domains' mail goes to that site; their queued rows follow, being read by it at the next claim."""
-    await db.execute(
-        "UPDATE recipient_domains SET site_id = $2, resolved_at = now() WHERE domain = ANY ($1::text[])",
-        sorted(domains),
-        site_id,
-    )
+async def point(db: Connection, places: Mapping[str, int]) -> None:
+    """These domains' mail goes to these sites; their queued rows follow, being read by it at the next claim."""
+    await db.execute(_POINT, list(places), list(places.values()))
+
+
+_POINT = """
+WITH asked AS (SELECT * FROM unnest($1::text[], $2::bigint[]) AS t (domain, site_id)),
+locked AS MATERIALIZED (
+  SELECT r.domain, asked.site_id FROM recipient_domains r JOIN asked USING (domain) ORDER BY r.domain FOR NO KEY UPDATE OF r
+)
+UPDATE recipient_domains r SET site_id = locked.site_id, resolved_at = now() FROM locked WHERE r.domain = locked.domain
+"""
 
 
 async def suspend(

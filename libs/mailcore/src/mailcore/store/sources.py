@@ -88,10 +88,21 @@ class KnownPool:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownBar:
+    source_id: UUID
+    place: str
+    """See `store.bars`."""
+    seconds: float
+    """That it lasts from now on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     pools: tuple[KnownPool, ...]
     domains: tuple[tuple[UUID, KnownWarmup], ...]
     """Sending domains in warm-up; a name that two organizations have not proved yet stands here twice."""
+    bars: tuple[KnownBar, ...]
+    """In force."""
 
 
 async def read(db: Connection, today: date) -> Known:
@@ -124,7 +135,8 @@ async def read(db: Connection, today: date) -> Known:
         for each in row["pools"]
     )
     domains = tuple((UUID(each["domain_id"]), warmups[each["id"]]) for each in row["warmups"] if each["domain_id"])
-    return Known(pools, domains)
+    bars = tuple(KnownBar(UUID(each["source_id"]), each["place"], each["seconds"]) for each in row["bars"])
+    return Known(pools, domains, bars)
 
 
 def _known_warmup(row: dict[str, Any]) -> KnownWarmup:
@@ -156,7 +168,9 @@ SELECT
             coalesce(w.domain, (SELECT host(coalesce(s.ipv4, s.ipv6)) FROM sources s WHERE s.id = w.source_id), '') AS subject
      FROM warmups w
      LEFT JOIN warmup_days t ON t.warmup_id = w.id AND t.day = $1::date
-     LEFT JOIN domains d ON d.name = w.domain) w) AS warmups
+     LEFT JOIN domains d ON d.name = w.domain) w) AS warmups,
+  (SELECT coalesce(jsonb_agg(to_jsonb(b)), '[]') FROM (
+     SELECT source_id, place, extract(epoch FROM until - now())::float8 AS seconds FROM source_bars WHERE until > now()) b) AS bars
 """
 
 

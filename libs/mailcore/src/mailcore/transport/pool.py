@@ -54,7 +54,8 @@ class Pool:
         self.chunking = chunking
         self.tls_context = tls_context
         self.quirks = Quirks()
-        self._sites: dict[object, SiteConnections] = {}
+        self._sites: dict[str, dict[object, SiteConnections]] = {}
+        """By name, then by source, policy and credentials."""
 
     async def deliver(
         self,
@@ -70,10 +71,11 @@ class Pool:
             _check_helo(destination.helo)
         if destination.tls_context is None and self.tls_context is not None:
             destination = replace(destination, tls_context=self.tls_context)
-        key = destination.pool_key
-        site = self._sites.get(key)
+        name, key = destination.site, destination.pool_key
+        site = self._sites.get(name, {}).get(key)
         if site is None:
-            site = self._sites[key] = SiteConnections(self, destination.site, lambda: self._sites.pop(key, None))
+            site = SiteConnections(self, name, lambda: self._forget(name, key))
+            self._sites.setdefault(name, {})[key] = site
         site.resize(connections)
         site.mails = destination.mails_per_connection or self.mails
         site.calls += 1
@@ -85,17 +87,26 @@ class Pool:
 
     async def close(self) -> None:
         """See `Transport.close`."""
-        gone = [closed for site in list(self._sites.values()) for closed in site.quit_idle()]
+        gone = [closed for site in self._all() for closed in site.quit_idle()]
         if gone:
             await asyncio.wait(gone)
 
+    def _all(self) -> list[SiteConnections]:
+        return [site for of_name in self._sites.values() for site in of_name.values()]
+
+    def _forget(self, name: str, key: object) -> None:
+        of_name = self._sites.get(name, {})
+        of_name.pop(key, None)
+        if not of_name:
+            self._sites.pop(name, None)
+
     def open_connections(self) -> int:
         """How many there are now, busy and idle."""
-        return sum(site.open for site in self._sites.values())
+        return sum(site.open for site in self._all())
 
     def open_at(self, site: str) -> int:
         """To one site, whatever their source, policy and credentials; those that are closing count."""
-        return sum(each.open for each in self._sites.values() if each.site == site)
+        return sum(each.open for each in self._sites.get(site, {}).values())
 
 
 class SiteConnections:

@@ -20,7 +20,7 @@ from api.pages import listed, page, path_id
 from mailcore.flow.parse import raw_of
 from mailcore.kit.errors import Invalid, NotFound, Refused
 from mailcore.smtp.address import parse_mailbox
-from mailcore.store import explain, sent
+from mailcore.store import explain, sent, waiting
 from mailcore.store.sent import MAX_COUNT, Search, TooMuch
 
 router = APIRouter(tags=["emails"])
@@ -66,8 +66,9 @@ async def deliveries(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
     email_id = path_id(id)
     async with ctx.store.worker() as db:
         held = await explain.held(db, who.org_id, email_id)
+        waits = await waiting.of_email(db, who.org_id, email_id)
     async with ctx.store.tenant(who.org_id, snapshot=True) as db:
-        found = await explain.deliveries(db, email_id, held)
+        found = await explain.deliveries(db, email_id, held, waits)
     if not found:
         raise not_found("Email")
     return {"object": "list", "has_more": False, "data": found}

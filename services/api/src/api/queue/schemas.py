@@ -109,6 +109,17 @@ class OrderList(BaseModel):
     data: list[OrderShape]
 
 
+class Bar(BaseModel):
+    """A source that a site, or all sites of a provider, take nothing from: they said that its address is the reason."""
+
+    source_id: str
+    site: str | None = Field(description="Key of the site; null: all sites of the provider.")
+    provider: str | None
+    until: str
+    reason: str = Field(description="The rule, and what the site said.")
+    created_at: str
+
+
 class Told(BaseModel):
     object: Literal["verb"] = "verb"
     verb: str
@@ -116,4 +127,5 @@ class Told(BaseModel):
     touches: Touches
     holds: list[HoldShape] = Field(description="Placed or lifted, or what would be lifted.")
     woken: int = Field(description="Sites whose rest ended, or would.")
+    bars: int = Field(description="Sources that may send there again, or could.")
     order: OrderShape | None

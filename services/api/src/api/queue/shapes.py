@@ -8,6 +8,7 @@ from uuid import UUID
 from api.auth import Principal
 from api.pages import path_id
 from mailcore.flow.operate import Told
+from mailcore.store.bars import Bar
 from mailcore.store.holds import Hold
 from mailcore.store.queue_orders import Order
 
@@ -31,6 +32,18 @@ def hold_shape(hold: Hold) -> dict[str, Any]:
         "origin": hold.origin,
         "reason": hold.reason,
         "created_at": hold.created_at.isoformat(),
+    }
+
+
+def bar_shape(bar: Bar) -> dict[str, Any]:
+    site = bar.place if ":" in bar.place else None
+    return {
+        "source_id": str(bar.source_id),
+        "site": site,
+        "provider": None if site else bar.place,
+        "until": bar.until.isoformat(),
+        "reason": bar.reason,
+        "created_at": bar.created_at.isoformat(),
     }
 
 
@@ -71,5 +84,6 @@ def told_shape(verb: str, told: Told) -> dict[str, Any]:
         },
         "holds": [hold_shape(hold) for hold in told.holds],
         "woken": told.woken,
+        "bars": told.bars,
         "order": None if told.order is None else order_shape(told.order),
     }

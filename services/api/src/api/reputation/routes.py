@@ -14,10 +14,11 @@ from api.errors import not_found
 from api.operators import Operator, authenticate_operator
 from api.pages import PARAMETERS, listed, page, path_id
 from api.reputation import schemas
+from mailcore.dns.suffixes import registered_domain
 from mailcore.events import timestamp
 from mailcore.flow import reputation as guard
 from mailcore.flow.gate import lacking, standing
-from mailcore.store import reputation
+from mailcore.store import bulk, reputation
 
 router = APIRouter(tags=["reputation"])
 
@@ -42,6 +43,8 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         open_ = await reputation.of_domain(db, domain_id)
     if rates is None:
         raise not_found("Domain")
+    async with ctx.store.worker() as db:  # it is counted by name, whoever sends
+        reached_at = await bulk.reached_at(db, registered_domain(row["name"]) or row["name"])
     actions = {each["action"] for each in open_}
     limits = settings.reputation
     return {
@@ -60,6 +63,7 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
             for day in days
         ],
         "alarms": [guard.shown(each) for each in open_],
+        "bulk_sender_since": None if reached_at is None else timestamp(reached_at),
         "broadcasts": {
             "allowed": not lacking(found, limits),
             "requirements": [

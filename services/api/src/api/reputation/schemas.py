@@ -16,7 +16,7 @@ class Pause(Asked):
 class Alarm(BaseModel):
     id: str
     org_id: str
-    kind: str = Field(description="complaints, bounces, volume, manual.")
+    kind: str = Field(description="complaints, bounces, volume, manual, bulk.")
     action: str = Field(description="warned; paused: a domain sends nothing; suspended: an API key opens nothing.")
     domain_id: str | None
     domain: str | None = Field(description="Its name: a domain that is deleted and added again is paused still.")
@@ -26,7 +26,8 @@ class Alarm(BaseModel):
     raised_at: str
     ended_at: str | None
     ended_by: str | None = Field(
-        description="rate: it has fallen; pause: a pause took its place; person: the operator."
+        description="rate: it has fallen; pause: a pause took its place; person: the operator; of bulk, mended: nothing is missing "
+        "any more; change: an alarm with what is missing now took its place."
     )
 
 
@@ -60,7 +61,7 @@ class Day(BaseModel):
 
 
 class Requirement(BaseModel):
-    name: str = Field(description="SPF, DKIM, DMARC, Unsubscribe, PTR, TLS, Reputation; Catch where no mail leaves.")
+    name: str = Field(description="SPF, DKIM, DMARC, PTR, TLS, Unsubscribe, Reputation; Catch where no mail leaves.")
     status: str = Field(description="ok, missing, unknown.")
     text: str
     advice: str
@@ -89,4 +90,7 @@ class Reputation(BaseModel):
     thresholds: Thresholds
     days: list[Day] = Field(description="By UTC, the newest first, of the last 30 those with any mail.")
     alarms: list[Alarm] = Field(description="Those that have not ended.")
+    bulk_sender_since: str | None = Field(
+        description="When its registered domain was first seen to send more than 5,000 mails within 24 hours; null: never."
+    )
     broadcasts: Broadcasts

@@ -14,14 +14,15 @@ from api.errors import invalid, not_found
 from api.operators import Operator
 from api.pages import plain_limit
 from api.queue.schemas import Told
-from api.queue.shapes import hold_shape, ordered_by, organization, told_shape
+from api.queue.shapes import bar_shape, hold_shape, ordered_by, organization, told_shape
 from api.sites import schemas
 from api.sites.schemas import ChangedSite, Resumed, Suspended
 from mailcore.dns.names import normalize_domain
 from mailcore.flow import operate, shaping
 from mailcore.flow.shaping import RATES, Shape
 from mailcore.kit.errors import Invalid
-from mailcore.store import holds, site_list
+from mailcore.store import bars, holds, site_list
+from mailcore.store.bars import Bar
 from mailcore.store.holds import Hold
 from mailcore.store.site_list import NOTHING, Depth, SiteRow
 
@@ -62,8 +63,8 @@ async def list_(request: Request, _: Operator, ctx: Ctx) -> dict[str, Any]:
             only=sorted(depths) if waiting == "true" else None,
             domain=_domain(query.get("domain")),
         )
-        held = await holds.in_force(db)
-    data = [_shape(ctx, row, depths.get(row.id, NOTHING), held) for row in rows[:limit]]
+        held, barred = await holds.in_force(db), await bars.in_force(db)
+    data = [_shape(ctx, row, depths.get(row.id, NOTHING), held, barred) for row in rows[:limit]]
     return {"object": "list", "has_more": len(rows) > limit, "data": data}
 
 
@@ -124,13 +125,14 @@ async def suspend(site_id: str, request: Request, who: Operator, ctx: Ctx) -> di
     openapi_extra=takes(Resumed, required=False),
 )
 async def resume(site_id: str, request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
-    """Lifts what `suspend` or a rule placed; the site's own rest ends, too."""
+    """Lifts what `suspend` or a rule placed, here or at all sites of its provider; the site's own rest ends, too."""
     asked = await read(request, Resumed)
     told = await operate.resume(
         ctx.store,
         ctx.ringer,
         _id(site_id),
         organization(asked.organization_id),
+        provider=ctx.shaping.provider,
         ordered_by=ordered_by(who),
         dry_run=asked.dry_run,
     )
@@ -172,10 +174,10 @@ async def _whole(ctx: Context, id_: int) -> dict[str, Any]:
             raise not_found("Site")
         depth = await site_list.depth(db, id_)
         domains = await site_list.domains(db, id_)
-        held = await holds.in_force(db)
+        held, barred = await holds.in_force(db), await bars.in_force(db)
     found = _effective(ctx, row)
     return {
-        **_shape(ctx, row, depth, held),
+        **_shape(ctx, row, depth, held, barred),
         "own_limits": {name: row.limits.get(name) for name in shaping.LimitsForm.model_fields},
         "own_rules": row.rules,
         "rules": [rule.name for rule in found.rules],
@@ -193,7 +195,7 @@ def _effective(ctx: Context, row: SiteRow) -> Shape:
     )
 
 
-def _shape(ctx: Context, row: SiteRow, depth: Depth, held: Sequence[Hold]) -> dict[str, Any]:
+def _shape(ctx: Context, row: SiteRow, depth: Depth, held: Sequence[Hold], barred: Sequence[Bar]) -> dict[str, Any]:
     found = _effective(ctx, row)
     rates = {name: next((count for count, span in found.rates if span == of), None) for name, of in RATES.items()}
     its = [hold for hold in held if hold.site_id in (None, row.id)]
@@ -234,6 +236,7 @@ def _shape(ctx: Context, row: SiteRow, depth: Depth, held: Sequence[Hold]) -> di
         "last_failure": row.last_reply,
         "slowed": None if row.slow_until is None else {"until": row.slow_until.isoformat(), "reason": row.slow_rule},
         "holds": [hold_shape(hold) for hold in its],
+        "bars": [bar_shape(bar) for bar in barred if bar.place in (row.key, found.provider)],
         "last_delivered_at": None if row.heard_at is None else row.heard_at.isoformat(),
         "replies": row.replies,
     }

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from api.body import Asked
-from mailcore.flow.shaping import MAX_RULES, LimitsForm
+from api.queue.schemas import Bar
+from mailcore.flow.shaping import MAX_RULES, LimitsForm, Reaction
 
 
 class ChangedSite(Asked):
@@ -99,13 +100,17 @@ class Site(BaseModel):
     last_failure: str | None
     slowed: Slowed | None
     holds: list[Held]
+    bars: list[Bar] = Field(description="Sources whose mail it does not get for now.")
     last_delivered_at: str | None
     replies: list[Reply] = Field(description="What it said lately that was no success, newest first.")
 
 
 class SiteRule(BaseModel):
     match: str
-    do: Literal["slow", "suspend", "suspend-tenant"]
+    class_: str | None = Field(
+        None, alias="class", description="Category of a refusal that it asks for; see docs/bounces.md."
+    )
+    do: Reaction
     for_: str = Field(alias="for")
     times: int
     within: str

@@ -16,7 +16,7 @@ from api.pages import PARAMETERS, page, path_id
 from api.sources import schemas, shapes
 from api.sources.shapes import CONFLICT, UNKNOWN
 from mailcore.flow import sources as flow
-from mailcore.store import sources, warmups
+from mailcore.store import bars, sources, warmups
 
 router = APIRouter(prefix="/v1/sources", tags=["sources"])
 
@@ -55,7 +55,8 @@ async def list_(request: Request, who: Operator, ctx: Ctx) -> dict[str, Any]:
         now = await warmups.clock(db)
         found = await sources.sources(db, asked, None if pool is None else path_id(pool, "pool_id"))
         of = await warmups.of(db, [row["warmup_id"] for row in found.rows], now.date())
-    data = [shapes.source(row, *of[row["warmup_id"]], now, ctx.settings.warmup) for row in found.rows]
+        barred = await bars.in_force(db)
+    data = [shapes.source(row, *of[row["warmup_id"]], now, ctx.settings.warmup, barred) for row in found.rows]
     return {"object": "list", "has_more": found.has_more, "data": data}
 
 
@@ -111,8 +112,9 @@ async def _shown(ctx: Context, id: str) -> dict[str, Any]:
             raise not_found("Source")
         of = await warmups.of(db, [row["warmup_id"]], now.date())
         past = await warmups.history(db, row["warmup_id"])
+        barred = await bars.in_force(db)
     return {
         "object": "source",
-        **shapes.source(row, *of[row["warmup_id"]], now, ctx.settings.warmup),
+        **shapes.source(row, *of[row["warmup_id"]], now, ctx.settings.warmup, barred),
         **shapes.past(*past),
     }

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from api.body import Asked
+from api.queue.schemas import Bar
 
 Mail = Literal["transactional", "broadcast"]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -186,6 +187,7 @@ class SourceSummary(WarmupState):
     local_ipv6: str | None
     ehlo_name: str
     hosts: list[HostSeen]
+    bars: list[Bar] = Field(description="Sites, and providers, that get nothing from it for now.")
     created_at: str
 
 

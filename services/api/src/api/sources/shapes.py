@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from api.errors import invalid
+from api.queue.shapes import bar_shape
 from mailcore.dns.names import normalize_domain
 from mailcore.flow.sources import WarmupChange
 from mailcore.flow.warmup import BY_OPERATOR, explain
 from mailcore.kit.errors import Invalid
 from mailcore.kit.ids import uuid7_time
 from mailcore.kit.settings import WarmUp
+from mailcore.store.bars import Bar
 from mailcore.store.sources import BROADCAST, TRANSACTIONAL
 from mailcore.store.warmups import Day, Warmup
 
@@ -72,13 +74,16 @@ def pool(row: Any) -> dict[str, Any]:
     }
 
 
-def source(row: Any, warmup: Warmup, today: Day | None, now: datetime, limits: WarmUp) -> dict[str, Any]:
+def source(
+    row: Any, warmup: Warmup, today: Day | None, now: datetime, limits: WarmUp, barred: Sequence[Bar]
+) -> dict[str, Any]:
     shown = {
         "id": str(row["id"]),
         "pool_id": str(row["pool_id"]),
         **{key: row[key] for key in ("pool", "ipv4", "ipv6", "local_ipv4", "local_ipv6", "ehlo_name")},
         **warming(warmup, today, now, limits),
         "hosts": row["hosts"],
+        "bars": [bar_shape(bar) for bar in barred if bar.source_id == row["id"]],
         "created_at": row["created_at"].isoformat(),
     }
     if row["hosts"] and not any(seen["usable"] for seen in row["hosts"]):

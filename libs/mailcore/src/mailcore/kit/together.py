@@ -1,7 +1,7 @@
-"""One statement for all that ask at the same time: many sites with a mail or two each cost little more than one with many.
+"""One statement for all that ask at the same time: many who ask for little each cost not much more than one who asks for all of it.
 
 Few statements are under way at a time, each for so much at most: who comes last waits for those before it, and leaves the pool's
-other connections to whoever marks, settles and looks.
+other connections to others.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ V = TypeVar("V")
 MOST = 64
 """Keys of one call, unless a single ask has more."""
 AT_A_TIME = 2
+"""Calls."""
 
 
 class Together(Generic[K, V]):
     """`call` finds what there is for these keys; a key may be left out of what it returns."""
 
-    def __init__(self, call: Callable[[Collection[K]], Awaitable[Mapping[K, V]]]) -> None:
+    def __init__(
+        self, call: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], *, at_a_time: int = AT_A_TIME
+    ) -> None:
         self._call = call
+        self._at_a_time = at_a_time
         self._asking: deque[tuple[Collection[K], asyncio.Future[dict[K, V]]]] = deque()
         self._calling: set[asyncio.Task[None]] = set()
         """As long as they look for asks."""
@@ -35,7 +39,7 @@ class Together(Generic[K, V]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[dict[K, V]] = loop.create_future()
         self._asking.append((keys, answer))
-        if len(self._calling) < AT_A_TIME:
+        if len(self._calling) < self._at_a_time:
             self._calling.add(loop.create_task(self._answer()))
         return await answer
 

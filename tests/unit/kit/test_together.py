@@ -8,7 +8,7 @@ from collections.abc import Collection
 import pytest
 
 from mailcore.kit.errors import Unavailable
-from outbound.together import AT_A_TIME, MOST, Together
+from mailcore.kit.together import AT_A_TIME, MOST, Together
 
 
 class Calls:
