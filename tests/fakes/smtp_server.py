@@ -2,7 +2,8 @@
 
 A script maps a phase (`greeting ehlo helo starttls auth mail rcpt data bdat dot rset quit`) to a step, to a list of steps (one
 an occurrence, the last for all that follow), or to a function of the conversation that gives a step or None. A phase
-without a step is answered as a plain server would. `bdat` is a chunk before the last; the last is `dot`, as after DATA.
+without a step is answered as a plain server would. `bdat` is a chunk before the last; the last is `dot`, as after DATA. A step of
+`handshake` is said to the client's first octets of TLS, in place of TLS.
 """
 
 from __future__ import annotations
@@ -162,8 +163,12 @@ class SmtpServer:
             await self._say("ehlo", talk, text)
         elif verb == "STARTTLS":
             if (await self._say("starttls", talk, "220 go")).startswith("220") and self.tls and not talk.over:
-                await talk.writer.start_tls(self.tls)
-                talk.tls = True
+                if "handshake" in self.script:
+                    await talk.reader.read(1 << 16)
+                    await self._say("handshake", talk, "")
+                else:
+                    await talk.writer.start_tls(self.tls)
+                    talk.tls = True
         elif verb == "MAIL":
             if talk.mail_from is not None:
                 await self._say("nested", talk, "503 5.5.1 nested MAIL command")

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from fakes.authority import Authority
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
@@ -146,6 +147,56 @@ async def test_domains_that_take_no_mail_bounce_at_once(tenant: Tenant, sink: Sm
             event = (await tenant.events(ids[domain]))[-1]
             assert (event["type"], event["detail"]["bounce"]["type"]) == ("email.bounced", "Permanent")
     assert sink.talks == []
+
+
+OCTETS = r"\255" * 20
+"""A label that no host has, and that TLS cannot ask for: longer than 63 as text."""
+
+
+async def test_hosts_that_are_none_are_passed_over(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection, authority: Authority
+) -> None:
+    odd = f"{OCTETS}.example"
+    zones: Zones = {
+        "mixed.example": {"MX": [f"10 {odd}.", "20 mx.mixed.example."]},
+        "none.example": {"MX": [f"10 {odd}."]},
+        "mx.mixed.example": {"A": ["127.0.0.1"]},
+        odd: {"A": ["127.0.0.1"]},
+    }
+    async with (
+        SmtpServer(tls=authority.server("mx.mixed.example").context) as peer,
+        DnsServer(zones) as dns,
+        outbound(**by_mx(dns, peer)),
+    ):
+        mixed, none = await tenant.send("a@mixed.example"), await tenant.send("a@none.example")
+        await tenant.state(mixed, "delivered")
+        await tenant.state(none, "bounced")
+    (attempt,) = await tenant.attempts(mixed)
+    assert (attempt["mx_host"], attempt["site"]) == ("mx.mixed.example", "mx:mx.mixed.example")
+    (attempt,) = await tenant.attempts(none)
+    assert (attempt["rule"], attempt["enhanced_code"]) == ("no-mail-host", "5.4.4")
+    assert "none of its MX records names a host" in attempt["reply"]
+
+
+async def test_what_nobody_foresaw_in_opening_a_connection_is_an_attempt(
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection, authority: Authority
+) -> None:
+    """Here a name that TLS cannot ask for, of the operator's own: one mail pays, the site rests, and all is to be seen."""
+    odd = f"{OCTETS}.example"
+    async with (
+        SmtpServer(tls=authority.server("mx.example").context) as peer,
+        DnsServer({odd: {"A": ["127.0.0.1"]}}) as dns,
+        outbound(**by_mx(dns, peer, route="smarthost", smarthost_host=odd, smarthost_port=peer.port)),
+    ):
+        ids = await tenant.send_each([[f"u{n}@one.example"] for n in range(3)])
+        await until(lambda: admin.fetchval("SELECT failures FROM sites WHERE key LIKE 'smarthost:%'"), "rests")
+        await until(
+            lambda: admin.fetchval("SELECT count(*) FROM attempts WHERE email_id = ANY ($1)", ids), "an attempt"
+        )
+        attempts = [each for email_id in ids for each in await tenant.attempts(email_id)]
+        assert [(each["outcome"], each["rule"]) for each in attempts] == [("deferred", "internal-error")]
+        assert "UnicodeError" in attempts[0]["reply"]
+        assert len(peer.talks) == 1
 
 
 async def test_loopback_is_private_unless_the_operator_opens_it(

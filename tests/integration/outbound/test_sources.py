@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
+from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer, Step, Talk
 from integration.outbound.harness import KEY, Tenant, until
 from mailcore.flow import sources as flow
@@ -100,6 +101,24 @@ async def test_without_pools_all_is_as_the_settings_say(tenant: Tenant, sink: Sm
     async with outbound(sink, source_ip="127.0.0.9"):
         await tenant.state(await tenant.send("you@example.com"), "delivered")
     assert (sink.talks[0].peer[0], sink.talks[0].commands[0]) == ("127.0.0.9", "EHLO outbound.test")
+
+
+async def test_mail_that_would_come_back_to_a_source_of_a_pool(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, add: Add, admin: asyncpg.Connection
+) -> None:
+    """RFC 5321 §5.1: its name is one of ours."""
+    await add(NEW)
+    zones = {"back.example": {"MX": ["10 out2.test."]}, "out2.test": {"A": ["127.0.0.1"]}}
+    settings = {"route": "mx", "mx_port": sink.port, "network": {"allow": {"mx": ["127.0.0.0/8"]}}}
+    async with (
+        DnsServer(zones) as dns,
+        outbound(**settings, dns={"nameservers": [dns.address], "timeout_seconds": 1}),
+    ):
+        await until(lambda: admin.fetchval("SELECT count(*) FROM source_hosts"), "the pool is known")
+        email_id = await tenant.send("you@back.example")
+        await tenant.state(email_id, "bounced")
+    assert (await tenant.attempts(email_id))[0]["rule"] == "mail-loop"
+    assert sink.talks == []
 
 
 async def test_a_domains_own_pool_comes_before_everybodys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -101,26 +102,37 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 @cache
-def certificate(host: str = "mx0.test", *, rsa_key: bool = False) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context with a certificate for `host`, and a client's that trusts it."""
+def certificate(
+    host: str = "mx0.test", *, rsa_bits: int = 0, ciphers: str = "", most: ssl.TLSVersion | None = None
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context with a certificate for `host`, and a client's that trusts it.
+
+    `rsa_bits` 0: of an elliptic curve. `ciphers` and `most`: all that the server can, as old as OpenSSL has it.
+    """
     with TemporaryDirectory() as folder:
-        pem = certificate_file(host, Path(folder), rsa_key=rsa_key)
+        pem = certificate_file(host, Path(folder), rsa_bits=rsa_bits)
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if ciphers:
+            server.set_ciphers(ciphers)
+        if most:
+            server.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+                server.maximum_version = most
         server.load_cert_chain(pem)
         return server, ssl.create_default_context(cafile=str(pem))
 
 
-def certificate_file(host: str, folder: Path, *, rsa_key: bool = False) -> Path:
+def certificate_file(host: str, folder: Path, *, rsa_bits: int = 0) -> Path:
     """The same certificate and its key, in one PEM file of that folder."""
     pem = folder / f"{host}.pem"
-    pem.write_bytes(_pem(host, rsa_key))
+    pem.write_bytes(_pem(host, rsa_bits))
     pem.chmod(0o600)
     return pem
 
 
 @cache
-def _pem(host: str, rsa_key: bool) -> bytes:
-    key: Any = rsa.generate_private_key(65537, 2048) if rsa_key else ec.generate_private_key(ec.SECP256R1())
+def _pem(host: str, rsa_bits: int) -> bytes:
+    key: Any = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
     signed = (

@@ -50,9 +50,9 @@ async def test_the_key_that_is_shown_is_the_one_that_counts(name: str, folder: P
     peer(program)
     if os.geteuid() != 0:
         pytest.skip(f"{name} is started as root only")
-    good = record(certificate("mx0.test", rsa_key=True)[1])
+    good = record(certificate("mx0.test", rsa_bits=2048)[1])
     async with SmtpServer() as sink:
-        with start(folder / "mx", sink.port, certificate_file("mx0.test", folder, rsa_key=True)) as port:
+        with start(folder / "mx", sink.port, certificate_file("mx0.test", folder, rsa_bits=2048)) as port:
             for records, result in (((good,), Result.DELIVERED), ((replace(good, data=b"\1" * 32),), Result.DEFERRED)):
                 security = Security(Kind.DANE, records, ("mx0.test",))
                 hop = Hop("mx0.test", ("127.0.0.1",), port, security=security)

@@ -30,12 +30,12 @@ async def test_postfix_takes_mail_on_its_smtps_port() -> None:
         pytest.skip("Postfix is started as root only")
     folder = Path(tempfile.mkdtemp(prefix="postroom-lab-"))
     folder.chmod(0o755)  # Postfix changes to users of its own
-    pem = certificate_file("mx0.test", folder, rsa_key=True)
+    pem = certificate_file("mx0.test", folder, rsa_bits=2048)
     try:
         async with SmtpServer() as sink:
             with mtas.postfix(folder / "mx", sink.port, pem, implicit=True) as port:
                 hop = Hop("mx0.test", ("127.0.0.1",), port)
-                trusted = certificate("mx0.test", rsa_key=True)[1]
+                trusted = certificate("mx0.test", rsa_bits=2048)[1]
                 destination = Destination("postfix", (hop,), tls=TlsPolicy.IMPLICIT, tls_context=trusted)
                 head = b"From: us@ours.test\r\nTo: bob@peer.test\r\nSubject: hi\r\nMessage-ID: <1@ours.test>\r\n\r\n"
                 mails = [Mail("us@ours.test", "bob@peer.test", head + b"%d\r\n" % n, key=str(n)) for n in range(3)]

@@ -36,7 +36,7 @@ class Lab:
 
     def destination(self, **changes: object) -> Destination:
         hop = Hop("mx0.test", ("127.0.0.1",), self.port)
-        return replace(Destination(self.name, (hop,), tls_context=certificate("mx0.test", rsa_key=True)[1]), **changes)  # type: ignore[arg-type]
+        return replace(Destination(self.name, (hop,), tls_context=certificate("mx0.test", rsa_bits=2048)[1]), **changes)  # type: ignore[arg-type]
 
     async def relayed(self, name: str) -> Caught:
         """The mail with that Message-ID, once the server has passed it on."""
@@ -67,7 +67,7 @@ async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     async with sink:
         with (
             _folder() as folder,
-            start(folder / "mx", sink.port, certificate_file("mx0.test", folder, rsa_key=True)) as port,
+            start(folder / "mx", sink.port, certificate_file("mx0.test", folder, rsa_bits=2048)) as port,
         ):
             yield Lab(request.param, port, sink)
 

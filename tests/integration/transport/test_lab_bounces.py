@@ -46,7 +46,7 @@ async def refused(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     async with SmtpServer({"rcpt": _refuse}, extensions=("PIPELINING", "8BITMIME", "SIZE 50000000")) as sink:
         with (
             _folder() as folder,
-            start(folder / "mx", sink.port, certificate_file("mx0.test", folder, rsa_key=True)) as port,
+            start(folder / "mx", sink.port, certificate_file("mx0.test", folder, rsa_bits=2048)) as port,
         ):
             yield Lab(request.param, port, sink)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import replace
+from ssl import TLSVersion
 
 import pytest
 
-from fakes.smtp_server import SmtpServer, Step
+from fakes.smtp_server import CUT, SILENT, SmtpServer, Step, Talk
+from mailcore.dns.resolver import TlsaRecord
 from mailcore.smtp.outcome import Result
 from mailcore.transport import Credentials, Destination, Hop, Pool, TlsPolicy
+from mailcore.transport.tls import Kind, Security
 
-from .harness import PATIENT, certificate, deliver, mail, to
+from .harness import PATIENT, certificate, deliver, hop, mail, to
 
 SECRET = Credentials("user", "pass word")
 
@@ -30,6 +33,37 @@ async def test_opportunistic_takes_any_certificate() -> None:
         assert not any(line.said == "STARTTLS" for line in run["b"].conversation)
 
 
+WEAK = ":@SECLEVEL=0"
+OLD = {
+    "TLSv1": {"most": TLSVersion.TLSv1, "ciphers": "DEFAULT" + WEAK},
+    "TLSv1.1": {"most": TLSVersion.TLSv1_1, "ciphers": "DEFAULT" + WEAK},
+    "TLSv1.2": {"most": TLSVersion.TLSv1_2, "ciphers": "AES128-SHA" + WEAK},  # no forward secrecy, SHA-1
+    "TLSv1.3": {"ciphers": "DEFAULT" + WEAK},
+}
+
+
+@pytest.mark.parametrize("version", OLD)
+async def test_weak_tls_is_better_than_none_and_no_policy_takes_it(version: str) -> None:
+    """RFC 7435 §3. Of old versions, of an old cipher, of a key of 1,024 bits; where TLS must hold, nothing goes."""
+    server_tls, client_tls = certificate("mx0.test", rsa_bits=1024, **OLD[version])
+    async with SmtpServer(tls=server_tls) as server:
+        outcome = (await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")]))["a"]
+        assert (outcome.result, outcome.tls.split()[0]) == (Result.DELIVERED, version)
+        assert [caught.tls for caught in server.caught] == [True]
+        assert len(server.talks) == 1
+
+        strict = [to(server, tls=TlsPolicy.REQUIRED, tls_context=client_tls)]
+        if version != "TLSv1.3":  # DANE says of a certificate that it is the right one, however short its key
+            any_key = TlsaRecord(3, 1, 0, b"")
+            for asked in (Security(Kind.DANE_UNUSABLE), Security(Kind.DANE, (any_key,), ("mx0.test",))):
+                hops = (replace(hop(server, "mx0.test"), security=asked),)
+                strict.append(replace(to(server, tls=TlsPolicy.OPPORTUNISTIC), hops=hops))
+        for destination in strict:
+            outcome = (await deliver(destination, [mail("b")]))["b"]
+            assert (outcome.result, outcome.reply.enhanced) == (Result.DEFERRED, "4.7.5")
+        assert len(server.caught) == 1
+
+
 async def test_none_does_not_ask() -> None:
     async with SmtpServer(tls=certificate()[0]) as server:
         run = await deliver(to(server), [mail("a")])
@@ -38,26 +72,93 @@ async def test_none_does_not_ask() -> None:
 
 
 async def test_opportunistic_goes_on_in_clear() -> None:
-    """Not offered; refused; or the handshake fails: then once more in clear, and that is remembered."""
+    """Not offered; or refused: on the same connection."""
     async with SmtpServer() as server:
         assert (await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")]))["a"].result is Result.DELIVERED
     async with SmtpServer({"starttls": Step("454 4.7.0 not now")}, tls=certificate()[0]) as server:
         run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")])
         assert run["a"].result is Result.DELIVERED
         assert len(server.talks) == 1
-    broken = SmtpServer({"starttls": Step("220 go\r\n")}, extensions=("PIPELINING", "STARTTLS"))
-    async with broken as server:  # says 220 and has no TLS: the handshake gets no answer
-        pool = Pool("ours.test", timeouts=replace(PATIENT, tls=0.3))
-        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("a")], pool=pool)
-        assert run["a"].result is Result.DELIVERED
-        assert run["a"].tls is None
+
+
+OPPORTUNISTIC = TlsPolicy.OPPORTUNISTIC
+ALERT = Step("\x15\x03\x03\x00\x02\x02\x28", cut=True)
+"""Fatal, handshake_failure (RFC 5246 §7.2): the two have no cipher in common."""
+
+
+@pytest.mark.parametrize("step", [ALERT, Step("500 5.5.2 what?")], ids=["alert", "no TLS"])
+async def test_tls_that_is_of_no_use_is_not_asked_for_again_for_a_while(step: Step) -> None:
+    """The peer has said so, within the handshake."""
+    async with SmtpServer({"handshake": step}, tls=certificate()[0]) as server:
+        pool = Pool("ours.test", timeouts=PATIENT)
+        for name, talks in (("a", 2), ("b", 3)):
+            outcome = (await deliver(to(server, tls=OPPORTUNISTIC), [mail(name)], pool=pool))[name]
+            assert (outcome.result, outcome.tls) == (Result.DELIVERED, None)
+            await pool.close()
+            assert len(server.talks) == talks
         assert len(server.commands("STARTTLS")) == 1
-        assert len(server.talks) == 2
+
+
+@pytest.mark.parametrize(
+    "step",
+    [SILENT, CUT, Step(cut=True, reset=True)],
+    ids=["silent", "closed", "reset"],
+)
+async def test_tls_that_nobody_answered_for_is_asked_for_with_the_next_connection(step: Step) -> None:
+    """Silence and a cut prove nothing of the peer: this connection goes in clear, the next is tried again."""
+    async with SmtpServer({"handshake": step}, tls=certificate()[0]) as server:
+        pool = Pool("ours.test", timeouts=replace(PATIENT, tls=0.3))
+        outcome = (await deliver(to(server, tls=OPPORTUNISTIC), [mail("a")], pool=pool))["a"]
+        assert (outcome.result, outcome.tls) == (Result.DELIVERED, None)
         await pool.close()
-        run = await deliver(to(server, tls=TlsPolicy.OPPORTUNISTIC), [mail("b")], pool=pool)
-        assert run["b"].result is Result.DELIVERED
-        assert len(server.commands("STARTTLS")) == 1, "remembered"
+        server.script, pool.timeouts = {}, PATIENT
+        outcome = (await deliver(to(server, tls=OPPORTUNISTIC), [mail("b")], pool=pool))["b"]
+        assert (outcome.result, outcome.tls is None) == (Result.DELIVERED, False)
         await pool.close()
+        assert len(server.talks) == 3
+
+
+def _tls_first(talk: Talk) -> Step | None:
+    return None if talk.tls else Step("530 5.7.0 Must issue a STARTTLS command first")
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ("PIPELINING", "CHUNKING"), ()])
+async def test_a_peer_that_wants_tls_gets_it_with_the_next_connection(extensions: tuple[str, ...]) -> None:
+    """RFC 3207 §4. Its TLS was of no use a while ago, and is by now: one mail waits, those behind it go under TLS."""
+    async with SmtpServer({"handshake": ALERT}, extensions=extensions, tls=certificate()[0]) as server:
+        pool = Pool("ours.test", timeouts=PATIENT)
+        assert (await deliver(to(server, tls=OPPORTUNISTIC), [mail("a")], pool=pool))["a"].tls is None
+        await pool.close()
+        server.script = {"mail": _tls_first}
+        run = await deliver(to(server, tls=OPPORTUNISTIC), [mail("b"), mail("c"), mail("d")], pool=pool)
+        await pool.close()
+    assert (run["b"].result, run["b"].rule, run["b"].tls) == (Result.DEFERRED, "tls-demanded", None)
+    assert str(run["b"].reply) == "530 5.7.0 Must issue a STARTTLS command first"
+    assert [run[name].result for name in "cd"] == [Result.DELIVERED] * 2
+    assert [caught.tls for caught in server.caught] == [False, True, True]
+
+
+async def test_while_its_tls_is_of_no_use_mail_for_a_peer_that_wants_it_waits() -> None:
+    """Also behind a STARTTLS that is refused for the moment. Not a connection for each: after three the next host is asked."""
+    mails = [mail(f"m{n}") for n in range(10)]
+    for script in ({"handshake": ALERT}, {"starttls": Step("454 4.7.0 not now")}):
+        async with SmtpServer({"mail": _tls_first, **script}, tls=certificate()[0]) as server:
+            run = await deliver(to(server, tls=OPPORTUNISTIC), mails)
+            assert {(each.result, each.rule) for each in run.outcomes.values()} == {(Result.DEFERRED, "tls-demanded")}
+            assert len(server.commands("MAIL")) == 3
+            assert run["m9"].reply.text == "the peer takes mail under TLS only"
+            async with SmtpServer() as other:
+                run = await deliver(to(server, other, tls=OPPORTUNISTIC), mails)
+                assert len(other.caught) == 7
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_530_for_want_of_anything_else_is_for_good(tls: bool) -> None:
+    """RFC 4954 §6: a login. Under TLS, or where none is offered, another try would hear the same."""
+    script = {"mail": Step("530 5.7.0 Authentication required")}
+    async with SmtpServer(script, tls=certificate()[0] if tls else None) as server:
+        outcome = (await deliver(to(server, tls=OPPORTUNISTIC), [mail("a")]))["a"]
+    assert (outcome.result, outcome.rule, outcome.tls is not None) == (Result.BOUNCED, None, tls)
 
 
 async def test_required_verifies() -> None:
@@ -170,6 +271,23 @@ async def test_no_address() -> None:
         outcome = (await deliver(destination, [mail("a")]))["a"]
         assert outcome.result is Result.DEFERRED
         assert outcome.rule == "connect-failed"
+
+
+async def test_what_nobody_foresaw_is_a_failure_of_that_address() -> None:
+    """A label of more than 63 octets, which the TLS library cannot ask for: the mail has its outcome, or goes to the next host."""
+    seen: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    async with SmtpServer(tls=certificate()[0]) as server:
+        bad = Hop("x" * 80 + ".test", ("127.0.0.1",), server.port)
+        destination = replace(to(server, tls=TlsPolicy.OPPORTUNISTIC), hops=(bad,))
+        run = await deliver(destination, [mail("a"), mail("b")])
+        for outcome in run.outcomes.values():
+            assert (outcome.result, outcome.rule) == (Result.DEFERRED, "internal-error")
+            assert (outcome.mx_host, outcome.reply.enhanced) == (bad.host, "4.3.0")
+        assert {type(each["exception"]) for each in seen} == {UnicodeError}
+        assert len(server.talks) == 1
+        good = replace(destination, hops=(bad, Hop("mx1.test", ("127.0.0.1",), server.port)))
+        assert (await deliver(good, [mail("a")]))["a"].mx_host == "mx1.test"
 
 
 async def test_source_address() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import replace
 
 from fakes.authority import Authority
-from fakes.smtp_server import SmtpServer, Step
+from fakes.smtp_server import CUT, SmtpServer, Step
 from mailcore.dns.resolver import TlsaRecord
 from mailcore.smtp.outcome import Result
 from mailcore.transport import Destination, Hop, Pool, TlsPolicy
@@ -73,6 +74,22 @@ async def test_a_tested_policy_costs_a_second_connection_once() -> None:
             assert [each.failure for each in outcome.sessions] == ["certificate-not-trusted"]
             assert len(peer.talks) == talks
     assert [caught.tls for caught in peer.caught] == [True, True]
+
+
+async def test_a_tested_policy_is_tested_again_after_a_passing_failure() -> None:
+    """A cut in the handshake says nothing about the certificate: nor do the reports, of the next connection."""
+    authority = Authority()
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    async with SmtpServer(tls=authority.server("mx0.test").context) as peer:
+        testing = Destination("site", (hop(peer, Security(Kind.STS_TESTING)),), tls_context=context)
+        pool = Pool("ours.test", timeouts=PATIENT)
+        for name, script, failure in (("a", {"handshake": CUT}, "validation-failure"), ("b", {}, None)):
+            peer.script = script
+            outcome = (await deliver(testing, [mail(name)], pool=pool))[name]
+            await pool.close()
+            assert (outcome.result, outcome.tls is None) == (Result.DELIVERED, failure is not None)
+            assert [each.failure for each in outcome.sessions] == [failure]
+    assert len(peer.talks) == 4
 
 
 async def test_a_tested_policy_sends_in_clear_where_tls_fails_altogether() -> None:

@@ -43,6 +43,7 @@ def test_a_provider_is_known_by_its_hosts(hosts: str, provider: str | None) -> N
 def test_hosts_of_every_kind_of_site() -> None:
     assert hosts_of("mx:a.test,b.test") == ["a.test", "b.test"]
     assert hosts_of("smarthost:relay.test:587") == ["relay.test"]
+    assert hosts_of("mx:a.test,b.test#0123456789abcdef") == ["a.test", "b.test"]
     assert hosts_of("domain:example.com") == []
 
 

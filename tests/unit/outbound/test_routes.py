@@ -5,17 +5,50 @@ from ipaddress import ip_network
 
 import pytest
 
-from mailcore.dns.mx import NextHop
+from mailcore.dns.mx import MailLoop, NextHop
 from mailcore.dns.resolver import Records, StaticResolver, TemporaryDNSError
+from mailcore.flow.shaping import hosts_of
 from mailcore.kit.errors import Refused
-from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, Ourselves, order, refusal, site_key
+from mailcore.kit.ids import uuid7
+from mailcore.store.sources import KnownSource, KnownWarmup
+from outbound.ourselves import Ourselves
+from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, order, refusal, site_key
 
 
 def test_a_site_is_a_set_of_hosts() -> None:
     assert site_key(["b.test", "a.test"]) == site_key(["a.test", "b.test"]) == "mx:a.test,b.test"
-    long = site_key([f"host{n}.example.com" for n in range(100)])
+
+
+def test_the_key_of_a_large_set_of_hosts_is_no_other_ones() -> None:
+    """Cut, it is still of all of them: neither of the set that its first ones are, nor of one with other ones behind."""
+    hosts = [f"host{n:03}.example.com" for n in range(100)]
+    long = site_key(hosts)
+    assert long == site_key(reversed(hosts))
     assert len(long) <= 400
-    assert not long.endswith(",")
+    assert long.startswith("mx:host000.example.com,host001.example.com,")
+    named = hosts_of(long)
+    assert named == hosts[: len(named)]
+    assert len({long, site_key(named), site_key(hosts[:-1]), site_key([*hosts, "z.example.com"])}) == 4
+    # the longest that is written whole
+    at_most = [f"{n}{'x' * 40}.example.com" for n in range(7)]
+    at_most.append("y" * (397 - len(",".join(at_most)) - 1))
+    assert site_key(at_most) == "mx:" + ",".join(at_most)
+    assert len(site_key(at_most)) == 400
+
+
+async def test_nobody_takes_anothers_site_by_a_name_with_commas() -> None:
+    victim, long = "a.mx.google.test,b.mx.google.test", ".".join(["z" * 60] * 4)
+    zones = {
+        "evil.test": {"MX": [f"10 {victim}.", f"20 {long}.", "30 y.test."]},
+        victim: {"A": ["8.8.8.8"]},
+        "y.test": {"A": ["8.8.8.8"]},
+        "good.test": {"MX": ["10 a.mx.google.test.", "10 b.mx.google.test."]},
+        "a.mx.google.test": {"A": ["8.8.4.4"]},
+    }
+    finder = ByMX(StaticResolver(zones), 25, [])
+    good, evil = await finder.find("good.test"), await finder.find("evil.test")
+    assert good.key == f"mx:{victim}"
+    assert hosts_of(evil.key) == ["y.test", long]
 
 
 def test_order_leaves_equal_preferences_together() -> None:
@@ -168,6 +201,33 @@ async def test_hosts_no_better_than_ourselves_are_left_out() -> None:
     for receives in (False, True):
         assert await _hosts("backup.test", receives) == ["other.test"]
     assert await _hosts("elsewhere.test", receives=False) == ["other.test"]
+
+
+async def test_the_names_and_addresses_of_pools_are_ours_too() -> None:
+    async def never(_: str) -> bool:
+        return False
+
+    zones = {
+        "name.test": {"MX": ["10 out1.ours.test."]},
+        "bound.test": {"A": ["8.8.8.9"]},
+        "outside.test": {"A": ["8.8.8.10"]},
+        "out1.ours.test": {"A": ["8.8.8.10"]},  # the name's, before a translation of addresses
+    }
+    pools: list[KnownSource] = []
+    resolver = StaticResolver(zones)
+    ourselves = Ourselves(["mail.ours.test"], resolver, never, sources=lambda: pools, own_seconds=0)
+    finder = ByMX(resolver, 25, [], ourselves=ourselves)
+    domains = ("name.test", "bound.test", "outside.test")
+    for domain in domains:
+        assert (await finder.find(domain)).hops
+    warm = KnownWarmup(uuid7(), "warm", begun=False, cap=None, leased=0)
+    pools.append(KnownSource(uuid7(), uuid7(), "8.8.8.9", None, "OUT1.ours.test", False, False, warm))
+    for domain in domains:
+        with pytest.raises(MailLoop):
+            await finder.find(domain)
+    pools.clear()
+    for domain in domains:
+        assert (await finder.find(domain)).hops
 
 
 async def test_loopback_is_not_ourselves() -> None:

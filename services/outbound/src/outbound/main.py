@@ -46,10 +46,11 @@ from outbound.gate import Gate
 from outbound.guarding import Guards
 from outbound.memory import Memory
 from outbound.office import Office
+from outbound.ourselves import Ourselves, receives
 from outbound.placement import Source
 from outbound.reporting import Reporting
 from outbound.retry import BROADCAST, TRANSACTIONAL, Retries
-from outbound.routes import ByMX, Finder, OneHost, Ourselves, Routes, receives
+from outbound.routes import ByMX, Finder, OneHost, Routes
 from outbound.runner import SERVICE, Outbound
 from outbound.security import Securing
 from outbound.settings import Settings
@@ -170,6 +171,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         resolver,
         Securing(resolver, StsPolicies(store, resolver, policy_hosts, port=own.mta_sts_port), tls_results),
         client,
+        sources,
     )
     found.ways = ways
     outbound = Outbound(
@@ -316,6 +318,7 @@ def routes(
     resolver: DnsResolver,
     securing: Securing | None = None,
     client: Client | None = None,
+    sources: Sources | None = None,
 ) -> Routes:
     """Raises Refused when the route lacks what it needs."""
     own = settings.outbound
@@ -327,7 +330,12 @@ def routes(
             own.mx_port,
             settings.network.allow.mx,
             versions=[int(version) for version in own.ip_versions.split(",")],
-            ourselves=Ourselves((own.ehlo_name, settings.domains.mx_host), resolver, partial(receives, store)),
+            ourselves=Ourselves(
+                (own.ehlo_name, settings.domains.mx_host),
+                resolver,
+                partial(receives, store),
+                sources=lambda: sources.known if sources else (),
+            ),
             securing=securing,
         )
     elif own.route == "catch":

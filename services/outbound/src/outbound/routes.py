@@ -11,10 +11,11 @@ answer is Unavailable: its site rests.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -34,6 +35,7 @@ from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import Credentials, Hop, TlsPolicy, Transport
 from outbound.asks import Place, places
+from outbound.ourselves import Ourselves
 from outbound.security import Securing, fingerprint
 
 log = logger(__name__)
@@ -42,13 +44,11 @@ FRESH_SECONDS, STALE_SECONDS = 300.0, 5.0
 """How long an answer is used at most, and at least, before the DNS is asked again: between them its TTL counts."""
 REFUSED_SECONDS = 60.0
 """The same for a domain that takes no mail."""
-OWN_SECONDS = 60.0
-"""How often our own addresses are asked for."""
 MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST = 12, 4
 """That are tried for one mail: each that does not answer costs Timeouts.connect."""
 MOST = 50_000
-MAX_HOSTS_IN_KEY = 400
-"""Characters; longer sets of hosts keep their first ones."""
+MAX_KEY = 400
+"""Characters; of larger sets of hosts it has the first ones and a digest of all."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -125,65 +125,6 @@ class OneHost:
                 raise Unavailable(f"The host {self._host} is not known: {error.strerror}.") from error
             found = tuple(dict.fromkeys(str(info[4][0]) for info in infos))
         return found
-
-
-class Ourselves:
-    """Which mail hosts are this installation: by name, or by an address of those names (RFC 5321 §5.1).
-
-    `receives` says whether we take mail of a domain as its final destination: mail to it that comes by MX to us is no loop.
-    """
-
-    def __init__(
-        self,
-        names: Iterable[str],
-        resolver: Resolver,
-        receives: Callable[[str], Awaitable[bool]],
-        *,
-        wait_seconds: float = 2.0,
-    ) -> None:
-        self._names = frozenset(name.lower().removesuffix(".") for name in names)
-        self._resolver = resolver
-        self.receives = receives
-        self._own: dict[str, tuple[str, ...]] = {}
-        """Addresses by name, as last known."""
-        self._asking: asyncio.Task[None] | None = None
-        self._ask_at = 0.0
-        self._wait_seconds = wait_seconds
-
-    async def are(self, hosts: Sequence[tuple[str, Records[str] | BaseException]]) -> frozenset[str]:
-        """Those of the hosts, given with their addresses, that are ourselves."""
-        await self._look()
-        own = {ip for ips in self._own.values() for ip in ips}
-        # everything on one machine, tried out there, says nothing
-        own = {ip for ip in own if not ipaddress.ip_address(ip).is_loopback}
-        return frozenset(
-            host
-            for host, answer in hosts
-            if host in self._names or (isinstance(answer, Records) and not own.isdisjoint(answer.values))
-        )
-
-    async def _look(self) -> None:
-        """Asks for our addresses once a minute. A DNS that is slow to answer about us holds nobody up for long."""
-        now = time.monotonic()
-        if self._asking is None or (self._asking.done() and now >= self._ask_at):
-            self._ask_at = now + OWN_SECONDS
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
-        if not self._asking.done():
-            await asyncio.wait([self._asking], timeout=self._wait_seconds)
-
-    async def _ask(self) -> None:
-        names = sorted(self._names)
-        answers = await asyncio.gather(*(addresses_of(name, self._resolver) for name in names), return_exceptions=True)
-        for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, Records):
-                self._own[name] = answer.values
-            elif isinstance(answer, NoSuchDomain):
-                self._own.pop(name, None)
-
-
-async def receives(store: Store, domain: str) -> bool:
-    """Whether mail of that domain ends here. Raises Unavailable."""
-    return bool(await store.lookup("SELECT FROM lookup_receiving_domain($1)", domain))
 
 
 class ByMX:
@@ -277,10 +218,14 @@ async def _without_ourselves(domain: str, ranked: Ranked, ourselves: Ourselves) 
 
 
 def site_key(hosts: Iterable[str]) -> str:
-    """`mx:a,b` whatever the order."""
+    """`mx:a,b` whatever the order; `mx:a,b#digest` where it would be too long."""
     names = sorted(set(hosts))
     key = "mx:" + ",".join(names)
-    return key if len(key) <= MAX_HOSTS_IN_KEY else key[:MAX_HOSTS_IN_KEY].rpartition(",")[0]
+    if len(key) <= MAX_KEY:
+        return key
+    # a cut list alone would be the key of others, who have just those hosts; no host's name has a #
+    digest = "#" + hashlib.sha256(key.encode()).hexdigest()[:32]
+    return key[: MAX_KEY - len(digest)].rpartition(",")[0] + digest
 
 
 def order(ranked: Sequence[NextHop]) -> str:

@@ -81,6 +81,8 @@ class Sources:
         self.bars = Bars(store, provider)
         self._complaints_at = float("-inf")
         self.own = own
+        self.known: list[KnownSource] = []
+        """Of all pools, as last read."""
         self.on_room: Callable[[], object] = lambda: None
         """Called when mail that waited is due again."""
 
@@ -134,7 +136,7 @@ class Sources:
             if pool.sources:  # one without is not in use yet
                 pools.update({(None, class_): pool for class_ in pool.serves_all})
                 pools.update(dict.fromkeys(pool.serves, pool))
-        sources = [source for pool in known.pools for source in pool.sources]
+        self.known = sources = [source for pool in known.pools for source in pool.sources]
         if not self._sent.keys() >= {source.id for source in sources}:
             # a new one must not have all mail until it has caught up
             self._sent = Counter({source.id: 0 for source in sources})

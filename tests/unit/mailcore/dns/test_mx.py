@@ -6,6 +6,8 @@ from mailcore.dns.mx import MAX_NEXT_HOPS, NextHop, NoMailHost, NullMX, addresse
 from mailcore.dns.resolver import NoSuchDomain, StaticResolver, TemporaryDNSError
 from mailcore.kit.errors import is_temporary
 
+OCTETS = r"\255" * 20
+"""A label of 20 octets, as dnspython writes it: longer than any label may be."""
 ZONES = {
     "example.org": {"MX": ["20 mx2.example.org.", "10 MX1.example.org.", "20 mx3.example.org."]},
     "mx1.example.org": {"A": ["192.0.2.1", "192.0.2.2"], "AAAA": ["2001:db8::1"]},
@@ -17,6 +19,9 @@ ZONES = {
     "text.example": {"TXT": ["nothing to see"]},
     "many.example": {"MX": [f"{i} mx{i}.many.example." for i in range(100)]},
     "below.empty.example": {"A": ["192.0.2.9"]},
+    "odd.example": {"MX": ["5 a,b.example.", f"5 {OCTETS}.odd.example.", "10 mx_1.example.org.", "20 -mx.example."]},
+    "unusable.example": {"MX": ["5 a,b.example.", "10 192.0.2.1."]},
+    "unusable.null.example": {"MX": ["0 .", "5 a,b.example."]},
 }
 
 
@@ -48,6 +53,8 @@ async def test_an_alias_is_followed() -> None:
         ("null.example", NullMX, 556, "5.1.10"),
         ("text.example", NoMailHost, 550, "5.4.4"),
         ("empty.example", NoMailHost, 550, "5.4.4"),
+        ("unusable.example", NoMailHost, 550, "5.4.4"),
+        ("unusable.null.example", NullMX, 556, "5.1.10"),
         ("nowhere.example", NoSuchDomain, 550, "5.1.2"),
     ],
 )
@@ -63,6 +70,13 @@ async def test_what_will_never_take_mail(
 
 async def test_a_null_mx_among_others_is_no_null_mx() -> None:
     assert (await next_hops("mixed.example", StaticResolver(ZONES))).values == (NextHop(10, "mx1.example.org"),)
+
+
+async def test_what_is_no_host_name_is_no_mail_host() -> None:
+    """RFC 5321 §2.3.5 has no other names; what stands in their place would be asked for in TLS and named in keys."""
+    assert (await next_hops("odd.example", StaticResolver(ZONES))).values == (NextHop(10, "mx_1.example.org"),)
+    with pytest.raises(NoMailHost, match="none of its MX records names a host"):
+        await next_hops("unusable.example", StaticResolver(ZONES))
 
 
 async def test_the_number_of_hosts_is_limited_to_the_best() -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailcore.dns.names import is_domain, normalize_domain
+from mailcore.dns.names import is_domain, is_host, normalize_domain
 from mailcore.kit.errors import Invalid
 
 
@@ -73,6 +73,31 @@ def test_underscores_only_on_request() -> None:
     assert normalize_domain("s1._domainkey.münchen.example", underscore=True) == "s1._domainkey.xn--mnchen-3ya.example"
     with pytest.raises(Invalid):
         normalize_domain("_dmarc.example.com")
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("mx.example.com", True),
+        ("mx_1.example.com", True),
+        ("com", True),
+        ("xn--i-7iq.example", True),  # of an emoji: no valid A-label, and yet a host in the DNS
+        ("a" * 63 + ".example", True),
+        ("a" * 64 + ".example", False),
+        (".".join(["a" * 49] * 6), False),
+        ("", False),
+        ("a..b", False),
+        ("a,b.example", False),
+        (r"\255\255.example", False),
+        ("-a.example", False),
+        ("a-.example", False),
+        ("a.example\n", False),
+        ("192.0.2.1", False),
+        ("müx.example", False),
+    ],
+)
+def test_what_the_dns_may_name_as_a_host(name: str, host: bool) -> None:
+    assert is_host(name) is host
 
 
 @given(st.text(max_size=80) | st.text(alphabet="xn-é.aß\u200d。١", max_size=30))

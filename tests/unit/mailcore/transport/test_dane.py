@@ -66,6 +66,15 @@ def test_names_and_dates_count_under_an_anchor_only() -> None:
     assert check(other_name, CHAIN) is None, "one of the names is enough"
 
 
+def test_a_name_that_cannot_be_checked_is_not_the_hosts() -> None:
+    """The verifier takes no underscore; another name of the host may do."""
+    odd = "mx_1.example.com"
+    chain = [CA.server(odd, HOST).der, CA.der]
+    assert check(security(tlsa(2, CA.certificate), names=(odd,)), chain) is FailureType.HOST
+    assert check(security(tlsa(2, CA.certificate), names=(odd, HOST)), chain) is None
+    assert check(security(tlsa(3, CA.server(odd).certificate), names=(odd,)), chain) is FailureType.OTHER
+
+
 def test_an_anchor_must_have_signed() -> None:
     """A certificate that merely says so by its issuer's name, with the anchor beside it in the chain."""
     impostor = Authority().server(HOST)

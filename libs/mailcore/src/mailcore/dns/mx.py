@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from mailcore.dns.names import is_host
 from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSError
 from mailcore.kit.errors import Refused
 
@@ -23,7 +24,7 @@ class NullMX(Refused):
 
 
 class NoMailHost(Refused):
-    """The domain exists, with neither MX nor address records (RFC 3463 §3.5: X.4.4, unable to route)."""
+    """The domain exists, with neither MX nor address records, or with unusable ones (RFC 3463 §3.5: X.4.4, unable to route)."""
 
     enhanced = "5.4.4"
 
@@ -54,9 +55,14 @@ async def next_hops(domain: str, resolver: Resolver, *, rng: random.Random | Non
             raise NoMailHost(f"The domain {domain} takes no mail: it has neither MX nor address records.")
         ttl, secure = min(answer.ttl, addresses.ttl), answer.secure and addresses.secure
         return Records((NextHop(0, domain),), ttl, secure, answer.canonical)
-    named = {NextHop(record.preference, record.host) for record in answer.values if record.host}
+    # RFC 5321 §2.3.5: a host's name is letters, digits and hyphens; any other octets would stand in keys and be asked for in TLS
+    named = {NextHop(record.preference, record.host) for record in answer.values if is_host(record.host)}
     if not named:
-        raise NullMX(f"The domain {domain} does not accept mail.")
+        if any(not record.host for record in answer.values):
+            raise NullMX(f"The domain {domain} does not accept mail.")
+        # RFC 5321 §5.1: "MX records are present, but none of them are usable" is an error, and the domain's address is not tried;
+        # for good, as Postfix has it: what the DNS says is known, and only its owner can mend it
+        raise NoMailHost(f"The domain {domain} takes no mail: none of its MX records names a host.")
     hops = sorted(named, key=lambda hop: (hop.preference, hop.host))[:MAX_NEXT_HOPS]  # the same ones each time
     # RFC 5321 §5.1: "the sender-SMTP MUST randomize them" within one preference; sorting keeps that order
     (rng or random.SystemRandom()).shuffle(hops)

@@ -46,6 +46,14 @@ def is_domain(text: str) -> bool:
     return True
 
 
+def is_host(name: str) -> bool:
+    """Whether a name in the DNS can be a host's: letters, digits, hyphens (RFC 1123 §2.1), and underscores, which some have.
+
+    A-labels are not judged: who looks a host up takes them as they stand (RFC 5891 §5.3).
+    """
+    return len(name) <= MAX_DOMAIN and _SERVICE.match(name) is not None and not name.rpartition(".")[2].isdigit()
+
+
 @lru_cache(maxsize=16_384)
 def _to_alabels(name: str) -> str:
     # UTS 46 maps case, width and the other full stops first; then IDNA 2008 judges each label (RFC 5891 §4, §5).

@@ -231,10 +231,10 @@ class Shaping:
 
 
 def hosts_of(key: str) -> list[str]:
-    """`mx:a,b` → a, b; `smarthost:host:587` → host. A `domain:` whose hosts are not known has none."""
+    """`mx:a,b` and `mx:a,b#digest` → a, b; `smarthost:host:587` → host. A `domain:` whose hosts are not known has none."""
     kind, _, rest = key.partition(":")
     if kind == "mx":
-        return rest.lower().split(",")
+        return rest.lower().partition("#")[0].split(",")
     return [] if kind == "domain" else [rest.rpartition(":")[0].lower() or rest.lower()]
 
 

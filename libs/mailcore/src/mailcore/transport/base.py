@@ -54,7 +54,7 @@ class Hop:
 class TlsPolicy(StrEnum):
     NONE = "none"
     OPPORTUNISTIC = "opportunistic"
-    """STARTTLS where offered, certificate not verified, clear text when the handshake fails (RFC 7435)."""
+    """STARTTLS where offered, of any strength, certificate not verified, clear text when the handshake fails (RFC 7435)."""
     REQUIRED = "required"
     """STARTTLS with a verified certificate, or the mail waits."""
     IMPLICIT = "implicit"

@@ -35,6 +35,7 @@ from mailcore.transport.wire import CLOSING, Broken, Heard
 RSET = b"RSET\r\n"
 _NO_SUCH_COMMAND = (500, 502, 504)
 _OUT_OF_SEQUENCE = 503
+_TLS_FIRST = 530
 
 
 class Lost(Exception):
@@ -385,8 +386,13 @@ class Exchange:
         """A reply before the final dot that ends the transaction."""
         if heard.code < 400:
             raise self._out_of_step(heard)
-        reply = heard.reply()
-        self._report(now, result_of(reply), reply)
+        reply, session = heard.reply(), self._session
+        if heard.code == _TLS_FIRST and session.tls is None and session.capabilities.starttls:
+            # RFC 3207 §4: it says what would help, and the next connection tries it
+            session.tls_demanded = session.retiring = True
+            self._report(now, Result.DEFERRED, reply, "tls-demanded")
+        else:
+            self._report(now, result_of(reply), reply)
 
     def _out_of_step(self, heard: Heard) -> Broken:
         """A success that makes no sense here: replies and commands no longer match."""

@@ -27,7 +27,9 @@ STRIKES = 3
 CLOSED = 10
 """… and when it is the last there is and says 421 each time (RFC 5321 §3.8): who takes half of what it is asked is not given up."""
 MARKED_SECONDS = 3600.0
-"""How long an address is spared what it has failed at: STARTTLS under the opportunistic policy, BDAT."""
+"""How long an address is spared what it has failed at: BDAT, a policy that is being tested."""
+CLEAR_SECONDS = 600.0
+"""The same for STARTTLS under the opportunistic policy: to ask costs a connection, not to ask may cost more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,18 @@ class Failure:
 
 
 class Marked:
-    """Addresses that have failed at something which we can do without, for an hour."""
+    """Addresses that have failed at something which we can do without, for so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = MARKED_SECONDS) -> None:
+        self._seconds = seconds
         self._until: dict[Target, float] = {}
 
     def add(self, target: Target, now: float) -> None:
         self._until = {known: until for known, until in self._until.items() if until > now}
-        self._until[target] = now + MARKED_SECONDS
+        self._until[target] = now + self._seconds
+
+    def end(self, target: Target) -> None:
+        self._until.pop(target, None)
 
     def has(self, target: Target, now: float) -> bool:
         return self._until.get(target, 0.0) > now
@@ -73,7 +79,7 @@ class Quirks:
     """What a pool has learned of addresses."""
 
     def __init__(self) -> None:
-        self.clear_text = Marked()
+        self.clear_text = Marked(CLEAR_SECONDS)
         self.untrusted = Marked()
         """Of hosts whose MTA-STS policy is being tested: the certificate that the policy asks for was not there."""
         self.no_chunking = Marked()
@@ -155,7 +161,8 @@ class Route:
                     demand = self._less(target, demand, error, now)
                 before, session = session.lines, Session(target, self._timeouts)
                 session.lines = before
-        except Broken as broken:
+        except Exception as error:
+            broken = error if isinstance(error, Broken) else _unforeseen(target, error)
             sessions = (self._counted(session, insecure),) if isinstance(broken, Insecure) else ()
             self._insecure += sessions
             policy = policy_name(target.security, demand)
@@ -173,7 +180,7 @@ class Route:
         return session
 
     def _demand(self, target: Target, now: float) -> Demand:
-        """What is tried first. What has failed in the last hour, and may be done without, is not."""
+        """What is tried first. What has failed lately, and may be done without, is not."""
         asked = demand(target.security, self._destination.tls, requiretls=self._destination.requiretls)
         testing = target.security.kind is Kind.STS_TESTING and self._destination.tls == "opportunistic"
         if testing and asked is Demand.MAY and not target.security.why and not self._quirks.untrusted.has(target, now):
@@ -191,7 +198,7 @@ class Route:
             words = "its certificate was not what the policy asks for, less than an hour ago"
             return Insecure("mta-sts-failed", words, FailureType.UNTRUSTED)
         if demand is Demand.NONE and self._destination.tls == "opportunistic":
-            return Insecure("tls-failed", "TLS failed there less than an hour ago", FailureType.OTHER)
+            return Insecure("tls-failed", "TLS failed there less than ten minutes ago", FailureType.OTHER)
         return None
 
     def _less(self, target: Target, demanded: Demand, error: Insecure, now: float) -> Demand:
@@ -200,13 +207,14 @@ class Route:
         if asked is not Demand.MAY:
             raise error
         if demanded is Demand.PUBLIC:  # RFC 8461 §5: a policy that is being tested keeps no mail back
-            self._quirks.untrusted.add(target, now)
-            return Demand.MAY
-        if demanded is not Demand.MAY:
+            failed, less = self._quirks.untrusted, Demand.MAY
+        elif demanded is Demand.MAY:  # RFC 7435 §3: better in clear than not at all
+            failed, less = self._quirks.clear_text, Demand.NONE
+        else:
             raise error
-        # RFC 7435 §3: better in clear than not at all
-        self._quirks.clear_text.add(target, now)
-        return Demand.NONE
+        if not error.passing:
+            failed.add(target, now)
+        return less
 
     def _counted(self, session: Session, insecure: Insecure | None) -> TlsSession:
         target = session.target
@@ -233,6 +241,9 @@ class Route:
         target, broken = session.target, session.wire.broken
         if session.no_chunking:
             self._quirks.no_chunking.add(target, asyncio.get_running_loop().time())
+        if session.tls_demanded:
+            self._quirks.clear_text.end(target)
+            broken = Broken("tls-demanded", "the peer takes mail under TLS only")
         if session.useful:
             self._useful.add(target)
             self._strikes[target] = 0
@@ -240,7 +251,7 @@ class Route:
             self._strikes[target] += 1
             # a cut on the very first mail is reason enough for the next address; 421 may be about that one mail
             last = self._is_last(target)
-            patient = target in self._useful or broken.reply is not None or last
+            patient = target in self._useful or broken.reply is not None or session.tls_demanded or last
             most = CLOSED if last and broken.reply is not None else STRIKES if patient else 1
             if self._strikes[target] >= most:
                 self.failed(
@@ -253,6 +264,14 @@ class Route:
 
     def _is_last(self, target: Target) -> bool:
         return self._tiers == [[target]]
+
+
+def _unforeseen(target: Target, error: Exception) -> Broken:
+    """Nobody's fault but ours, and told as such: the mail has its attempt, another address may do better."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": f"opening a connection to {target.host} failed", "exception": error}
+    )
+    return Broken("internal-error", f"this process failed ({type(error).__name__})")
 
 
 def _unvouched(hops: Sequence[Hop]) -> Broken | None:
@@ -291,6 +310,7 @@ def _discreet(broken: Broken) -> Broken:
     """Without the peer's words: they may name the recipient of the mail under way, and others will read this."""
     if broken.reply is None:
         return Broken(
-            broken.rule, broken.text if broken.rule == "connection-lost" else "the peer broke the session off"
+            broken.rule,
+            broken.text if broken.rule in ("connection-lost", "tls-demanded") else "the peer broke the session off",
         )
     return Broken(broken.rule, broken.text, Reply(CLOSING, "the peer closes its connections", broken.reply.enhanced))

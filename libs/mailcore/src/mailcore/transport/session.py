@@ -27,7 +27,9 @@ from mailcore.transport.tls import (
     Security,
     asked_by,
     check_dane,
+    encrypting_context,
     failure_of,
+    is_passing,
     opportunistic_context,
     policy_name,
     rule_of,
@@ -136,6 +138,8 @@ class Session:
         """Takes no further mail."""
         self.no_chunking = False
         """The peer offered CHUNKING and does not know BDAT."""
+        self.tls_demanded = False
+        """The peer offered STARTTLS, and takes no mail without."""
         self.wire: Wire
 
     @property
@@ -257,8 +261,9 @@ class Session:
         if not self.wire.quiet:
             raise Broken("starttls-injection", "the peer sent more than the reply to STARTTLS before the handshake")
         security = self.target.security
-        public = demand is Demand.PUBLIC
-        context = (destination.tls_context or verifying_context()) if public else opportunistic_context()
+        context = opportunistic_context() if demand is Demand.MAY else encrypting_context()
+        if demand is Demand.PUBLIC:
+            context = destination.tls_context or verifying_context()
         # RFC 7672 §8.1: servers with several certificates go by the name that the TLSA records stand under
         name = security.names[0] if demand is Demand.DANE else self.target.host
         try:
@@ -266,7 +271,9 @@ class Session:
                 await self.wire.start_tls(context, name)
         except (OSError, ssl.SSLError, TimeoutError, Broken) as error:
             text = f"the TLS handshake failed: {words_of(error)}"
-            raise self._insecure(demand, "tls-failed", text, failure_of(error)) from None
+            insecure = self._insecure(demand, "tls-failed", text, failure_of(error))
+            insecure.passing = is_passing(error)
+            raise insecure from None
         if not self.wire.quiet:
             raise Broken("starttls-injection", "the peer sent a reply unasked after the handshake")
         self.tls = self.wire.tls

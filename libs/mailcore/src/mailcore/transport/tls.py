@@ -106,6 +106,8 @@ class Insecure(Broken):
     def __init__(self, rule: str, text: str, failure: FailureType, reply: Reply | None = None) -> None:
         super().__init__(rule, text, reply)
         self.failure = failure
+        self.passing = False
+        """The peer said nothing of it: the connection ended, or time was up."""
 
 
 _BY_KIND = {
@@ -168,8 +170,25 @@ def verifying_context() -> ssl.SSLContext:
 
 
 @functools.cache
+def encrypting_context() -> ssl.SSLContext:
+    """TLS as strong as where it is verified, with any certificate. Under DANE the check comes after the handshake."""
+    return _unverified()
+
+
+@functools.cache
 def opportunistic_context() -> ssl.SSLContext:
-    """TLS against those who only listen: nothing is verified (RFC 7435 §4). Under DANE the check comes after it."""
+    """TLS against those who only listen, however weak: what would go in its place is clear text (RFC 7435 §3)."""
+    context = _unverified()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED  # TLS 1.0: SSL 3 is off by the options of any context
+    context.set_ciphers(
+        "DEFAULT:@SECLEVEL=0"
+    )  # old ciphers, short keys, SHA-1; none without a certificate or without a cipher
+    # servers of that age do not know RFC 5746; the name is in Python 3.12
+    context.options |= getattr(ssl, "OP_LEGACY_SERVER_CONNECT", 0x4)
+    return context
+
+
+def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -245,6 +264,8 @@ def _check_anchored(
             builder.build_server_verifier(x509.DNSName(name)).verify(leaf, list(certificates[1:]))
         except verification.VerificationError as error:
             reason = str(error).removeprefix("validation failed: ").partition(" (encountered")[0]
+        except ValueError:  # a name with an underscore, or whatever else an alias in the DNS may lead to
+            reason = f"no subjectAltName can be compared with {name}"
         else:
             return
     mismatch = "subjectAltName" in reason
@@ -269,6 +290,12 @@ def failure_of(error: BaseException) -> FailureType:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY_CODES.get(error.verify_code, FailureType.OTHER)
     return FailureType.OTHER
+
+
+def is_passing(error: BaseException) -> bool:
+    """A handshake that came to nothing without a word of TLS from the peer: no proof of what it can."""
+    ended = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
+    return not isinstance(error, ssl.SSLError) or isinstance(error, ended)
 
 
 def words_of(error: BaseException) -> str:

@@ -1,0 +1,89 @@
+"""Which mail hosts are this installation: mail for others that goes there would come back (RFC 5321 §5.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from mailcore.dns.mx import addresses_of
+from mailcore.dns.resolver import NoSuchDomain, Records, Resolver
+from mailcore.store.session import Store
+from mailcore.store.sources import KnownSource
+
+OWN_SECONDS = 60.0
+"""How often our own addresses are asked for."""
+
+
+class Ourselves:
+    """By name, by an address of those names, or by an address that a pool sends from.
+
+    `sources` are those of pools, whose EHLO names are ours too. `receives` says whether we take mail of a domain as its final
+    destination: mail to it that comes by MX to us is no loop.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        resolver: Resolver,
+        receives: Callable[[str], Awaitable[bool]],
+        *,
+        sources: Callable[[], Sequence[KnownSource]] = tuple,
+        wait_seconds: float = 2.0,
+        own_seconds: float = OWN_SECONDS,
+    ) -> None:
+        self._fixed = tuple(names)
+        self._sources = sources
+        self._resolver = resolver
+        self.receives = receives
+        self._own: dict[str, tuple[str, ...]] = {}
+        """Addresses by name, as last known."""
+        self._asking: asyncio.Task[None] | None = None
+        self._ask_at = 0.0
+        self._wait_seconds = wait_seconds
+        self._own_seconds = own_seconds
+
+    @property
+    def _names(self) -> frozenset[str]:
+        names = (*self._fixed, *(source.ehlo for source in self._sources()))
+        return frozenset(name.lower().removesuffix(".") for name in names)
+
+    async def are(self, hosts: Sequence[tuple[str, Records[str] | BaseException]]) -> frozenset[str]:
+        """Those of the hosts, given with their addresses, that are ourselves."""
+        await self._look()
+        own = {ip for ips in self._own.values() for ip in ips}
+        own |= {ip for source in self._sources() for ip in (source.ip4, source.ip6) if ip}
+        # everything on one machine, tried out there, says nothing
+        own = {ip for ip in own if not ipaddress.ip_address(ip).is_loopback}
+        names = self._names
+        return frozenset(
+            host
+            for host, answer in hosts
+            if host in names or (isinstance(answer, Records) and not own.isdisjoint(answer.values))
+        )
+
+    async def _look(self) -> None:
+        """Asks for our addresses once a minute. A DNS that is slow to answer about us holds nobody up for long."""
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now >= self._ask_at):
+            self._ask_at = now + self._own_seconds
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        if not self._asking.done():
+            await asyncio.wait([self._asking], timeout=self._wait_seconds)
+
+    async def _ask(self) -> None:
+        names = sorted(self._names)
+        answers = await asyncio.gather(*(addresses_of(name, self._resolver) for name in names), return_exceptions=True)
+        found = {name: self._own.get(name, ()) for name in names}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, Records):
+                found[name] = answer.values
+            elif isinstance(answer, NoSuchDomain):
+                found[name] = ()
+        self._own = found
+
+
+async def receives(store: Store, domain: str) -> bool:
+    """Whether mail of that domain ends here. Raises Unavailable."""
+    return bool(await store.lookup("SELECT FROM lookup_receiving_domain($1)", domain))
