@@ -9,7 +9,7 @@ import uvloop
 from redis.asyncio.connection import Connection as RedisConnection
 
 from chassis.bells import Bells
-from mailcore.queue.bell import ATTENDED_SECONDS, Ringer
+from mailcore.queue.bell import ATTENDED_SECONDS, NAMED, Ringer
 from mailcore.queue.jobs import OUTBOUND, ROUTE, VERIFY, arq_queue, bell_key
 
 
@@ -40,6 +40,23 @@ async def test_rings_that_nobody_answers_do_not_pile_up(redis_url: str, ringer: 
     await ringer.drain()
     assert await ringer.redis.zcard(arq_queue("inbound_smtp")) == 1
     assert await ringer.redis.exists(bell_key(ROUTE, ""))
+
+
+async def test_many_keys_at_once_are_few_rings(redis_url: str, ringer: Ringer) -> None:
+    """The first keep their names; for the others everything is looked at."""
+    woken: list[str] = []
+    task = asyncio.create_task(Bells(redis_url, "outbound", bells={OUTBOUND: woken.append}).run())
+    try:
+        for n in range(500):
+            ringer.ring(OUTBOUND, n)
+        await ringer.drain()
+        await _until(lambda: len(woken) > NAMED)
+        ringer.ring(OUTBOUND, "last")
+        await _until(lambda: "last" in woken)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert sorted(woken) == sorted(["", *map(str, range(NAMED)), "last"])
 
 
 async def test_who_attends_a_bell_is_woken_without_redis_and_others_are_told_now_and_then(ringer: Ringer) -> None:

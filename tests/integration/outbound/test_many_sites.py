@@ -13,9 +13,9 @@ from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
 from mailcore.store import deliveries, sites
 from mailcore.store.session import Store
-from outbound.runner import BEGINNINGS, MAX_FINDING
+from outbound.runner import BEGINNINGS, MAX_FINDING, NEXT_FINDING
 
-MANY = BEGINNINGS + MAX_FINDING + 50
+MANY = max(BEGINNINGS, MAX_FINDING + NEXT_FINDING) + 100
 
 
 async def test_each_mail_arrives_once(tenant: Tenant, sink: SmtpServer, outbound: Any) -> None:

@@ -44,7 +44,9 @@ NEAR_LANES = 32
 """Of a site that are remembered, and NEAR_SITES sites; what is not finds the next look at all."""
 NEAR_SITES = 10_000
 MAX_FINDING = 100
-"""Domains that are looked up in the DNS at the same time; who comes next is seen by the next look."""
+"""Domains that are looked up in the DNS at the same time …"""
+NEXT_FINDING = 200
+"""… and that wait for it; who comes after them is seen by the next look."""
 MAX_REFUSING = 100
 """Lanes whose mail is refused, as their domains take none, at the same time."""
 AT_REST = 2
@@ -67,6 +69,7 @@ class Outbound:
         """By site and order of its hosts."""
         self._finding: set[str] = set()
         self._refusing: set[int] = set()
+        self._slots = asyncio.Semaphore(MAX_FINDING)
         self._resting = asyncio.Semaphore(AT_REST)
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspects: asyncio.Task[None] | None = None
@@ -213,7 +216,7 @@ class Outbound:
     def _give(self, lane: DueLane) -> None:
         way = self._routes.known(lane)
         if way is None:
-            if lane.domain not in self._finding and len(self._finding) < MAX_FINDING:  # its end wakes us
+            if lane.domain not in self._finding and len(self._finding) < MAX_FINDING + NEXT_FINDING:  # its end wakes us
                 self._finding.add(lane.domain)
                 self._spawn(self._find(lane))
         elif isinstance(way, NoWay):
@@ -247,7 +250,8 @@ class Outbound:
 
     async def _find(self, lane: DueLane) -> None:
         try:
-            await self._routes.of(lane)
+            async with self._slots:
+                await self._routes.of(lane)
         except MailError as error:
             # for the whole lane: its mails are not attempted one by one
             await self._rest(lane, error)

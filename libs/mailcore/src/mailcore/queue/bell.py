@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -29,6 +30,8 @@ BELL_MS = 2_000
 BREAKER_SECONDS = 1.0
 GATHER_SECONDS = 0.02
 """Between two round trips: a lone ring goes at once, a busy process rings for many commits together."""
+NAMED = 4
+"""Keys of one bell in a round trip: each is a job of some milliseconds for who answers. The others are one ring without a key."""
 ATTENDED_SECONDS = 0.5
 """The same of a bell that a runner here attends: an arq job costs milliseconds, and what was rung for is in hand."""
 
@@ -131,7 +134,7 @@ class Ringer:
         try:
             while self._rung:
                 # from here on a further ring must go through: what it announces may be committed after this one is answered
-                rung, self._rung = self._rung, {}
+                rung, self._rung = _few(self._rung), {}
                 await self._guarded(self._announce(rung))
                 await asyncio.sleep(GATHER_SECONDS)
         finally:
@@ -156,3 +159,16 @@ class Ringer:
             self._open_until = time.monotonic() + BREAKER_SECONDS
             return False
         return True
+
+
+def _few(rung: dict[str, tuple[Bell, str]]) -> dict[str, tuple[Bell, str]]:
+    """Of each bell at most NAMED keys, and of those beyond it one ring for all."""
+    named: Counter[Bell] = Counter()
+    few: dict[str, tuple[Bell, str]] = {}
+    for name, (bell, key) in rung.items():
+        named[bell] += 1
+        if named[bell] <= NAMED:
+            few[name] = bell, key
+        else:
+            few[bell_key(bell, "")] = bell, ""
+    return few
