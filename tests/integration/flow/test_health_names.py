@@ -1,4 +1,4 @@
-"""Health checks of what our domains' names stand for (certificates of their hosts, lists of domains), and checks that fail themselves."""
+"""Health of what our domains' names stand for: certificates of their hosts, lists of domains. And checks that fail themselves."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ async def test_certificates_of_a_domains_own_hosts(mx: SmtpServer, tmp_path: Pat
     ):
         async with https(certificate(tmp_path, names, days=days, issuer=issuer)) as port:
             found = await of_hosts(mx, port)
-        assert {host: (each.status, words in each.text) for host, each in found.items()} == {
-            host: (status, True) for host in HOSTS
-        }
+        assert {host: (each.status, words in each.text) for host, each in found.items()} == dict.fromkeys(
+            HOSTS, (status, True)
+        )
         assert all(bool(each.advice) == (status == "wrong") and "\n" not in each.advice for each in found.values())
 
 
@@ -130,13 +130,11 @@ class Broken(DnsResolver):
 
 async def test_a_check_that_fails_is_a_finding_and_the_others_stand(mx: SmtpServer) -> None:
     async with DnsServer(GOOD) as dns:
-        found = {
-            each.check: each for each in await examine(scene(mx), Broken([dns.address], timeout=2, cache_size=0))
-        }
+        found = {each.check: each for each in await examine(scene(mx), Broken([dns.address], timeout=2, cache_size=0))}
     assert found["ptr"].status == "unknown" and "RuntimeError" in found["ptr"].text and found["ptr"].advice
-    assert {check: each.status for check, each in found.items() if check != "ptr"} == {
-        check: "ok" for check in ("port-out", "ehlo", "spf", "dkim", "dmarc", "blocklist", "port-in", "certificate")
-    }
+    assert {check: each.status for check, each in found.items() if check != "ptr"} == dict.fromkeys(
+        ("port-out", "ehlo", "spf", "dkim", "dmarc", "blocklist", "port-in", "certificate"), "ok"
+    )
 
 
 async def test_all_addresses_paused(store: Store, mx: SmtpServer) -> None:

@@ -1,4 +1,4 @@
-"""A provider whose reports do not say of whom gets a request for each recipient; a report that leaves it open changes nobody's mail."""
+"""A provider that does not report of whom gets a request for each recipient; a report that leaves it open moves nobody's mail."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ async def test_who_complained_through_ses_is_who_got_that_request(
             await tenant.state(email, "relayed", 0)
             await tenant.state(email, "relayed", 1)
     assert sorted(each.recipients for each in api.accepted) == [["ada@example.com"], ["bob@example.com"]]
-    assert all(b"To: ada@example.com, bob@example.com" in each.body for each in api.accepted), "it goes as it was written"
+    assert all(b"To: ada@example.com, bob@example.com" in each.body for each in api.accepted), (
+        "it goes as it was written"
+    )
 
 
 @pytest.mark.parametrize("kind", ["bounced", "complained", "suppressed", "failed", "delivered", "delayed"])
@@ -119,10 +121,8 @@ async def test_a_report_of_one_of_several_moves_and_suppresses_nobody(
             await tenant.state(email, "relayed", 0)
             await tenant.state(email, "relayed", 1)
     people = ["ada@example.com", "bob@example.com"]
-    if vendor == "ses":
-        body = ses_complaint(email, *people)
-    else:
-        body = resend_event(kind, Taken(people, email.hex, {"to": people}))
+    of_resend = Taken(people, email.hex, {"to": people})
+    body = ses_complaint(email, *people) if vendor == "ses" else resend_event(kind, of_resend)
     assert await post(setup, way, vendor, body, "1") == 2
     assert await post(setup, way, vendor, body, "1") == 0
     assert await suppressed(setup) == [] and types(await tenant.events(email)) == ["email.sent"]

@@ -137,7 +137,9 @@ async def _examine_sending(what: Scene, resolver: Resolver) -> list[Finding]:
             _one("blocklist", f"{row['name']} {zone}", checks.domain_listed(row, zone, resolver))
             for zone in what.domain_blocklists
         ]
-        work += [_one("certificate", host, hosts.link_certificate(host, what, resolver)) for host in hosts.link_hosts(row)]
+        work += [
+            _one("certificate", host, hosts.link_certificate(host, what, resolver)) for host in hosts.link_hosts(row)
+        ]
         if row["receiving"]:
             work.append(_one("certificate", PREFIX + row["name"], hosts.policy_host(row, what, resolver)))
     for source in real:

@@ -25,7 +25,9 @@ def link_hosts(row: Mapping[str, Any]) -> list[str]:
 
 
 async def link_certificate(host: str, what: Scene, resolver: Resolver) -> tuple[str, str, str]:
-    return await _certificate(host, what, resolver, "links in mail do not open", "the proxy in front of api (docs/tracking.md)")
+    return await _certificate(
+        host, what, resolver, "links in mail do not open", "the proxy in front of api (docs/tracking.md)"
+    )
 
 
 async def policy_host(row: Mapping[str, Any], what: Scene, resolver: Resolver) -> tuple[str, str, str]:

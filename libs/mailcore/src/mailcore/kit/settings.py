@@ -249,6 +249,7 @@ class HowMailLeaves(Group, extra="ignore"):
     test_domains: Strings = Field(default_factory=lambda: ["resend.dev"])
     ehlo_name: str = ""
     """Empty: the machine's own name."""
+    ip_versions: Literal["4", "6", "4,6", "6,4"] = "4,6"
     mails_per_connection: int = 100
     shaping_file: str | None = None
 
