@@ -274,6 +274,27 @@ async def test_a_pool_without_an_address_carries_nothing(tracing: httpx.AsyncCli
     assert (verdict, steps["source"]["facts"]["pool"]) == ("ok", None)
 
 
+async def test_a_source_that_a_known_provider_bars_is_barred_for_its_new_domains(
+    tracing: httpx.AsyncClient, admin: asyncpg.Connection
+) -> None:
+    pool, source = uuid7(), uuid7()
+    await admin.execute("INSERT INTO pools (id, name) VALUES ($1, 'own')", pool)
+    await admin.execute("INSERT INTO pool_serves (domain, class, pool_id) VALUES ('', 0, $1)", pool)
+    await admin.execute(
+        "INSERT INTO sources (id, pool_id, ipv4, ehlo_name) VALUES ($1, $2, '192.0.2.9', 'own.test')", source, pool
+    )
+    await admin.execute(
+        "INSERT INTO warmups (id, source_id, state, schedule) VALUES ($1, $2, 'warm', '{50}')", uuid7(), source
+    )
+    assert (await traced(tracing, "you@workspace.test"))[0] == "ok"
+    await admin.execute(
+        "INSERT INTO source_bars (source_id, place, until, reason) VALUES ($1, $2, now() + interval '1 hour', 'x')",
+        *(source, BIG),
+    )
+    verdict, steps = await traced(tracing, "you@workspace.test")
+    assert (verdict, steps["source"]["facts"]["sources"][0]["barred"]) == ("wait", True)
+
+
 # ---- what became of one ----------------------------------------------------------------------------------------------
 
 

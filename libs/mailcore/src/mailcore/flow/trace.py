@@ -226,6 +226,9 @@ class Tracer:
         async with self._store.worker() as db:
             row = await explain.site(db, found.domain, found.way_site, found.site_key)
             holds = await explain.holds(db, asked.org_id, None if row is None else row["id"])
+        key = found.site_key if row is None else row["key"]
+        if key is not None:
+            found.places = (key, self._shaping.provider(key) or "")
         facts: dict[str, Any] = {**(row or {}), "holds": [dict(hold) for hold in holds]}
         if holds:
             return Step("site", WAIT, f"Mail is held: {holds[0]['reason']}", facts)
@@ -239,7 +242,6 @@ class Tracer:
             mails_per_connection=self._leaving.mails_per_connection,
             limits=row["limits"],
         )
-        found.places = (row["key"], shape.provider or "")
         most = shape.connections
         facts["limits"] = {
             "provider": shape.provider,

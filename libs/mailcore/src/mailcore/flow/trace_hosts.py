@@ -72,9 +72,9 @@ class Found:
     route: int = 0
     """Of several ways out, as lanes name it; 0: none."""
     way_site: int | None = None
+    """Site of the way that takes the mail; None: the domain's own."""
     places: tuple[str, ...] = ()
     """Key of the site, and the name of its provider: from there sources may be barred."""
-    """Site of the way that takes the mail; None: the domain's own."""
     site_key: str | None = None
     """Of the domain's own site, as its mail hosts or the settings say it is."""
 
