@@ -28,7 +28,7 @@ from mailcore.flow import sources as flow
 from mailcore.flow.health import examine, examine_store, look
 from mailcore.flow.health_checks import Scene, Source
 from mailcore.flow.sources import WarmupChange
-from mailcore.kit.settings import Health, HowMailLeaves, Scanners
+from mailcore.kit.settings import Health, HowMailLeaves, Network, Scanners
 from mailcore.mailauth.dkim.keys import generate_rsa
 from mailcore.store import sources
 from mailcore.store.health import Finding, findings
@@ -263,7 +263,7 @@ async def test_the_record_that_domains_are_told_covers_every_pool(
 async def test_all_addresses_of_the_installation(store: Store, mx: SmtpServer) -> None:
     """Of the table and of the settings, by which pool carries what."""
     own = HowMailLeaves(route="mx", source_ip=IP, mx_port=mx.port, ehlo_name="out.test")
-    settings = SimpleNamespace(outbound=own, health=Health(blocklists=[]), scanners=Scanners())
+    settings = SimpleNamespace(outbound=own, health=Health(blocklists=[]), scanners=Scanners(), network=Network())
 
     async def seen() -> list[tuple[str, str, str, str, bool | None]]:
         what = await health.scene(settings, Published("mx.test", f"ip4:{IP}"), store)
@@ -452,7 +452,10 @@ async def test_a_look_is_kept_for_everybody_to_read_and_takes_the_place_of_the_o
 ) -> None:
     own = HowMailLeaves(route="mx", source_ip=IP, mx_port=mx.port, ehlo_name="out.test")
     settings = SimpleNamespace(
-        outbound=own, health=Health(blocklists=["bl.test"], probe_domain="probe.test"), scanners=Scanners()
+        outbound=own,
+        health=Health(blocklists=["bl.test"], domain_blocklists=[], probe_domain="probe.test"),
+        scanners=Scanners(),
+        network=Network(),
     )
     what = await health.scene(settings, Published("mx.test", f"ip4:{IP}"), store)
     async with DnsServer(GOOD) as server:

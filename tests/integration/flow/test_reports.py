@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import resource
+import time
 import zipfile
 import zlib
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.policy import SMTP
 from uuid import UUID
@@ -24,7 +26,7 @@ from mailcore.flow.dmarc_reports import MAX_UNPROVEN_A_DAY, Letter
 from mailcore.flow.submit import NewEmail, Submits
 from mailcore.flow.upkeep import forget
 from mailcore.kit.errors import Exceeded
-from mailcore.kit.ids import uuid7
+from mailcore.kit.ids import lower_bound, uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
@@ -379,6 +381,24 @@ async def test_a_complaint_counts_once(door: Desk, send: SendMail, verp: Verp) -
     # of two recipients, which one is not said
     row = await door.arrive(arf(sent.message_id), mail_from="fbl@example.com", peer_ip=MX)
     assert told(row, "report") == ["ignored"]
+
+
+async def test_a_complaint_may_come_late_and_a_bounce_may_not(door: Desk, send: SendMail, keyring: Keyring) -> None:
+    """By the return path and by the Message-ID: loops report what somebody found in his mailbox weeks later."""
+    weeks = 20 * 86_400
+    then = Verp(keyring.derive("verp"), clock=lambda: time.time() - weeks)
+    by_path, by_id = await send("you@example.com"), await send("me@example.com", message_id="<chosen@laptop>")
+    old = lower_bound(datetime.now(UTC) - timedelta(seconds=weeks))
+    for table, column in (("emails", "id"), ("deliveries", "email_id"), ("attempts", "email_id")):
+        await door.admin.execute(f"UPDATE {table} SET {column} = $1 WHERE {column} = $2", old, by_id.id)
+    path = f"{then.local_part(by_path.id, 0)}@send.postroom.test"
+    row = await door.arrive(dsn("<chosen@laptop>", "me@example.com"), mail_from="", peer_ip=MX)
+    assert told(row, "report") == ["ignored"]
+    for raw in (arf("<unknown@x>", mail_from=path), arf("<chosen@laptop>", "me@example.com")):
+        row = await door.arrive(raw, "complaints@postroom.test", mail_from="fbl@example.com", peer_ip=MX)
+        assert told(row, "report") == ["complained"]
+    assert await states(door) == {"you@example.com": "complained", "me@example.com": "complained"}
+    assert await counted(door) == {"email.complained": 2, "suppression.added": 2}
 
 
 async def test_ordinary_mail_is_no_report(door: Desk) -> None:

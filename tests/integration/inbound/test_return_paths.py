@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from uuid import UUID
 
 import asyncpg
@@ -90,6 +91,23 @@ async def test_a_complaint_to_abuse_is_about_the_mail_in_it(
         ["complained", "accepted"],
     ]
     assert "no return path of ours" in told[0]["decisions"][0]["reason"]
+
+
+async def test_a17_a_late_complaint_counts_by_the_path_in_it_and_the_path_itself_takes_nothing_more(
+    server: Server, store: Store, ringer: Ringer, admin: asyncpg.Connection, keyring: Keyring, verp: Verp, sent: UUID
+) -> None:
+    server.mx.returned = Returned(store, ringer, verp)
+    for days, what in ((61, "ignored"), (59, "complained")):
+        then = Verp(keyring.derive("verp"), clock=lambda days=days: time.time() - days * 86_400)
+        address = f"{then.local_part(sent, 0)}@send.postroom.test"
+        async with server.client() as client:
+            await client.ask("EHLO x")
+            await client.ask("MAIL FROM:<>")
+            assert (await client.ask(f"RCPT TO:<{address}>"))[0] == 550
+        assert (await server.deliver(ARF.replace(b"RETURN-PATH", address.encode()), "abuse@postroom.test"))[0] == 250
+        decisions = await admin.fetchval("SELECT decisions FROM arrivals ORDER BY id DESC LIMIT 1")
+        assert decisions[0]["decision"] == what
+    assert await admin.fetchval("SELECT origin FROM suppressions") == "complaint"
 
 
 async def test_a17_what_changes_nothing_is_kept_where_its_organization_sees_it(

@@ -60,7 +60,7 @@ class Setup:
         return self.outcomes
 
 
-@pytest.fixture(params=["mailgun", "resend"])
+@pytest.fixture(params=["mailgun", "sendgrid", "resend"])
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
     client = Client(seconds=5)
     async with ProviderApi(request.param) as api:
@@ -75,7 +75,8 @@ async def test_one_outcome_a_mail_and_leave_is_asked_before_the_request(setup: S
     assert sorted(recipient for recipient, _ in outcomes) == ["ada@example.com", "bob@example.com", "cy@example.com"]
     assert {outcome.result for _, outcome in outcomes} == {Result.DELIVERED}
     assert sorted(setup.asked) == sorted(recipient for recipient, _ in outcomes)
-    assert len(setup.api.accepted) == 2, "copies of one email share a request"
+    # copies of one email share a request, unless its reports would not tell them apart
+    assert len(setup.api.accepted) == (3 if setup.api.vendor == "resend" else 2)
 
 
 async def test_a_mail_without_leave_does_not_leave(setup: Setup) -> None:

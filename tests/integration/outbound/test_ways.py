@@ -269,14 +269,14 @@ async def test_recipients_of_one_mail_share_a_request_and_hidden_ones_stay_hidde
     setup: Setup, outbound: Run, sink: SmtpServer
 ) -> None:
     tenant = setup.tenant
-    async with ProviderApi("resend") as api:
-        await setup.route(await setup.way("resend"))
+    async with ProviderApi("postmark") as api:
+        await setup.route(await setup.way("postmark"))
         email = await tenant.send("ada@example.com", "bob@example.com")
         async with outbound(sink, **by(api)):
             await tenant.state(email, "relayed", 0)
             await tenant.state(email, "relayed", 1)
     assert [sorted(each.recipients) for each in api.accepted] == [["ada@example.com", "bob@example.com"]]
-    assert api.accepted[0].body["to"] == ["ada@example.com", "bob@example.com"]
+    assert api.accepted[0].body["To"] == "ada@example.com, bob@example.com"
 
 
 # ---- failover --------------------------------------------------------------------------------------------------------

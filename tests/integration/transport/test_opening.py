@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import replace
+from datetime import UTC, datetime
 from ssl import TLSVersion
 
 import pytest
@@ -62,6 +63,19 @@ async def test_weak_tls_is_better_than_none_and_no_policy_takes_it(version: str)
             outcome = (await deliver(destination, [mail("b")]))["b"]
             assert (outcome.result, outcome.reply.enhanced) == (Result.DEFERRED, "4.7.5")
         assert len(server.caught) == 1
+
+
+async def test_a_later_mail_says_of_which_connection_it_was() -> None:
+    async with SmtpServer({"greeting": Step("220-mx7.peer.test ESMTP\r\n220 hello")}) as server:
+        run = await deliver(to(server), [mail("a"), mail("b"), mail("c")])
+        assert len(server.talks) == 1
+    greeted = run["a"].conversation[0]
+    assert greeted.heard == "220-mx7.peer.test ESMTP"
+    at = datetime.fromtimestamp(greeted.at, UTC).isoformat(timespec="seconds")
+    for n, name in ((2, "b"), (3, "c")):
+        first, second = run[name].conversation[:2]
+        assert first.said == f"[mail {n} of a connection opened at {at}: 220 mx7.peer.test ESMTP]"
+        assert (second.said or "").startswith("MAIL FROM:")
 
 
 async def test_none_does_not_ask() -> None:

@@ -5,14 +5,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from mailcore.dns.mx import MailLoop, NextHop
+from mailcore.dns.mx import MailLoop, NextHop, site_key
 from mailcore.dns.resolver import Records, StaticResolver, TemporaryDNSError
+from mailcore.flow.ourselves import Ourselves
 from mailcore.flow.shaping import hosts_of
 from mailcore.kit.errors import Refused
 from mailcore.kit.ids import uuid7
 from mailcore.store.sources import KnownSource, KnownWarmup
-from outbound.ourselves import Ourselves
-from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, order, refusal, site_key
+from outbound.routes import MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST, ByMX, OneHost, order, refusal
 
 
 def test_a_site_is_a_set_of_hosts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -159,6 +160,8 @@ def _tracer(settings: Settings, store: Store) -> Tracer:
         own.ehlo_name,
         tuple(settings.network.allow.mx),
         own.mails_per_connection,
+        tuple(int(version) for version in own.ip_versions.split(",")),
+        (own.ehlo_name or socket.getfqdn(), settings.domains.mx_host),
     )
     resolver = DnsResolver(settings.dns.nameservers or None, timeout=settings.dns.timeout_seconds, cache_size=1_000)
     shaping = Shaping.load(own.shaping_file)

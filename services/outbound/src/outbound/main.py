@@ -22,6 +22,7 @@ from mailcore.flow import health
 from mailcore.flow.domains import published
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.mta_sts import StsPolicies
+from mailcore.flow.ourselves import Ourselves, receives
 from mailcore.flow.owed import Reports
 from mailcore.flow.retention import Kept
 from mailcore.flow.shaping import Shaping
@@ -46,7 +47,6 @@ from outbound.gate import Gate
 from outbound.guarding import Guards
 from outbound.memory import Memory
 from outbound.office import Office
-from outbound.ourselves import Ourselves, receives
 from outbound.placement import Source
 from outbound.reporting import Reporting
 from outbound.retry import BROADCAST, TRANSACTIONAL, Retries

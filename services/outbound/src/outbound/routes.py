@@ -11,18 +11,18 @@ answer is Unavailable: its site rests.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 from uuid import UUID
 
-from mailcore.dns.mx import MailLoop, NextHop, addresses_of, next_hops
-from mailcore.dns.resolver import NoSuchDomain, Records, Resolver, TemporaryDNSError
+from mailcore.dns.mx import NextHop, addresses_of, next_hops, site_key
+from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
+from mailcore.flow.ourselves import Ourselves, without_ourselves
 from mailcore.kit import addresses
 from mailcore.kit.errors import MailError, Refused, Unavailable
 from mailcore.kit.log import logger
@@ -35,7 +35,6 @@ from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import Credentials, Hop, TlsPolicy, Transport
 from outbound.asks import Place, places
-from outbound.ourselves import Ourselves
 from outbound.security import Securing, fingerprint
 
 log = logger(__name__)
@@ -47,8 +46,6 @@ REFUSED_SECONDS = 60.0
 MAX_ADDRESSES, MAX_ADDRESSES_OF_HOST = 12, 4
 """That are tried for one mail: each that does not answer costs Timeouts.connect."""
 MOST = 50_000
-MAX_KEY = 400
-"""Characters; of larger sets of hosts it has the first ones and a digest of all."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -154,7 +151,7 @@ class ByMX:
         )
         ranked = list(zip(mx.values, answers, strict=True))
         if self._ourselves:
-            ranked = await _without_ourselves(domain, ranked, self._ourselves)
+            ranked = await without_ourselves(domain, ranked, self._ourselves)
         hops: list[Hop] = []
         ttl, left = float(mx.ttl), MAX_ADDRESSES
         temporary: MailError | None = None
@@ -193,39 +190,6 @@ class ByMX:
 
     def _permitted(self, ip: str) -> bool:
         return addresses.refusal(addresses.parse_address(ip), self._allow) is None
-
-
-Ranked = list[tuple[NextHop, Records[str] | BaseException]]
-
-
-async def _without_ourselves(domain: str, ranked: Ranked, ourselves: Ourselves) -> Ranked:
-    """RFC 5321 §5.1: ourselves, and every host that is no better, are not tried: mail would only come back to us.
-
-    Unless nobody is better and we receive for that domain: then it is delivered to us, as anybody would. Raises MailLoop.
-    """
-    own = await ourselves.are([(hop.host, answer) for hop, answer in ranked])
-    if not own:
-        return ranked
-    at = min(hop.preference for hop, _ in ranked if hop.host in own)
-    better = [each for each in ranked if each[0].preference < at]
-    if better:
-        return better
-    if await ourselves.receives(domain):
-        return [each for each in ranked if each[0].host in own]
-    raise MailLoop(
-        f"Mail for {domain} would come back to us: its best mail host is this installation, which has no such domain."
-    )
-
-
-def site_key(hosts: Iterable[str]) -> str:
-    """`mx:a,b` whatever the order; `mx:a,b#digest` where it would be too long."""
-    names = sorted(set(hosts))
-    key = "mx:" + ",".join(names)
-    if len(key) <= MAX_KEY:
-        return key
-    # a cut list alone would be the key of others, who have just those hosts; no host's name has a #
-    digest = "#" + hashlib.sha256(key.encode()).hexdigest()[:32]
-    return key[: MAX_KEY - len(digest)].rpartition(",")[0] + digest
 
 
 def order(ranked: Sequence[NextHop]) -> str:

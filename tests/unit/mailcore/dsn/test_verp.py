@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailcore.dsn.verp import LIFE_DAYS, ReturnPath, Verp
+from mailcore.dsn.verp import COMPLAINT_DAYS, LIFE_DAYS, ReturnPath, Verp
 from mailcore.kit.ids import uuid7
 
 KEY = b"k" * 32
@@ -62,3 +62,11 @@ def test_a17_it_is_believed_for_a_week(days: int, alive: bool) -> None:
     path = later.read(local)
     assert path is not None
     assert later.alive(path) is alive
+
+
+@pytest.mark.parametrize(("days", "alive"), [(COMPLAINT_DAYS, True), (COMPLAINT_DAYS + 1, False), (-1, False)])
+def test_a_complaint_may_come_later(days: int, alive: bool) -> None:
+    later = Verp(KEY, clock=lambda: NOW + days * DAY)
+    path = later.read(OURS.local_part(uuid7(), 0))
+    assert path is not None
+    assert later.alive(path, COMPLAINT_DAYS) is alive

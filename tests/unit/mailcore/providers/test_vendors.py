@@ -257,6 +257,23 @@ async def test_the_same_post_has_the_same_id_and_another_recipient_another(vendo
     assert first.id == again.id
 
 
+async def test_who_names_several_where_one_is_meant_says_so() -> None:
+    resend = fixture("resend", "events")["bounced"]["body"]
+    resend["data"]["to"] = ["Ada <ada@example.com>", "bob@example.com"]
+    ses = fixture("ses", "events")["complained"]["body"]
+    ses["complaint"]["complainedRecipients"].append({"emailAddress": "bob@example.com"})
+    for vendor, body in (("resend", resend), ("ses", ses)):
+        found = await read(vendor, signed_post(vendor, body))
+        assert [(each.recipient, each.unsure) for each in found] == [
+            ("ada@example.com", True),
+            ("bob@example.com", True),
+        ]
+    # of bounces SES tells which
+    ses = fixture("ses", "events")["bounced"]["body"]
+    ses["bounce"]["bouncedRecipients"].append({"emailAddress": "bob@example.com"})
+    assert [each.unsure for each in await read("ses", signed_post("ses", ses))] == [False, False]
+
+
 @pytest.mark.parametrize("vendor", REPORTING)
 async def test_a_forged_post_is_refused(vendor: str) -> None:
     good = signed_post(vendor, _delivered(vendor))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mailcore.dns.names import is_host
@@ -14,6 +15,8 @@ from mailcore.kit.errors import Refused
 
 MAX_NEXT_HOPS = 20
 """Hosts that are tried; more is no mail system but an attack on the queue."""
+MAX_KEY = 400
+"""Characters of a site's; of larger sets of hosts it has the first ones and a digest of all."""
 
 
 class NullMX(Refused):
@@ -90,6 +93,17 @@ async def addresses_of(host: str, resolver: Resolver, versions: Sequence[int] = 
             next((answer.canonical for answer in found), ""),
         )
     raise _worst([answer for answer in answers if isinstance(answer, BaseException)])
+
+
+def site_key(hosts: Iterable[str]) -> str:
+    """Of the site that a set of mail hosts is: `mx:a,b` whatever the order; `mx:a,b#digest` where it would be too long."""
+    names = sorted(set(hosts))
+    key = "mx:" + ",".join(names)
+    if len(key) <= MAX_KEY:
+        return key
+    # a cut list alone would be the key of others, who have just those hosts; no host's name has a #
+    digest = "#" + hashlib.sha256(key.encode()).hexdigest()[:32]
+    return key[: MAX_KEY - len(digest)].rpartition(",")[0] + digest
 
 
 def _worst(errors: Sequence[BaseException]) -> BaseException:

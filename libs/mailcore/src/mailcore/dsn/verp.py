@@ -2,7 +2,8 @@
 
 `b+<base32 of email id (16), n (2), day (2), HMAC-SHA256 truncated (8)>`: 47 octets, within the 64 of RFC 5321 §4.5.3.1.1. Lower
 case, because relays may fold a local part's case; a forged or changed one is told by the HMAC, an old one by its day: a report
-comes within days, an address that somebody found in an archive comes later (reliability A17).
+comes within days, an address that somebody found in an archive comes later (reliability A17). A complaint may come much later,
+when somebody goes through his mailbox, and suppresses only him who complained.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from uuid import UUID
 
 PREFIX = "b+"
 LIFE_DAYS = 7
-"""From the attempt on which it was used."""
+"""From the attempt on which it was used: for reports of what became of the mail."""
+COMPLAINT_DAYS = 60
+"""For feedback reports that have it in them."""
 _MAC = 8
 _NAMED = 16 + 2 + 2
 _DAY_SECONDS = 86_400
@@ -62,9 +65,9 @@ class Verp:
             UUID(bytes=named[:16]), int.from_bytes(named[16:18], "big"), int.from_bytes(named[18:], "big")
         )
 
-    def alive(self, path: ReturnPath) -> bool:
-        """It was made at most LIFE_DAYS ago."""
-        return 0 <= self._today() - path.day <= LIFE_DAYS
+    def alive(self, path: ReturnPath, days: int = LIFE_DAYS) -> bool:
+        """It was made at most so many days ago."""
+        return 0 <= self._today() - path.day <= days
 
     def _today(self) -> int:
         return int(self._clock() // _DAY_SECONDS) & 0xFFFF

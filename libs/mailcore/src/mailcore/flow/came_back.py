@@ -1,8 +1,8 @@
 """Reports about mail of ours that came to an ordinary address: the Message-ID of what came back tells, where no return path does.
 
 1. a mail that may be one: without a sender, or a report by its Content-Type
-2. the mail it is about: by the return path that stands in a complaint, else by the Message-ID, among the organization's mail of the
-   last MAX_DAYS
+2. the mail it is about: by the return path that stands in a complaint, else by the Message-ID, among the organization's mail that
+   is as young as a return path must be (dsn.verp)
 3. the recipient: whom the report names; the only one of a mail with one
 4. belief: a Message-ID is no secret, so the report must come from where that mail went. Its sender is the host that took the
    mail, or SPF or DKIM proves him to be of the recipient's domain or of that host's. What is not believed is noted and changes
@@ -25,15 +25,13 @@ from mailcore.dsn import feedback
 from mailcore.dsn.feedback import FeedbackReport
 from mailcore.dsn.parse import parse
 from mailcore.dsn.report import Action, DeliveryReport
-from mailcore.dsn.verp import ReturnPath
+from mailcore.dsn.verp import COMPLAINT_DAYS, LIFE_DAYS, ReturnPath
 from mailcore.flow.returned import MAX_BYTES, Returned, Taken
 from mailcore.kit.ids import lower_bound
 from mailcore.store import plans, returned
 from mailcore.store.returned import Went
 from mailcore.store.session import Store
 
-MAX_DAYS = 7
-"""As long as a return path lives (dsn.verp)."""
 MAX_RECIPIENTS = 50
 """Of one report that are looked for."""
 _HEADER = 64 * 1024
@@ -74,26 +72,27 @@ class CameBack:
             return []
         complaint, report = await asyncio.to_thread(_read, raw[:MAX_BYTES])
         if complaint is not None:
-            path = self._take.path(complaint.mail_from or "")
+            path = self._take.path(complaint.mail_from or "", COMPLAINT_DAYS)
             if path is not None:
                 return [await self._take.complained(path, complaint)]
         about = complaint or report
         if about is None:
             return []
         message_id = (about.message_id or "").strip()
-        went = await self._went(row.org_id, message_id) if message_id else []
+        days = LIFE_DAYS if complaint is None else COMPLAINT_DAYS
+        went = await self._went(row.org_id, message_id, days) if message_id else []
         if not went:
-            return [Taken("ignored", f"It is a report, but about no mail of ours of the last {MAX_DAYS} days.")]
+            return [Taken("ignored", f"It is a report, but about no mail of ours of the last {days} days.")]
         found = _of_complaint(complaint, went) if complaint is not None else _of_report(report, went)
         if not found:
             return [Taken("ignored", "It is a report about a mail of ours, and names none of its recipients.")]
         return [await self._believe(each, row, auth) for each in found]
 
-    async def _went(self, org_id: UUID, message_id: str) -> list[Went]:
+    async def _went(self, org_id: UUID, message_id: str, days: int) -> list[Went]:
         async with self._store.worker() as db:
             await plans.by_index(db)
             return await returned.by_message_id(
-                db, org_id, message_id, lower_bound(datetime.now(UTC) - timedelta(days=MAX_DAYS))
+                db, org_id, message_id, lower_bound(datetime.now(UTC) - timedelta(days=days))
             )
 
     async def _believe(self, about: _About, row: Arrived, auth: dict[str, Any] | None) -> Taken:

@@ -13,9 +13,10 @@ ehlo         the name we greet with leads to the address (RFC 5321 §4.1.1.1)
 spf          the record that we tell domains to publish passes mail from the address, and so does the return path's (RFC 7208)
 dkim         the domain's keys are published as we sign with them (RFC 6376 §3.6.1)
 dmarc        the domain has a policy, and our mail is aligned with it (RFC 9989)
-blocklist    the address stands on none of the lists
+blocklist    the address stands on none of the lists, nor does the domain
 port-in      our MX answers on its port
-certificate  of our MX and of the API: for its name, not expired, not soon
+certificate  of our MX, of the API, of the hosts that links lead to and of those that serve MTA-STS policies of our domains: for its
+             name, not expired, not soon
 scanner      each that is set answers (flow.health_scanners), also where all mail is caught
 clock        this machine and the database agree
 queue        what is due leaves
@@ -35,18 +36,23 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from mailcore.dns.mta_sts import PREFIX
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import Resolver
 from mailcore.dsn.classify import classify
 from mailcore.dsn.rules import Category
 from mailcore.flow import health_checks as checks
+from mailcore.flow import health_hosts as hosts
 from mailcore.flow import health_scanners
 from mailcore.flow.addresses import Source, addresses
 from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.kit.errors import MailError, Refused
+from mailcore.kit.log import logger
 from mailcore.store import bulk, deliveries, domains, health
 from mailcore.store.health import Finding
 from mailcore.store.session import Store
+
+log = logger(__name__)
 
 AT_ONCE = 10
 MOST_DOMAINS = 50
@@ -82,6 +88,8 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
         tuple(rows.values()),
         leaves_from.pools,
         settings.scanners,
+        tuple(settings.health.domain_blocklists),
+        tuple(settings.network.allow.mx),
     )
 
 
@@ -125,6 +133,15 @@ async def _examine_sending(what: Scene, resolver: Resolver) -> list[Finding]:
         work += [_one("spf", f"{row['name']} {source.ip}", checks.spf(row, source, resolver)) for source in carriers]
         work.append(_one("dkim", row["name"], checks.dkim(row, what.published, resolver)))
         work.append(_one("dmarc", row["name"], checks.dmarc(row, resolver)))
+        work += [
+            _one("blocklist", f"{row['name']} {zone}", checks.domain_listed(row, zone, resolver))
+            for zone in what.domain_blocklists
+        ]
+        work += [
+            _one("certificate", host, hosts.link_certificate(host, what, resolver)) for host in hosts.link_hosts(row)
+        ]
+        if row["receiving"]:
+            work.append(_one("certificate", PREFIX + row["name"], hosts.policy_host(row, what, resolver)))
     for source in real:
         work += [
             _one("blocklist", f"{source.ip} {zone}", checks.listed(source, zone, resolver)) for zone in what.blocklists
@@ -161,6 +178,10 @@ async def _one(check: str, subject: str, work: Awaitable[tuple[str, str, str]]) 
         status, text, advice = WRONG, error.public, ""
     except MailError as error:
         status, text, advice = UNKNOWN, error.public, ""
+    except Exception as error:  # of one check: the others are findings all the same
+        log.error("a health check failed", check=check, subject=subject, exc_info=error)
+        status, text = UNKNOWN, f"This check failed here ({type(error).__name__}), so that nothing is known."
+        advice = "Read the log of who looked, and report it; the next look tries it again."
     return Finding(check, subject, status, text, advice)
 
 

@@ -21,6 +21,7 @@ from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.dns.verdict import look_up
 from mailcore.flow.addresses import Addresses, Source
 from mailcore.flow.verify import look_around
+from mailcore.kit.addresses import Network
 from mailcore.kit.errors import Refused
 from mailcore.kit.settings import Scanners
 from mailcore.mailauth.spf.check import Result, check_host
@@ -49,6 +50,11 @@ class Scene:
     pools: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """As in flow.addresses."""
     scanners: Scanners = field(default_factory=Scanners)
+    domain_blocklists: tuple[str, ...] = ()
+    allow: tuple[Network, ...] = ()
+    """Private networks in which hosts of tenants' names may be."""
+    https_port: int = 443
+    """Of such hosts."""
 
     def carriers(self, domain: str, sources: Sequence[Source]) -> list[Source]:
         """Of these, who mail of the domain may leave from."""
@@ -144,16 +150,25 @@ async def ehlo(source: Source, resolver: Resolver) -> tuple[str, str, str]:
 
 async def listed(source: Source, zone: str, resolver: Resolver) -> tuple[str, str, str]:
     found = await blocklist.look_up(source.ip, zone, resolver)
+    return _standing(found, str(source), zone, "the address", "POSTROOM_HEALTH__BLOCKLISTS")
+
+
+def _standing(found: blocklist.Listing, shown: str, zone: str, what: str, setting: str) -> tuple[str, str, str]:
     if found.listed is None:
         advice = f"Ask {zone} through a name server of your own (POSTROOM_DNS__NAMESERVERS), or leave it out."
-        return UNKNOWN, found.text, f"{advice} POSTROOM_HEALTH__BLOCKLISTS says which lists are asked."
+        return UNKNOWN, found.text, f"{advice} {setting} says which lists are asked."
     if found.listed:
-        advice = f"Find out what was sent and stop it, then ask {zone} to remove the address."
-        return WRONG, f"{source} stands on {zone}: {found.text}", advice
-    return OK, f"{source.ip} does not stand on {zone}.", ""
+        advice = f"Find out what was sent and stop it, then ask {zone} to remove {what}."
+        return WRONG, f"{shown} stands on {zone}: {found.text}", advice
+    return OK, f"{shown} does not stand on {zone}.", ""
 
 
 # ---- our domains -----------------------------------------------------------------------------------------------------
+
+
+async def domain_listed(row: Mapping[str, Any], zone: str, resolver: Resolver) -> tuple[str, str, str]:
+    found = await blocklist.look_up_domain(row["name"], zone, resolver)
+    return _standing(found, row["name"], zone, "the domain", "POSTROOM_HEALTH__DOMAIN_BLOCKLISTS")
 
 
 async def spf(row: Mapping[str, Any], source: Source, resolver: Resolver) -> tuple[str, str, str]:
@@ -275,13 +290,13 @@ async def mx_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, str
     if not found.starttls:
         advice = "Set POSTROOM_SMTP__TLS_CERT and POSTROOM_SMTP__TLS_KEY."
         return WRONG, f"{host} does not offer STARTTLS: mail to you crosses the network in clear text.", advice
-    return _judged(found.certificate, host, "POSTROOM_SMTP__TLS_CERT")
+    return judged(found.certificate, host, "POSTROOM_SMTP__TLS_CERT")
 
 
 async def url_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, str]:
     parts = urlsplit(what.public_url)
     host, port = parts.hostname or "", parts.port or 443
-    ips = await _ips(host, resolver)
+    ips = await ips_of(host, resolver)
     if not ips:
         return WRONG, f"{host} has no address.", "Correct POSTROOM_HTTP__PUBLIC_URL, or publish the name."
     found = await probe_tls(ips[0], port, host, seconds=SECONDS / 2)
@@ -294,10 +309,10 @@ async def url_certificate(what: Scene, resolver: Resolver) -> tuple[str, str, st
     if found.certificate is not None and found.certificate.self_signed:
         text = f"The certificate of {host} is signed by itself: browsers, and who unsubscribes by one click, refuse it."
         return WRONG, text, "Get one from an authority (Let's Encrypt), and give it to the proxy in front of api."
-    return _judged(found.certificate, host, "the proxy in front of api")
+    return judged(found.certificate, host, "the proxy in front of api")
 
 
-def _judged(certificate: Certificate | None, host: str, where: str) -> tuple[str, str, str]:
+def judged(certificate: Certificate | None, host: str, where: str) -> tuple[str, str, str]:
     if certificate is None:
         return UNKNOWN, f"{host} shows no certificate that can be read.", ""
     left = certificate.expires_at - datetime.now(UTC)
@@ -322,12 +337,14 @@ async def _probe(
 ) -> Probe | None:
     """None: the host has no address of the source's kind."""
     try:
-        ips = await _ips(host, resolver)
+        ips = await ips_of(host, resolver)
     except Refused as error:
         return Probe(error.public.rstrip("."))
     if not ips:
         return Probe(f"{host} has no address")
-    helo, bound = (source or what.sources[0]).ehlo or "localhost", None
+    # where all sources are paused none is left to speak for
+    speaks = source or next(iter(what.sources), None)
+    helo, bound = (speaks.ehlo if speaks else what.published.mx_host) or "localhost", None
     if source is not None:
         bound = source.bound or source.ip
         ips = [ip for ip in ips if (":" in ip) == (":" in bound)]
@@ -336,7 +353,7 @@ async def _probe(
     return await probe(ips[0], port, host, helo=helo, seconds=SECONDS / 2, source_ip=bound, tls=tls)
 
 
-async def _ips(host: str, resolver: Resolver) -> Sequence[str]:
+async def ips_of(host: str, resolver: Resolver) -> Sequence[str]:
     """Of an address itself, or of a name. Raises Refused and TemporaryDNSError."""
     try:
         return (str(ipaddress.ip_address(host)),)

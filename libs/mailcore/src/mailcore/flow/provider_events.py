@@ -3,7 +3,7 @@
 1. the way that the URL names; its provider's signature, before anything else is believed
 2. each event's delivery: by our reference and the recipient, and only where that way was given the mail
 3. one transaction: what was taken before is passed over, states move, events are raised, who bounced for good or complained goes
-   on the suppression list; the caller has its 200 after the commit
+   on the suppression list; the caller has its 200 after the commit. What may be about another recipient of the mail is only noted
 
 A delivery under way is asked for again later (503): its attempt is not settled yet. One that waits for a retry because the
 provider's answer was lost is found to have arrived, and waits no longer.
@@ -36,7 +36,7 @@ from mailcore.smtp.reply import Reply
 from mailcore.store import events, owed, provider_events, ways
 from mailcore.store.events import NewEvent
 from mailcore.store.owed import NewOwed
-from mailcore.store.provider_events import Carried, Move
+from mailcore.store.provider_events import Carried, Move, Unclear
 from mailcore.store.session import Connection, Store
 from mailcore.store.suppressions import NewSuppression, folded
 from mailcore.store.ways import WayRow
@@ -124,6 +124,9 @@ class Reports:
                 done.taken += 1
         if state.moves:
             await provider_events.move(db, row.site_key, list(state.moves.values()))
+        if state.unclear:
+            log.warning("a provider does not say which recipient it reports about", way_id=str(row.id), kind=row.kind)
+            await provider_events.note(db, row.site_key, state.unclear)
         done.webhooks = await events.insert(db, state.raised)
         if state.suppressions:
             done.webhooks += await suppress.add_in(db, state.suppressions)
@@ -167,10 +170,16 @@ class _Deliveries:
     moves: dict[tuple[UUID, int], Move] = field(default_factory=dict)
     raised: list[NewEvent] = field(default_factory=list)
     suppressions: list[NewSuppression] = field(default_factory=list)
+    unclear: list[Unclear] = field(default_factory=list)
     failed: list[NewOwed] = field(default_factory=list)
     """Who handed them in by SMTP may want to be told (RFC 3461 §6)."""
 
     def apply(self, event: Event, delivery: Carried) -> None:
+        if event.unsure:
+            said = f": {_words(event)}" if event.reply else ""
+            words = f"the provider reports `{event.kind}` of one of several recipients, and does not say of which{said}"
+            self.unclear.append(Unclear(delivery.email_id, delivery.n, words))
+            return
         before = self.moves.get((delivery.email_id, delivery.n))
         state = before.state if before and before.state else delivery.state
         last_event = before.last_event if before else delivery.last_event

@@ -1,6 +1,7 @@
 """Mail that came to a return path of ours: what it says became of the mail whose path that was.
 
-1. the return path: ours, and alive (dsn.verp)? Who writes to another suppresses nobody
+1. the return path: ours, and alive (dsn.verp), which is longer for a complaint that comes elsewhere and names it? Who writes to
+   another suppresses nobody
 2. a complaint (dsn.feedback): email.complained, and the recipient is suppressed
 3. a delivery report (dsn.parse): failed: email.bounced after all, suppressed when it is the address itself; anything else is
    only noted
@@ -25,7 +26,7 @@ from mailcore.dsn import feedback
 from mailcore.dsn.classify import classify
 from mailcore.dsn.parse import parse
 from mailcore.dsn.report import Action, DeliveryReport, Reported
-from mailcore.dsn.verp import ReturnPath, Verp
+from mailcore.dsn.verp import COMPLAINT_DAYS, LIFE_DAYS, ReturnPath, Verp
 from mailcore.events import bounce
 from mailcore.flow import suppress
 from mailcore.flow.receive import decision
@@ -63,10 +64,10 @@ class Returned:
         self._ringer = ringer
         self._verp = verp
 
-    def path(self, address: str) -> ReturnPath | None:
-        """Whose return path that address is; None: not one of ours, or an old one."""
+    def path(self, address: str, days: int = LIFE_DAYS) -> ReturnPath | None:
+        """Whose return path that address is; None: not one of ours, or older than that."""
         path = self._verp.read(address.rpartition("@")[0])
-        return path if path is not None and self._verp.alive(path) else None
+        return path if path is not None and self._verp.alive(path, days) else None
 
     async def take(
         self, address: str, raw: bytes, *, mail_from: str = "", source: str = "", facts: Mapping[str, Any] | None = None
@@ -75,7 +76,7 @@ class Returned:
         Unavailable."""
         path = self.path(address)
         if path is None:
-            return Taken("ignored", "The return path is not one of ours, or older than seven days.")
+            return Taken("ignored", f"The return path is not one of ours, or older than {LIFE_DAYS} days.")
         taken = await self._take(path, raw)
         if taken.what in ("ignored", "noted"):
             await self._keep(path, address, raw, taken, mail_from, source, dict(facts or {}))
@@ -131,13 +132,14 @@ class Returned:
 
     async def complaint(self, raw: bytes) -> Taken | None:
         """A feedback report that came to whoever answers for abuse (RFC 5965 §2), as most do: the return path of the mail that it
-        is about stands in it, and is as good as one that it came to. None: it is no such report. Raises Unavailable."""
+        is about stands in it, and is believed for COMPLAINT_DAYS. None: it is no such report. Raises Unavailable."""
         report, _ = await asyncio.to_thread(_read, raw[:MAX_BYTES])
         if report is None:
             return None
-        path = self.path(report.mail_from or "")
+        path = self.path(report.mail_from or "", COMPLAINT_DAYS)
         if path is None:
-            return Taken("ignored", "The mail it is about has no return path of ours, or one older than seven days.")
+            why = f"The mail it is about has no return path of ours, or one older than {COMPLAINT_DAYS} days."
+            return Taken("ignored", why)
         return await self.complained(path, report)
 
     async def complained(self, path: ReturnPath, report: feedback.FeedbackReport) -> Taken:

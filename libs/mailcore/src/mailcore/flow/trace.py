@@ -19,6 +19,7 @@ What the runners know by heart (open connections, answers that the DNS gave a mi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,13 +32,14 @@ from mailcore.flow.gate import lacking, standing
 from mailcore.flow.quota import Quotas
 from mailcore.flow.shaping import Shaping
 from mailcore.flow.trace_hosts import OK, STOP, UNKNOWN, WAIT, Found, Hosts, Leaving, Step
+from mailcore.flow.warmup import pace
 from mailcore.flow.ways import RoutesOut
 from mailcore.kit.errors import Invalid, MailError, NotFound
 from mailcore.kit.settings import Reputation
 from mailcore.smtp.address import Address, parse_mailbox
 from mailcore.store import domains, explain, reputation, sources
 from mailcore.store.session import Store
-from mailcore.store.sources import BROADCAST, TRANSACTIONAL, Known, KnownPool, KnownSource
+from mailcore.store.sources import BROADCAST, TRANSACTIONAL, Known, KnownPool, KnownSource, KnownWarmup
 from mailcore.store.suppressions import find as find_suppression
 from mailcore.store.suppressions import folded
 
@@ -82,9 +84,12 @@ class Tracer:
         if found.sender is not None:
             steps += [await self._bulk(asked, found.sender["id"])] if asked.broadcast else []
             found.route = (await RoutesOut(self._store).of(asked.org_id)).route(found.sender["id"], None)
-        steps += [await self._quota(asked), await self._lane(asked, found), await self._way(found)]
-        steps += await self._hosts.steps(found)
-        return [*steps, await self._site(asked, found), await self._source(asked, found)]
+        steps += [await self._quota(asked), await self._lane(asked, found), await self._way(asked, found)]
+        now = datetime.now(UTC)
+        async with self._store.worker() as db:
+            known = await sources.read(db, now.date())
+        steps += await self._hosts.steps(found, known)
+        return [*steps, await self._site(asked, found), self._source(asked, found, known, now)]
 
     # ---- what submit decides ----------------------------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class Tracer:
         most = f"{explain.MOST_COUNTED} or more" if row["waiting"] >= explain.MOST_COUNTED else str(row["waiting"])
         return Step("lane", OK, f"{most} mails wait in the lane {domain}, {kind}.", facts)
 
-    async def _way(self, found: Found) -> Step:
+    async def _way(self, asked: Question, found: Found) -> Step:
         leaving = self._leaving
         if found.domain in leaving.test_domains:
             text = f"{found.domain} is a test domain: its addresses behave as named, and nothing is sent."
@@ -196,8 +201,8 @@ class Tracer:
             return Step("way", OK, text, {"route": "test"})
         if found.route:
             async with self._store.worker() as db:
-                ways = await explain.ways(db, found.route)
-            free = next((way for way in ways if way["enabled"] and not way["resting"]), None)
+                ways = await explain.ways(db, found.route, asked.org_id, found.domain)
+            free = next((way for way in ways if way["enabled"] and not (way["resting"] or way["held"])), None)
             facts = {"route": "ways", "ways": [{name: way[name] for name in way if name != "site_id"} for way in ways]}
             if free is None:
                 return Step(
@@ -210,6 +215,8 @@ class Tracer:
         if leaving.route == "mx":
             found.by_mx = True
             return Step("way", OK, "To the recipient's own mail servers.", {"route": "mx", "port": leaving.mx_port})
+        if leaving.host is not None:
+            found.site_key = f"{leaving.route}:{leaving.host.replace('[', '').replace(']', '')}"
         what = {"catch": "the catcher: no mail leaves", "smarthost": "a smart host"}.get(leaving.route, leaving.route)
         return Step("way", OK, f"To {what} ({leaving.host}).", {"route": leaving.route, "host": leaving.host})
 
@@ -217,8 +224,11 @@ class Tracer:
 
     async def _site(self, asked: Question, found: Found) -> Step:
         async with self._store.worker() as db:
-            row = await explain.site(db, found.domain, found.way_site)
+            row = await explain.site(db, found.domain, found.way_site, found.site_key)
             holds = await explain.holds(db, asked.org_id, None if row is None else row["id"])
+        key = found.site_key if row is None else row["key"]
+        if key is not None:
+            found.places = (key, self._shaping.provider(key) or "")
         facts: dict[str, Any] = {**(row or {}), "holds": [dict(hold) for hold in holds]}
         if holds:
             return Step("site", WAIT, f"Mail is held: {holds[0]['reason']}", facts)
@@ -232,7 +242,6 @@ class Tracer:
             mails_per_connection=self._leaving.mails_per_connection,
             limits=row["limits"],
         )
-        found.places = (row["key"], shape.provider or "")
         most = shape.connections
         facts["limits"] = {
             "provider": shape.provider,
@@ -247,23 +256,30 @@ class Tracer:
             return Step("site", WAIT, text, facts)
         return Step("site", OK, f"The site {row['key']} takes mail, over {most} connections at most.", facts)
 
-    async def _source(self, asked: Question, found: Found) -> Step:
+    def _source(self, asked: Question, found: Found, known: Known, now: datetime) -> Step:
         own = self._leaving
         if found.simulated:
             return Step("source", OK, "Nothing is sent.")
-        if found.way_site is not None:
-            return Step("source", OK, "From wherever the way's own account sends.")
-        async with self._store.worker() as db:
-            known = await sources.read(db, datetime.now(UTC).date())
+        part = pace(now) if asked.broadcast else 1.0
         domain_id = None if found.sender is None else found.sender["id"]
+        facts: dict[str, Any] = {}
+        of_domain = next((each for id_, each in known.domains if id_ == domain_id), None)
+        if of_domain is not None:
+            facts["domain_warmup"] = _warmup(of_domain, part)
+            if not facts["domain_warmup"]["room"]:
+                # whichever way it takes, and no other address helps
+                why = "is paused" if of_domain.state == "paused" else "has used up what it may send by now"
+                return Step("source", WAIT, f"The warm-up of {found.sender['name']} {why}: mail waits.", facts)
+        if found.way_site is not None:
+            return Step("source", OK, "From wherever the way's own account sends.", facts)
         pool = _pool(known, domain_id, BROADCAST if asked.broadcast else TRANSACTIONAL)
         if pool is None:
             where = own.source_ip or "whichever address the machine takes"
-            facts: dict[str, Any] = {"pool": None, "ip": own.source_ip, "ehlo": own.ehlo or None}
+            facts |= {"pool": None, "ip": own.source_ip, "ehlo": own.ehlo or None}
             return Step("source", OK, f"From {where}, greeting as {own.ehlo or 'the machine is called'}.", facts)
         barred = {bar.source_id for bar in known.bars if bar.place in found.places}
-        shown = [_shown(source, source.id in barred) for source in pool.sources]
-        facts = {"pool": pool.name, "sources": shown, "overflow": pool.overflow}
+        shown = [_shown(source, source.id in barred, part) for source in pool.sources]
+        facts |= {"pool": pool.name, "sources": shown, "overflow": pool.overflow}
         if any(each["room"] for each in shown):
             return Step("source", OK, f"From an address of the pool {pool.name}.", facts)
         if pool.overflow is not None:
@@ -273,23 +289,34 @@ class Tracer:
 
 
 def _pool(known: Known, domain_id: UUID | None, class_: int) -> KnownPool | None:
-    """As outbound chooses: the domain's own, else that of the class."""
-    own = next((pool for pool in known.pools if (domain_id, class_) in pool.serves), None)
-    return own or next((pool for pool in known.pools if class_ in pool.serves_all), None)
+    """As outbound chooses: the domain's own, else that of the class; one without sources is not in use yet."""
+    pools = [pool for pool in known.pools if pool.sources]
+    own = next((pool for pool in pools if (domain_id, class_) in pool.serves), None)
+    return own or next((pool for pool in pools if class_ in pool.serves_all), None)
 
 
-def _shown(source: KnownSource, barred: bool) -> dict[str, Any]:
-    warmup = source.warmup
-    full = warmup.cap is not None and warmup.leased >= warmup.cap
+def _shown(source: KnownSource, barred: bool, part: float) -> dict[str, Any]:
+    shown = _warmup(source.warmup, part)
     return {
         "ipv4": source.ip4,
         "ipv6": source.ip6,
         "ehlo": source.ehlo,
-        "warmup": warmup.state,
+        "warmup": shown["state"],
+        "cap_today": shown["cap_today"],
+        "used_today": shown["used_today"],
+        "barred": barred,
+        "room": shown["room"] and not (barred or source.paused or source.unbound),
+    }
+
+
+def _warmup(warmup: KnownWarmup, part: float) -> dict[str, Any]:
+    """`part`: of the day's cap that such mail may have used by now."""
+    full = warmup.cap is not None and warmup.leased >= math.ceil(warmup.cap * part)
+    return {
+        "state": warmup.state,
         "cap_today": warmup.cap,
         "used_today": warmup.leased,
-        "barred": barred,
-        "room": not (barred or source.paused or source.unbound or warmup.state == "paused" or full),
+        "room": warmup.state == "warm" or (warmup.state == "warming" and not full),
     }
 
 

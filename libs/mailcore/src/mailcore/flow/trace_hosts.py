@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mailcore.dns.mta_sts import RECORD_PREFIX, StsPolicy, read_record
-from mailcore.dns.mx import addresses_of, next_hops
+from mailcore.dns.mx import MailLoop, addresses_of, next_hops, site_key
 from mailcore.dns.resolver import NoSuchDomain, Resolver, TemporaryDNSError
 from mailcore.dns.tlsa import tlsa_of, usable
+from mailcore.flow.ourselves import Ourselves, Ranked, receives, without_ourselves
 from mailcore.kit import addresses
 from mailcore.kit.errors import Refused
 from mailcore.store import mta_sts
 from mailcore.store.mta_sts import Kept
 from mailcore.store.session import Store
+from mailcore.store.sources import Known, KnownSource
 
 OK, STOP, WAIT, UNKNOWN = "ok", "stop", "wait", "unknown"
 SECONDS = 20.0
@@ -48,6 +50,10 @@ class Leaving:
     ehlo: str
     allow: tuple[Network, ...]
     mails_per_connection: int = 100
+    versions: tuple[int, ...] = (4, 6)
+    """Of IP, in the order to try."""
+    names: tuple[str, ...] = ()
+    """Of this installation: mail hosts of these names are ourselves."""
 
 
 @dataclass(slots=True)
@@ -66,9 +72,11 @@ class Found:
     route: int = 0
     """Of several ways out, as lanes name it; 0: none."""
     way_site: int | None = None
+    """Site of the way that takes the mail; None: the domain's own."""
     places: tuple[str, ...] = ()
     """Key of the site, and the name of its provider: from there sources may be barred."""
-    """Site of the way that takes the mail; None: the domain's own."""
+    site_key: str | None = None
+    """Of the domain's own site, as its mail hosts or the settings say it is."""
 
 
 class Hosts:
@@ -76,9 +84,13 @@ class Hosts:
         self._store = store
         self._resolver = resolver
         self._leaving = leaving
+        self._sources: tuple[KnownSource, ...] = ()
+        """Of pools, as last read: mail hosts of their addresses and names are ourselves, too."""
+        self._ourselves = Ourselves(leaving.names, resolver, partial(receives, store), sources=lambda: self._sources)
 
-    async def steps(self, found: Found) -> list[Step]:
+    async def steps(self, found: Found, known: Known) -> list[Step]:
         """mx and addresses, where it goes by MX, and tls. Within SECONDS: a name server that drips holds up nobody."""
+        self._sources = tuple(source for pool in known.pools for source in pool.sources)
         steps: list[Step] = []
         try:
             async with asyncio.timeout(SECONDS):
@@ -99,16 +111,33 @@ class Hosts:
         except TemporaryDNSError as error:
             return [Step("mx", WAIT, f"{error.public} Mail waits, and is tried again by the schedule.")]
         hops, found.signed = mx.values, mx.secure
+        found.site_key = site_key(hop.host for hop in hops)
+        versions = self._leaving.versions
+        answers = await asyncio.gather(
+            *(addresses_of(hop.host, self._resolver, versions) for hop in hops), return_exceptions=True
+        )
+        try:
+            tried = await without_ourselves(domain, list(zip(hops, answers, strict=True)), self._ourselves)
+        except MailLoop as error:
+            facts = {
+                "code": error.code,
+                "enhanced_code": error.enhanced,
+                "hosts": [{"host": hop.host, "preference": hop.preference} for hop in hops],
+            }
+            return [Step("mx", STOP, f"{error.public} Its mail bounces at the first attempt.", facts)]
+        left = {hop.host for hop, _ in tried}
+        facts = {"hosts": [{"host": hop.host, "preference": hop.preference, "tried": hop.host in left} for hop in hops]}
         implicit = len(hops) == 1 and hops[0].host == domain and hops[0].preference == 0
-        facts = {"hosts": [{"host": hop.host, "preference": hop.preference} for hop in hops]}
         text = f"{domain} has no MX: it is its own mail host." if implicit else f"{len(hops)} mail hosts, best first."
-        return [Step("mx", OK, text, facts), await self._addresses(found, [hop.host for hop in hops])]
+        if len(left) < len(hops):
+            text += f" {len(hops) - len(left)} of them are not tried: this installation is among them (RFC 5321 §5.1)."
+        return [Step("mx", OK, text, facts), self._addresses(found, tried)]
 
-    async def _addresses(self, found: Found, hosts: Sequence[str]) -> Step:
-        answers = await asyncio.gather(*(addresses_of(host, self._resolver) for host in hosts), return_exceptions=True)
+    def _addresses(self, found: Found, tried: Ranked) -> Step:
         shown: list[dict[str, Any]] = []
         failed = 0
-        for host, answer in zip(hosts, answers, strict=True):
+        for hop, answer in tried:
+            host = hop.host
             if isinstance(answer, NoSuchDomain):
                 shown.append({"host": host, "error": "does not exist"})
             elif isinstance(answer, TemporaryDNSError):

@@ -231,6 +231,8 @@ class Health(Group):
         default_factory=lambda: ["zen.spamhaus.org", "bl.spamcop.net", "psbl.surriel.com", "bl.mailspike.net"]
     )
     """DNS blocklists that our own addresses are looked for in. Empty: none."""
+    domain_blocklists: Strings = Field(default_factory=lambda: ["dbl.spamhaus.org"])
+    """DNS blocklists of domains that our sending domains are looked for in. Empty: none."""
     probe_domain: str = "gmail.com"
     """Whether port 25 is open to the world is tried with a server of this domain: a greeting, no mail. Empty: it is not tried."""
 
@@ -247,6 +249,7 @@ class HowMailLeaves(Group, extra="ignore"):
     test_domains: Strings = Field(default_factory=lambda: ["resend.dev"])
     ehlo_name: str = ""
     """Empty: the machine's own name."""
+    ip_versions: Literal["4", "6", "4,6", "6,4"] = "4,6"
     mails_per_connection: int = 100
     shaping_file: str | None = None
 

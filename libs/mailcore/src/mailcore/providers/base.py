@@ -116,7 +116,7 @@ class Sender(Protocol):
 
     @property
     def most_recipients(self) -> int:
-        """Of one request."""
+        """Of one request. 1 where its reports do not say which of several recipients they are about (ADR 0043)."""
         ...
 
     @property
@@ -156,6 +156,8 @@ class Event:
     recipient: str
     reply: Reply | None = None
     """What the recipient's host said, or the provider."""
+    unsure: bool = False
+    """It is about one of several recipients, of whom this is one, and the provider does not say which."""
 
 
 @dataclass(frozen=True, slots=True)

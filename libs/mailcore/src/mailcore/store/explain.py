@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from mailcore.store.session import Connection
+from mailcore.store.ways import TAKEN
 
 
 async def held(db: Connection, org_id: UUID, email_id: UUID) -> dict[int, str]:
@@ -24,7 +25,8 @@ _REASON = "CASE WHEN h.origin = 'operator' OR h.org_id IS NOT NULL THEN h.reason
 _HELD = f"""
 SELECT DISTINCT ON (q.n) q.n, {_REASON} AS reason
 FROM queue q JOIN lanes l ON l.id = q.lane_id JOIN recipient_domains r ON r.domain = l.domain
-JOIN holds h ON (h.site_id IS NULL OR h.site_id = r.site_id) AND (h.org_id IS NULL OR h.org_id = q.org_id)
+{TAKEN}
+JOIN holds h ON (h.site_id IS NULL OR h.site_id = s.id) AND (h.org_id IS NULL OR h.org_id = q.org_id)
 WHERE q.email_id = $2 AND q.org_id = $1 AND (h.until IS NULL OR h.until > now())
 ORDER BY q.n, h.id
 """
@@ -175,24 +177,32 @@ FROM lanes l WHERE l.org_id = (SELECT current_org()) AND l.domain = $1 AND l.cla
 """
 
 
-async def ways(db: Connection, route: int) -> list[dict[str, Any]]:
-    """Of a route in order: `place, name, kind, enabled, resting, site_id`; kind NULL is the installation's own. Role worker."""
-    return [dict(row) for row in await db.fetch(_WAYS, route)]
+async def ways(db: Connection, route: int, org_id: UUID, domain: str) -> list[dict[str, Any]]:
+    """Of a route in order: `place, name, kind, enabled, resting, held, site_id`; kind NULL is the installation's own, whose site is
+    that domain's. Role worker."""
+    return [dict(row) for row in await db.fetch(_WAYS, route, org_id, domain)]
 
 
+# as the statement that finds due lanes has it (store.ways)
 _WAYS = """
 SELECT u.place, w.name, w.kind, coalesce(w.enabled, true) AS enabled,
-       coalesce(s.suspended_until > now(), false) AS resting, s.id AS site_id
+       coalesce(s.suspended_until > now(), false) AS resting,
+       EXISTS (SELECT FROM holds h WHERE h.site_id = s.id AND (h.org_id = $2 OR h.org_id IS NULL)
+                 AND (h.until IS NULL OR h.until > now())) AS held, s.id AS site_id
 FROM routes_out o CROSS JOIN LATERAL unnest(o.ways) WITH ORDINALITY AS u (id, place)
-LEFT JOIN ways w ON w.id = u.id LEFT JOIN sites s ON s.id = w.site_id
+LEFT JOIN ways w ON w.id = u.id
+LEFT JOIN sites s ON s.id = coalesce(w.site_id, (SELECT r.site_id FROM recipient_domains r WHERE r.domain = $3))
 WHERE o.lane_route = $1 AND (w.id IS NOT NULL OR u.id = '00000000-0000-0000-0000-000000000000')
 ORDER BY u.place
 """
 
 
-async def site(db: Connection, domain: str, site_id: int | None = None) -> dict[str, Any] | None:
-    """That site, or where the domain's mail goes, and how it is, without what it has said about anybody's mail. Role worker."""
-    row = await db.fetchrow(_SITE, domain, site_id)
+async def site(
+    db: Connection, domain: str, site_id: int | None = None, key: str | None = None
+) -> dict[str, Any] | None:
+    """That site, or where the domain's mail goes, and how it is, without what it has said about anybody's mail. `key`: of the site
+    that the domain's next mail will show it to have. Role worker."""
+    row = await db.fetchrow(_SITE, domain, site_id, key)
     return (
         None
         if row is None
@@ -200,11 +210,15 @@ async def site(db: Connection, domain: str, site_id: int | None = None) -> dict[
     )
 
 
+# where the site rests that the domain points to, nobody asks for another before that is over
 _SITE = """
 SELECT s.id, s.key, s.max_connections, s.limits, s.failures, s.last_reply,
        CASE WHEN s.suspended_until > now() THEN s.suspended_until END AS suspended_until,
        CASE WHEN s.slow_until > now() THEN s.slow_until END AS slow_until
-FROM sites s WHERE s.id = coalesce($2, (SELECT r.site_id FROM recipient_domains r WHERE r.domain = $1))
+FROM sites s
+WHERE CASE WHEN $2::bigint IS NOT NULL THEN s.id = $2
+           ELSE s.key = $3 OR s.id = (SELECT r.site_id FROM recipient_domains r WHERE r.domain = $1) END
+ORDER BY s.key IS DISTINCT FROM $3 AND s.suspended_until > now() DESC NULLS LAST, s.key IS NOT DISTINCT FROM $3 DESC LIMIT 1
 """
 
 

@@ -103,6 +103,35 @@ FROM m WHERE d.email_id = m.email_id AND d.n = m.n
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """A report that may be about this delivery."""
+
+    email_id: UUID
+    n: int
+    words: str
+
+
+async def note(db: Connection, site: str, said: Sequence[Unclear]) -> None:
+    """An attempt for each, so that who looks sees what was said; nothing else changes. Of mail that waits for a retry none: the
+    number is that attempt's."""
+    await by_index(db)
+    await db.execute(_NOTE, site, *[[getattr(each, name) for each in said] for name in Unclear.__dataclass_fields__])
+
+
+# of two about one delivery in a post the numbers follow each other
+_NOTE = """
+INSERT INTO attempts (email_id, n, attempt, org_id, at, outcome, site, reply, rule)
+SELECT d.email_id, d.n,
+       (SELECT coalesce(max(a.attempt), 0) FROM attempts a WHERE a.email_id = d.email_id AND a.n = d.n)
+       + row_number() OVER (PARTITION BY d.email_id, d.n ORDER BY t.place),
+       d.org_id, now(), d.state, $1, t.words, 'report-unclear'
+FROM unnest($2::uuid[], $3::smallint[], $4::text[]) WITH ORDINALITY AS t (email_id, n, words, place)
+JOIN deliveries d ON d.email_id = t.email_id AND d.n = t.n
+WHERE NOT EXISTS (SELECT FROM queue q WHERE q.email_id = d.email_id AND q.n = d.n)
+"""
+
+
 # ---- what is never reported ------------------------------------------------------------------------------------------
 
 SILENT_BATCH = 5_000

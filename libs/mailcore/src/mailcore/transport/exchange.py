@@ -335,6 +335,8 @@ class Exchange:
     def _begin(self, mail: Mail) -> _Transaction | None:
         session = self._session
         lines, session.lines = session.lines, []
+        if session.mails:
+            lines.append(Line(time.time(), f"[mail {session.mails + 1} of a connection {session.opened}]"))
         transaction = _Transaction(mail, lines)
         try:
             transaction.opening = opening(mail, session.capabilities)

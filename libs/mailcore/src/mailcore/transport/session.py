@@ -38,6 +38,9 @@ from mailcore.transport.tls import (
 )
 from mailcore.transport.wire import Broken, Heard, Wire
 
+MAX_GREETING = 120
+"""Characters of it that go with later mails."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -129,7 +132,9 @@ class Session:
         self.old_at = 0.0
         """From then on it takes no other mail; by the loop's clock."""
         self.lines: list[Line] = []
-        """The opening of the conversation; goes with the first mail."""
+        """The opening of the conversation; goes with the first mail …"""
+        self.opened = ""
+        """… and with each later one a word about it: when, and how the peer greeted."""
         self.mails = 0
         """Mails begun on this connection."""
         self.useful = False
@@ -231,6 +236,8 @@ class Session:
 
     async def _greeting(self) -> None:
         heard = await self._hear(self.timeouts.greeting)
+        at = datetime.fromtimestamp(heard.at, UTC).isoformat(timespec="seconds")
+        self.opened = f"opened at {at}: {heard.code} {heard.texts[0][:MAX_GREETING]}"
         if heard.code != 220:  # RFC 5321 §3.1: 554, 4yz or 521 (RFC 7504): this host takes no mail now
             raise Broken("greeting-refused", "the greeting was a refusal", heard.reply())
 

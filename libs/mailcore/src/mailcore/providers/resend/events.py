@@ -18,6 +18,7 @@ from mailcore.providers.base import (
     strings_of,
     text_of,
 )
+from mailcore.smtp.address import parse_mailbox
 from mailcore.smtp.reply import Reply
 
 _KINDS = {
@@ -46,8 +47,18 @@ class ResendEvents:
         if kind is None or not reference:
             return []
         reply = _reply(kind, about)
-        recipients = strings_of(about.get("to"))
-        return [Event(f"{id_}:{recipient}", kind, reference, recipient, reply) for recipient in recipients]
+        recipients = [_bare(each) for each in strings_of(about.get("to"))]
+        # it names all that the request named, whomever it is about
+        unsure = len(recipients) > 1
+        return [Event(f"{id_}:{recipient}", kind, reference, recipient, reply, unsure) for recipient in recipients]
+
+
+def _bare(mailbox: str) -> str:
+    """As the request had it: perhaps with a name."""
+    try:
+        return str(parse_mailbox(mailbox).address)
+    except Invalid:
+        return mailbox
 
 
 def _reply(kind: Kind, about: dict[str, object]) -> Reply | None:

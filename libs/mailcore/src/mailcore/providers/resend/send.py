@@ -36,7 +36,8 @@ class ResendSender:
     host: str
     api_key: str = field(repr=False)
     whole: bool = False
-    most_recipients: int = 50
+    most_recipients: int = 1
+    """It takes 50, and then each report names them all."""
     most_octets: int = 28_000_000
     """40 MB once its attachments are base64 in JSON."""
 

@@ -66,8 +66,8 @@ class SesEvents:
         if not reference:
             return []
         return [
-            Event(f"{said['MessageId']}:{recipient}", kind, reference, recipient, reply)
-            for kind, recipient, reply in _outcomes(record, mail)
+            Event(f"{said['MessageId']}:{recipient}", kind, reference, recipient, reply, unsure)
+            for kind, recipient, reply, unsure in _outcomes(record, mail)
         ]
 
     async def _verify(self, said: dict[str, str], fetch: Fetch) -> None:
@@ -110,11 +110,12 @@ def _of_amazon(url: str) -> str:
     return url
 
 
-def _outcomes(record: dict[str, object], mail: dict[str, object]) -> Iterator[tuple[Kind, str, Reply | None]]:
+def _outcomes(record: dict[str, object], mail: dict[str, object]) -> Iterator[tuple[Kind, str, Reply | None, bool]]:
+    """The last: whether it may be another recipient's."""
     match record.get("eventType") or record.get("notificationType"):
         case "Delivery":
             for recipient in strings_of(object_of(record.get("delivery")).get("recipients")):
-                yield Kind.DELIVERED, recipient, None
+                yield Kind.DELIVERED, recipient, None, False
         case "Bounce":
             bounce = object_of(record.get("bounce"))
             listed = bounce.get("bounceSubType") in _ON_ITS_LIST
@@ -122,17 +123,20 @@ def _outcomes(record: dict[str, object], mail: dict[str, object]) -> Iterator[tu
             for recipient, about in _named(bounce.get("bouncedRecipients")):
                 words = text_of(about.get("diagnosticCode")) or text_of(bounce.get("bounceSubType"))
                 reply = reply_of(words, permanent=permanent)
-                yield Kind.SUPPRESSED if listed else Kind.BOUNCED, recipient, reply
+                yield Kind.SUPPRESSED if listed else Kind.BOUNCED, recipient, reply, False
         case "Complaint":
-            for recipient, _ in _named(object_of(record.get("complaint")).get("complainedRecipients")):
-                yield Kind.COMPLAINED, recipient, None
+            # most providers of mailboxes do not say who complained: these are all of the mail's who have theirs there
+            complained = _named(object_of(record.get("complaint")).get("complainedRecipients"))
+            for recipient, _ in complained:
+                yield Kind.COMPLAINED, recipient, None, len(complained) > 1
         case "DeliveryDelay":
             for recipient, about in _named(object_of(record.get("deliveryDelay")).get("delayedRecipients")):
-                yield Kind.DELAYED, recipient, reply_of(text_of(about.get("diagnosticCode")), permanent=False)
+                reply = reply_of(text_of(about.get("diagnosticCode")), permanent=False)
+                yield Kind.DELAYED, recipient, reply, False
         case "Reject":
             words = text_of(object_of(record.get("reject")).get("reason"))
             for recipient in strings_of(mail.get("destination")):
-                yield Kind.FAILED, recipient, reply_of(words, permanent=True)
+                yield Kind.FAILED, recipient, reply_of(words, permanent=True), False
 
 
 def _named(found: object) -> list[tuple[str, dict[str, object]]]:

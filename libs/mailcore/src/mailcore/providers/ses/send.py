@@ -49,7 +49,8 @@ class SesSender:
     secret_access_key: str = field(repr=False)
     configuration_set: str | None = None
     whole: bool = True
-    most_recipients: int = 50
+    most_recipients: int = 1
+    """It takes 50, and then a complaint names all who may have made it. Amazon advises one, and counts recipients, not requests."""
     most_octets: int = 30_000_000
     """40 MB as base64."""
 

@@ -7,13 +7,15 @@ import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from mailcore.dns.mx import addresses_of
+from mailcore.dns.mx import MailLoop, NextHop, addresses_of
 from mailcore.dns.resolver import NoSuchDomain, Records, Resolver
 from mailcore.store.session import Store
 from mailcore.store.sources import KnownSource
 
 OWN_SECONDS = 60.0
 """How often our own addresses are asked for."""
+
+Ranked = list[tuple[NextHop, Records[str] | BaseException]]
 
 
 class Ourselves:
@@ -82,6 +84,25 @@ class Ourselves:
             elif isinstance(answer, NoSuchDomain):
                 found[name] = ()
         self._own = found
+
+
+async def without_ourselves(domain: str, ranked: Ranked, ourselves: Ourselves) -> Ranked:
+    """RFC 5321 §5.1: ourselves, and every host that is no better, are not tried: mail would only come back to us.
+
+    Unless nobody is better and we receive for that domain: then it is delivered to us, as anybody would. Raises MailLoop.
+    """
+    own = await ourselves.are([(hop.host, answer) for hop, answer in ranked])
+    if not own:
+        return ranked
+    at = min(hop.preference for hop, _ in ranked if hop.host in own)
+    better = [each for each in ranked if each[0].preference < at]
+    if better:
+        return better
+    if await ourselves.receives(domain):
+        return [each for each in ranked if each[0].host in own]
+    raise MailLoop(
+        f"Mail for {domain} would come back to us: its best mail host is this installation, which has no such domain."
+    )
 
 
 async def receives(store: Store, domain: str) -> bool:
