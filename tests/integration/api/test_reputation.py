@@ -76,6 +76,10 @@ async def test_a_bulk_sender_is_shown_by_its_registered_domain_with_its_alarm(
     await bulk.look(store, Reputation())
     found = (await api.get(f"/v1/domains/{domain}/reputation")).json()
     assert found["bulk_sender_since"] is not None and found["state"] == "warned"
+    # who only says that a name is his is told nothing of it
+    await admin.execute("UPDATE domains SET status = 'pending' WHERE id = $1", domain)
+    assert (await api.get(f"/v1/domains/{domain}/reputation")).json()["bulk_sender_since"] is None
+    await admin.execute("UPDATE domains SET status = 'verified' WHERE id = $1", domain)
     assert await admin.fetchval("SELECT domain FROM bulk_senders") == "bulk.test"
     (alarm,) = (await api.get("/v1/alarms?open=true")).json()["data"]
     assert (alarm["kind"], alarm["action"], alarm["domain"]) == ("bulk", "warned", "shop.bulk.test")

@@ -132,6 +132,22 @@ async def test_a_warning_becomes_a_pause(
     assert await alarms(admin) == [("bounces", "warned", "pause"), ("bounces", "paused", None)]
 
 
+async def test_who_ends_a_warning_about_bulk_says_nothing_of_complaints(
+    store: Store, ringer: Ringer, submits: Submits, org: UUID, domain: UUID, admin: asyncpg.Connection
+) -> None:
+    """The counts of a domain begin anew where a person takes back what they led to, and nowhere else."""
+    await happened(store, submits, org, delivered=5, bounced=10)
+    await guard(store, LIMITS)
+    bulk = await admin.fetchval(
+        "INSERT INTO alarms (id, org_id, domain_id, domain, kind, action, text) "
+        "VALUES ($1, $2, $3, 'postroom.test', 'bulk', 'warned', 'it lacks DMARC') RETURNING id",
+        *(uuid7(), org, domain),
+    )
+    await reputation.end(store, ringer, bulk)
+    assert (await guard(store, LIMITS)).ended == 0  # type: ignore[union-attr]
+    assert ("bounces", "paused", None) in await alarms(admin)
+
+
 async def test_the_operator_takes_a_pause_back_and_it_does_not_return_for_what_was(
     store: Store, ringer: Ringer, submits: Submits, org: UUID, domain: UUID, admin: asyncpg.Connection
 ) -> None:

@@ -177,6 +177,8 @@ def customers(outbound: Any, tmp_path: Path) -> Any:
     @asynccontextmanager
     async def run(server: SmtpServer) -> AsyncIterator[None]:
         zone: dict[str, dict[str, list[str]]] = {"other.example": {"MX": ["10 mx.elsewhere.test."]}}
+        zone["evil.example"] = {"MX": ["10 mx.evil.test.", "20 evil.house.test."]}
+        zone["mx.evil.test"] = zone["evil.house.test"] = {"A": ["127.0.0.1"]}
         zone["mx.elsewhere.test"] = {"A": ["127.0.0.1"]}
         for name in CUSTOMERS:
             zone |= {f"{name}.example": {"MX": [f"10 {name}.house.test."]}, f"{name}.house.test": {"A": ["127.0.0.1"]}}
@@ -216,6 +218,36 @@ async def test_what_customers_of_one_provider_say_counts_together_and_holds_for_
         await tenant.state(await tenant.send("n@other.example", broadcast=True), "bounced")
         assert _asked(server) == {NEWS: 4, MAIL: 4}, "elsewhere it is asked as before"
         assert await admin.fetchval("SELECT count(*) FROM holds") == 0
+
+
+async def test_who_names_a_providers_host_beside_his_own_speaks_for_his_own_site_alone(
+    tenant: Tenant, customers: Any, admin: asyncpg.Connection, pools: dict[str, UUID]
+) -> None:
+    """Else anybody with a domain could bar our sources from all sites of a provider."""
+    async with SmtpServer({"rcpt": Step("550 5.7.606 banned")}) as server, customers(server):
+        for n in range(3):
+            await tenant.state(await tenant.send(f"n{n}@evil.example", broadcast=True), "bounced")
+        await until(lambda: admin.fetchval("SELECT count(*) FROM source_bars"), "barred")
+        assert await admin.fetchval("SELECT place FROM source_bars") == "mx:evil.house.test,mx.evil.test"
+        server.script.clear()
+        await tenant.state(await tenant.send("n@a.example", broadcast=True), "delivered")
+
+
+async def test_a_greeting_of_a_list_is_by_the_providers_rule_where_he_has_one(
+    tenant: Tenant, customers: Any, admin: asyncpg.Connection, pools: dict[str, UUID]
+) -> None:
+    """It holds for all of his sites, and for as long as the rule says, not for the half hour of a greeting that no rule knows."""
+
+    def greet(talk: Talk) -> Step | None:
+        return Step("554 5.7.1 your IP is banned, listed at spamhaus\r\n", cut=True) if talk.peer[0] == NEWS else None
+
+    async with SmtpServer({"greeting": greet}) as server, customers(server):
+        for name in ("a", "b", "c"):
+            await tenant.send(f"n@{name}.example", broadcast=True)
+        await _waits(admin, 3)
+        places = "SELECT place, until > now() + interval '90 minutes' AS long FROM source_bars"
+        assert {row["place"]: row["long"] for row in await admin.fetch(places)}["house"] is True
+        await tenant.state(await tenant.send("m@d.example"), "delivered")
 
 
 async def test_without_pools_each_site_of_the_provider_is_suspended_by_its_first_word(

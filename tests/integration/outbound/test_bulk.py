@@ -21,7 +21,7 @@ from mailcore.dns.resolver import DnsResolver
 from mailcore.flow import health, reputation
 from mailcore.flow.submit import NewEmail, Submits
 from mailcore.kit.errors import Refused
-from mailcore.kit.settings import Health, HowMailLeaves, Reputation, Scanners
+from mailcore.kit.settings import Health, HowMailLeaves, Network, Reputation, Scanners
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
 from mailcore.store.session import Store
@@ -46,7 +46,12 @@ class Installation:
         own = HowMailLeaves(
             route=route, source_ip=IP, mx_port=self.mx_port, ehlo_name="out.test", catch_host="127.0.0.1:1"
         )  # type: ignore[arg-type]
-        settings = SimpleNamespace(outbound=own, health=Health(blocklists=[], probe_domain=""), scanners=Scanners())
+        settings = SimpleNamespace(
+            outbound=own,
+            health=Health(blocklists=[], domain_blocklists=[], probe_domain=""),
+            scanners=Scanners(),
+            network=Network(),
+        )
         resolver = DnsResolver([self._dns.address], timeout=2, cache_size=0)
         guards = Guards(
             *(self.store, self._ringer, Reputation(**limits), resolver),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -78,6 +79,31 @@ async def test_a_look_sees_each_organization(
     assert [lane.due_at for lane in due if lane.org_id == org] == sorted(
         lane.due_at for lane in due if lane.org_id == org
     )
+
+
+async def test_what_waits_for_a_busy_site_hides_nothing_else_of_its_organization(
+    store: Store, admin: asyncpg.Connection, org: UUID
+) -> None:
+    """A broadcast to more domains than a look sees, all at one site; a password reset to one of them, and to another site."""
+    there = "WITH s AS (INSERT INTO sites (key) VALUES ($1) RETURNING id) "
+    domains = (
+        "INSERT INTO recipient_domains (domain, site_id) "
+        "SELECT $2 || n || '.example', id FROM s, generate_series(1, $3::int) n"
+    )
+    await admin.execute(there + domains, "mx:mx.busy.test", "d", deliveries.MOST_DUE + 10)
+    await admin.execute(there + domains, "mx:mx.quiet.test", "q", 1)
+    rows = (
+        "WITH l AS (INSERT INTO lanes (org_id, domain, class) SELECT $1, domain, $2 FROM recipient_domains WHERE domain = ANY ($3) "
+        "           RETURNING id) "
+        "INSERT INTO queue (email_id, n, org_id, lane_id, due_at) SELECT gen_random_uuid(), 0, $1, id, now() - $4::interval FROM l"
+    )
+    many = [f"d{n}.example" for n in range(1, deliveries.MOST_DUE + 11)]
+    await admin.execute(rows, org, 1, many, timedelta(days=1))
+    await admin.execute(rows, org, 0, ["d7.example", "q1.example"], timedelta(0))
+    async with store.worker() as db:
+        due = await deliveries.due_lanes(db)
+    assert len(due) == deliveries.MOST_DUE
+    assert {(lane.domain, lane.class_) for lane in due[:3]} >= {("d7.example", 0), ("q1.example", 0)}
 
 
 async def test_domains_that_become_known_together_point_to_their_sites(store: Store, admin: asyncpg.Connection) -> None:

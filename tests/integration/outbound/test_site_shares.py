@@ -244,3 +244,14 @@ async def test_a_stop_asks_for_no_share_of_a_worker_that_leaves(store: Store, ad
     await party.shares.beat()
     await party.shares.lease([site])
     assert await _granted(admin) == []
+
+
+async def test_rules_of_one_site_that_nobody_can_read_cost_no_other_its_share(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    """As a newer version may have written them, or a hand."""
+    async with outbound(sink):
+        await tenant.state(await tenant.send("a@example.com"), "delivered")
+    await admin.execute('UPDATE sites SET rules = \'[{"match": "x", "do": "sing", "for": "1m"}]\'')
+    async with outbound(sink):
+        await tenant.state(await tenant.send("b@example.com"), "delivered")

@@ -163,15 +163,15 @@ def test_the_shipped_rules_of_providers_know_whom_a_reply_is_about(host: str, re
     rule = shape.reaction_to(reply)
     assert (rule.do if rule else None) == do
     if rule is not None and rule.do == _IP:
-        assert rule.place(f"mx:{host}") == shape.provider, "all of his sites"
+        assert shape.speaks_for(rule, host) == shape.provider, "all of his sites"
+        assert shape.speaks_for(rule, "mx.evil.test") is None, "a host beside his"
 
 
 def test_a_rule_of_everybodys_holds_for_the_site_that_said_it() -> None:
-    rule = _shape("mx:mx0a-1.pphosted.com").reaction_to(
-        Reply(554, "192.0.2.1 listed by dnsbl.customer.example", "5.7.1")
-    )
+    shape = _shape("mx:mx0a-1.pphosted.com")
+    rule = shape.reaction_to(Reply(554, "192.0.2.1 listed by dnsbl.customer.example", "5.7.1"))
     assert rule is not None and rule.do == _IP
-    assert rule.place("mx:mx0a-1.pphosted.com") == "mx:mx0a-1.pphosted.com", "a customer may ask lists of his own"
+    assert shape.speaks_for(rule, "mx0a-1.pphosted.com") is None, "a customer may ask lists of his own"
 
 
 def test_a_rule_may_ask_for_the_class_of_a_reply() -> None:

@@ -183,6 +183,14 @@ def test_a_rule_acts_when_it_was_met_often_enough_in_its_time() -> None:
     assert [hits.enough(rule, "another") for _ in range(3)] == [False, False, True]
 
 
+def test_a_rule_that_was_changed_counts_anew() -> None:
+    hits = Hits(Clock())
+    assert [hits.enough(_rule(times=3), None) for _ in range(2)] == [False, False]
+    assert [hits.enough(_rule(times=5), None) for _ in range(5)] == [False, False, False, False, True]
+    assert [hits.enough(_rule(times=2), None) for _ in range(2)] == [False, True]
+    assert [hits.enough(_rule(times=3, match="y"), None) for _ in range(3)] == [False, False, True]
+
+
 def _rule(**asked: object) -> Rule:
     own = {"match": "x", "do": "slow", "for": "1m", **asked}
     return Shaping.load().shape("mx:mx.test", connections=1, mails_per_connection=1, rules=[own]).rules[0]

@@ -151,11 +151,11 @@ class Hits:
         self._clock = clock
         self._seen: dict[Hashable, deque[float]] = {}
 
-    def met(self, rule: Rule, key: str, org_id: UUID, source_id: UUID | None) -> bool:
-        """By the site with that key. A provider's rule about a source is met for all of his sites at once; where no source is
-        there to bar, each that says so is suspended."""
+    def met(self, rule: Rule, key: str, provider: str | None, org_id: UUID, source_id: UUID | None) -> bool:
+        """By the site with that key, or for all sites of the provider at once, where he spoke (`Shape.speaks_for`) of a source;
+        where no source is there to bar, each that says so is suspended."""
         if rule.do == "suspend-source":
-            return self.enough(rule, (rule.place(key), source_id), stays=rule.provider is not None)
+            return self.enough(rule, (provider or key, source_id), stays=provider is not None)
         return self.enough(rule, (key, org_id if rule.do == "suspend-tenant" else None))
 
     def enough(self, rule: Rule, whom: Hashable, *, stays: bool = False) -> bool:
@@ -164,12 +164,12 @@ class Hits:
         if rule.times == 1:
             return True
         now = self._clock()
-        seen = self._seen.setdefault((rule.name, whom), deque(maxlen=rule.times))
+        seen = self._seen.setdefault((rule.identity, whom), deque(maxlen=rule.times))
         seen.append(now)
         if len(seen) < rule.times or now - seen[0] > rule.within:
             if len(self._seen) > MOST_HITS:  # peers' words decide what stands here
                 self._seen.pop(next(iter(self._seen)))
             return False
         if not stays:
-            del self._seen[rule.name, whom]
+            del self._seen[rule.identity, whom]
         return True

@@ -363,18 +363,19 @@ class SiteRun:
 
     def _no_session(self, row: Leased, outcome: Outcome, source: Source) -> None:
         """It is about the site: one mail tells of it, and pays where nobody spoke to us."""
+        known, down = self._places.barred(source), self._down is not None
+        barred = self._react(row, outcome, source)  # a rule knows for how long, and where else
         refused = self._places.refused(row.key, outcome)
-        if refused:  # of its source alone: once more, at once, from another
+        if refused or (barred and not known):  # of its source alone: once more, at once, from another
             self._settle(row, outcome._replace(retry_after=0.0))
-        elif refused is not None or self._down is not None:
+        elif refused is not None or down:
             self._put_back([row])
         else:
             if is_turned_away(outcome) and self._share.window.turn_away(row.key):
                 self._turn_away(row, outcome)
             else:
                 self._settle(row, outcome)
-            if not self._react(row, outcome, source):
-                self._fall(outcome)
+            self._fall(outcome)
 
     def _turn_away(self, row: Leased, outcome: Outcome) -> None:
         self.holding.done(row.key)
@@ -402,7 +403,8 @@ class SiteRun:
         rule = self._share.heard(outcome, row.org_id, source.id)
         if rule is None:
             return False
-        if rule.do == "suspend-source" and self._places.bar(source, rule, outcome):
+        provider = self._share.shape.speaks_for(rule, outcome.mx_host)
+        if rule.do == "suspend-source" and self._places.bar(source, rule, outcome, provider):
             self._take_back(self._outlets.take_all(lambda mail: self._left_by(mail) == source.id))
             return True
         self._office.shares.react(self._share, rule, outcome, row.org_id)

@@ -68,11 +68,13 @@ class Guards:
                 )
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. Health asks servers of others, which may be slow: guarding does not wait for it."""
         await asyncio.sleep(START_SECONDS)
+        await asyncio.gather(self._again("guard", self.guard), self._again("health", self._hourly))
+
+    async def _again(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self._try("guard", self.guard())
-            await self._try("health", self._hourly())
+            await self._try(name, work())
             await asyncio.sleep(GUARD_SECONDS)
 
     async def _hourly(self) -> None:

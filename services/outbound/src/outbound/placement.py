@@ -61,7 +61,9 @@ class Order:
     warming: tuple[KnownSource, ...]
     warm: tuple[KnownSource, ...]
     stuck: bool
-    """None can, though not all are paused: of another family, on another host, refused by the site. Room would not help."""
+    """None can, though not all are paused: of another family, on another host, refused by the site. Room would not help …"""
+    partly: bool
+    """… or some cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Asking:
     """Seconds in which room is left to others …"""
     unreached: bool = False
     """… or of no use to it: no source of the pool can bring it to the site."""
+    partly: bool = False
+    """Some source of the pool cannot bring it there, whatever room it has."""
     stays: bool = False
     """It takes no other way out than ours: a provider's API promises no TLS from there on (RFC 8689)."""
 

@@ -38,10 +38,11 @@ class Places:
         placement = self._placements.get(key) if self._placements else None
         return None if placement is None else self._sources.bar(placement, self._way, outcome)
 
-    def bar(self, source: Source, rule: Rule, outcome: Outcome) -> bool:
-        """Acts on a rule that is about our address. False: it is of no pool, and the rule is acted on as on any other."""
+    def bar(self, source: Source, rule: Rule, outcome: Outcome, provider: str | None) -> bool:
+        """Acts on a rule that is about our address, for the site, or for all of the provider who spoke. False: it is of no pool,
+        and the rule is acted on as on any other."""
         if source.id is None:
             return False
         reason = f"rule {rule.name}: {outcome.reply}"
-        self._sources.bars.place(source.id, rule.place(self._way.site.key), rule.seconds, reason)
+        self._sources.bars.place(source.id, provider or self._way.site.key, rule.seconds, reason)
         return True

@@ -265,7 +265,7 @@ class Routes:
         try:
             there = await self._finder.find(domain)
         except Unavailable:
-            if before is None or isinstance(before[1], NoWay):
+            if before is None or isinstance(before[1], NoWay) or before[1].site.id != site_id:
                 raise
             found = before[1]  # hosts that worked are better than none
         except Refused as error:

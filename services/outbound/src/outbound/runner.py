@@ -25,7 +25,7 @@ from mailcore.smtp.outcome import Outcome
 from mailcore.store import deliveries, leases
 from mailcore.store.deliveries import DueLane, Leased
 from outbound.asks import Quantum
-from outbound.deliver import MOST, SiteRun
+from outbound.deliver import SiteRun
 from outbound.office import Office
 from outbound.rest import REST_FIRST, REST_LONGEST
 from outbound.routes import NoWay, Routes, Way
@@ -47,6 +47,8 @@ MAX_FINDING = 100
 """Domains that are looked up in the DNS at the same time …"""
 NEXT_FINDING = 200
 """… and that wait for it; who comes after them is seen by the next look."""
+REFUSED = 50
+"""Mails that are refused in one go, as their domain takes none."""
 MAX_REFUSING = 100
 """Lanes whose mail is refused, as their domains take none, at the same time."""
 AT_REST = 2
@@ -160,14 +162,15 @@ class Outbound:
             await asyncio.sleep(NEAR_SPACING)
 
     def _remember(self, due: Iterable[DueLane]) -> None:
-        if len(self._lately) > NEAR_SITES:
-            self._lately.clear()
         for lane in due:
-            lanes = self._lately.setdefault(str(lane.site_id), {})
+            site = str(lane.site_id)
+            lanes = self._lately[site] = self._lately.pop(site, {})  # the latest last
             lanes.pop(lane.lane_id, None)
             lanes[lane.lane_id] = None
             if len(lanes) > NEAR_LANES:
                 del lanes[next(iter(lanes))]
+        while len(self._lately) > NEAR_SITES:
+            del self._lately[next(iter(self._lately))]
 
     async def _sweep(self) -> None:
         office = self._office
@@ -255,10 +258,9 @@ class Outbound:
         except MailError as error:
             # for the whole lane: its mails are not attempted one by one
             await self._rest(lane, error)
-            return
         finally:
             self._finding.discard(lane.domain)
-        self.wake()
+            self.wake()  # others wait in line, and this one's lanes may be at work
 
     async def _rest(self, lane: DueLane, error: MailError) -> None:
         async with self._resting:
@@ -277,12 +279,12 @@ class Outbound:
         office = self._office
         try:
             while not office.draining:
-                wanted = Quantum(lane.lane_id, MOST)
+                wanted = Quantum(lane.lane_id, REFUSED)
                 rows = (await office.claims.ask([wanted]))[wanted]
                 for row in rows:
                     office.held.add(row.key)
                     self._settle(row, way.outcome, lane)
-                if len(rows) < MOST:
+                if len(rows) < REFUSED:
                     return
         finally:
             self._refusing.discard(lane.lane_id)

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -19,7 +20,7 @@ import asyncpg
 
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.shaping import Rule, Shape, Shaping
-from mailcore.kit.errors import Unavailable
+from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store import bars, holds, site_shares, sites
@@ -127,7 +128,10 @@ class SiteShare:
         elif outcome.rule is None:
             self._grew()
         rule = self.shape.reaction_to(reply)
-        return rule if rule and self.hits.met(rule, self.key, org_id, source_id) else None
+        if rule is None:
+            return None
+        provider = self.shape.speaks_for(rule, outcome.mx_host)
+        return rule if self.hits.met(rule, self.key, provider, org_id, source_id) else None
 
     def shut(self, whom: UUID | None) -> bool:
         """At once: the site, or that organization's mail to it. False: it is, since a moment ago."""
@@ -322,13 +326,20 @@ class SiteShares:
             self.wake()
 
     def _shape(self, standing: Standing) -> Shape:
-        return self._shaping.shape(
+        shape = partial(
+            self._shaping.shape,
             standing.key,
             connections=standing.max_connections,
             mails_per_connection=self._mails,
             limits=standing.limits,
-            rules=standing.rules,
         )
+        try:
+            return shape(rules=standing.rules)
+        except (ValueError, MailError) as error:  # of another version, perhaps: no reason to renew no share at all
+            log.error(
+                "the rules of a site cannot be read; it is worked on without", site=standing.key, error=str(error)
+            )
+            return shape()
 
     def _ask(self, standing: Standing, shape: Shape, fresh: bool, span: float) -> Ask:
         site_id, most = standing.site_id, min(PROBES, shape.connections) if standing.failing else shape.connections

@@ -232,7 +232,7 @@ class Sources:
         usable.sort(key=lambda source: self._sent[source.id])
         warming = tuple(source for source in usable if source.warmup.state == "warming")
         warm = tuple(source for source in usable if source.warmup.state == "warm")
-        return Order(pool, warming, warm, bool(active) and not usable)
+        return Order(pool, warming, warm, bool(active) and not usable, len(usable) < len(active))
 
     def _ask(self, content: Content, row: Leased, turn: int, order: Order | None, domain: KnownWarmup | None) -> Asking:
         if order is None:
@@ -240,12 +240,14 @@ class Sources:
         if order.stuck:
             return Asking(row, turn, order.pool, (), domain, unreached=True)
         if turn != OTHERS_TURN and row.attempt == 1:
-            return Asking(row, turn, order.pool, (*order.warming, *order.warm), domain)
+            return Asking(row, turn, order.pool, (*order.warming, *order.warm), domain, partly=order.partly)
         yields = 0.0
         if turn == OTHERS_TURN and not order.warm:
             since = content.scheduled_at or content.created_at
             yields = YIELD_SECONDS - (self._clock.now() - since).total_seconds()
-        return Asking(row, turn, order.pool, (*order.warm, *order.warming), domain, max(0.0, yields))
+        return Asking(
+            row, turn, order.pool, (*order.warm, *order.warming), domain, max(0.0, yields), partly=order.partly
+        )
 
     def _usable(self, source: KnownSource, way: Way) -> bool:
         """For this way, from this host."""
@@ -327,7 +329,9 @@ class Sources:
         lacking = ask.domain if for_domain else ask.pool
         assert lacking is not None
         waits_for = lacking.id
-        if ask.unreached:
+        if ask.unreached or (
+            ask.partly and not for_domain
+        ):  # there may be room, of a source that cannot bring it there
             return Wait(ask.row, waits_for, UNREACHED_TURN, UNUSABLE_SECONDS)
         if ask.yields and not for_domain:
             return Wait(ask.row, waits_for, YIELDED_TURN, ask.yields)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -134,9 +134,10 @@ class Rule:
     def matches(self, subject: str) -> bool:
         return self.pattern.search(subject) is not None
 
-    def place(self, key: str) -> str:
-        """From where it bars a source, when the site with that key said so: a provider's name, or the site's key."""
-        return self.provider or key
+    @property
+    def identity(self) -> Hashable:
+        """What is counted together: another rule at its place counts anew."""
+        return self.name, self.pattern.pattern, self.category, self.do, self.times, self.within
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +145,19 @@ class Shape:
     """What holds for one site."""
 
     provider: str | None
+    suffixes: tuple[str, ...]
+    """Of the provider's mail hosts."""
     connections: int
     mails_per_connection: int
     rates: tuple[tuple[int, float], ...]
     """Mails, in so many seconds; each is a ceiling of its own."""
     rules: tuple[Rule, ...]
+
+    def speaks_for(self, rule: Rule, host: str | None) -> str | None:
+        """The provider, where it is his rule and a host of his that said so: what a host beside his says is of one site. Whoever
+        writes an MX record may name a provider's hosts beside his own, and then says by his own what he likes."""
+        his = host is not None and any(_ends(host.lower(), suffix) for suffix in self.suffixes)
+        return rule.provider if his else None
 
     def reaction_to(self, reply: Reply) -> Rule | None:
         """The first rule that speaks of it."""
@@ -176,6 +185,9 @@ class Shaping:
             self._add(None, layer.default)
             for name, section in layer.provider.items():
                 self._add(name, section)
+        self._hosts: dict[str | None, tuple[str, ...]] = {
+            name: tuple(suffix for suffix, whose in self._suffixes if whose == name) for _, name in self._suffixes
+        }
         self._found = lru_cache(MOST_KNOWN)(self._find)
 
     def _add(self, name: str | None, section: _Section) -> None:
@@ -223,6 +235,7 @@ class Shaping:
         given = self._rules.get(provider, ()) if provider else ()
         return Shape(
             provider,
+            self._hosts.get(provider, ()),
             found["connections"],
             found["mails_per_connection"],
             tuple((found[name], span) for name, span in RATES.items() if name in found),

@@ -145,9 +145,9 @@ MOST_DUE = 5_000
 
 
 async def due_lanes(db: Connection, of: Sequence[int] | None = None) -> list[DueLane]:
-    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held: organizations in turns,
-    of each the oldest first, at most MOST_DUE. `of`: of these lanes alone, which costs an index probe each and not one for every
-    lane with rows."""
+    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held, at most MOST_DUE:
+    organizations in turns, of each its sites and classes in turns, of these the oldest first. `of`: of these lanes alone, which
+    costs an index probe each and not one for every lane with rows."""
     await by_index(db)
     rows = await db.fetch(_DUE_LANES, MOST_DUE) if of is None else await db.fetch(_DUE_OF, MOST_DUE, list(of))
     return [_due(row) for row in rows]
@@ -155,7 +155,7 @@ async def due_lanes(db: Connection, of: Sequence[int] | None = None) -> list[Due
 
 def _due(row: asyncpg.Record) -> DueLane:
     lane_id, domain, site_id, due_at, failures, org_id, class_ = row[:7]
-    return DueLane(lane_id, domain, site_id, due_at, failures, org_id, class_, taken(row[7:]))
+    return DueLane(lane_id, domain, site_id, due_at, failures, org_id, class_, taken(row[7:13]))
 
 
 NOT_HELD = """NOT EXISTS (
@@ -184,14 +184,18 @@ WITH step AS (
     WHERE q.lane_id = lane.id AND q.worker IS NULL AND q.crashes = 0 ORDER BY q.lane_id, q.due_at LIMIT 1
   ) first
 )"""
+# what waits for a busy site hides nothing else of its organization
 _DUE = f"""
-SELECT step.lane_id, l.domain, s.id, step.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS}
+SELECT * FROM (
+SELECT step.lane_id, l.domain, s.id AS site_id, step.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS},
+       row_number() OVER (PARTITION BY l.org_id, s.id, l.class ORDER BY step.due_at) AS turn
 FROM step
 JOIN lanes l ON l.id = step.lane_id
 JOIN recipient_domains r ON r.domain = l.domain
 {TAKEN}
 WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
-ORDER BY row_number() OVER (PARTITION BY l.org_id ORDER BY step.due_at), step.due_at
+) due
+ORDER BY row_number() OVER (PARTITION BY org_id ORDER BY turn, class, due_at), due_at
 LIMIT $1
 """
 _DUE_LANES, _DUE_OF = _EVERY_LANE + _DUE, _THESE_LANES + _DUE

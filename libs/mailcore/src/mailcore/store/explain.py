@@ -216,8 +216,10 @@ SELECT s.id, s.key, s.max_connections, s.limits, s.failures, s.last_reply,
        CASE WHEN s.suspended_until > now() THEN s.suspended_until END AS suspended_until,
        CASE WHEN s.slow_until > now() THEN s.slow_until END AS slow_until
 FROM sites s
-WHERE CASE WHEN $2::bigint IS NOT NULL THEN s.id = $2
-           ELSE s.key = $3 OR s.id = (SELECT r.site_id FROM recipient_domains r WHERE r.domain = $1) END
+WHERE s.id IN (
+  SELECT $2::bigint
+  UNION ALL SELECT k.id FROM sites k WHERE k.key = $3 AND $2::bigint IS NULL
+  UNION ALL SELECT r.site_id FROM recipient_domains r WHERE r.domain = $1 AND $2::bigint IS NULL)
 ORDER BY s.key IS DISTINCT FROM $3 AND s.suspended_until > now() DESC NULLS LAST, s.key IS NOT DISTINCT FROM $3 DESC LIMIT 1
 """
 

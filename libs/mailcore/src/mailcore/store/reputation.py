@@ -120,7 +120,8 @@ async def rates(db: Connection, domain_id: UUID, hours: int) -> Rates | None:
 _COUNTED = """
 WITH window_ AS (SELECT now() - make_interval(hours => $1) AS at), asked AS MATERIALIZED ({asked}), since AS MATERIALIZED (
   SELECT w.org_id, w.id, w.name, greatest(window_.at, (
-           SELECT max(a.ended_at) FROM alarms a WHERE a.org_id = w.org_id AND a.domain = w.name AND a.ended_by = 'person')) AS at
+           SELECT max(a.ended_at) FROM alarms a WHERE a.org_id = w.org_id AND a.domain = w.name
+             AND a.kind <> 'bulk' AND a.ended_by = 'person')) AS at
   FROM asked w, window_
 ), counts AS MATERIALIZED (
   SELECT c.* FROM (SELECT DISTINCT org_id FROM since) o CROSS JOIN LATERAL (

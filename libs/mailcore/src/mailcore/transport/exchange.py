@@ -336,7 +336,7 @@ class Exchange:
         session = self._session
         lines, session.lines = session.lines, []
         if session.mails:
-            lines.append(Line(time.time(), f"[mail {session.mails + 1} of a connection {session.opened}]"))
+            lines.append(Line(time.time(), f"[on a connection {session.opened}]"))
         transaction = _Transaction(mail, lines)
         try:
             transaction.opening = opening(mail, session.capabilities)

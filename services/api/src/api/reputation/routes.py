@@ -43,8 +43,10 @@ async def get(id: str, who: FullAccess, ctx: Ctx) -> dict[str, Any]:
         open_ = await reputation.of_domain(db, domain_id)
     if rates is None:
         raise not_found("Domain")
-    async with ctx.store.worker() as db:  # it is counted by name, whoever sends
-        reached_at = await bulk.reached_at(db, registered_domain(row["name"]) or row["name"])
+    reached_at = None
+    if row["status"] == "verified":  # it is counted by name, whoever sends: told to those only who may
+        async with ctx.store.worker() as db:
+            reached_at = await bulk.reached_at(db, registered_domain(row["name"]) or row["name"])
     actions = {each["action"] for each in open_}
     limits = settings.reputation
     return {
