@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,9 +17,9 @@ import pytest
 from mailcore.mailauth.dkim.keys import SigningKey
 from mailcore.mime.compose import Part
 from mailcore.smtp.outcome import Outcome, Result
-from outbound import signers, signing
+from outbound import signing
 from outbound.composer import CHUNK_BYTES, Composed, Work, compose_these
-from outbound.signers import ENDED_IN_A_ROW, Signers, _Died
+from outbound.signers import ENDED_IN_A_ROW, PROGRAM, Signers, _Died
 from outbound.tracking import Tracker
 from unit.outbound.test_composer import ED, KEYS, RSA, content
 
@@ -98,12 +98,10 @@ async def test_what_ends_outbound_does_not_end_a_child(one: Signers) -> None:
     assert one.pids() == [pid]
 
 
-async def test_a_mail_that_ends_its_process_waits_and_the_others_are_signed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_mail_that_ends_its_process_waits_and_the_others_are_signed(tmp_path: Path) -> None:
     """The child is ours, with one line more: it dies of a subject."""
-    poison(monkeypatch, tmp_path, "os._exit(11)")
-    deadly = Signers(1)
+    program = poison(tmp_path, "os._exit(11)")
+    deadly = Signers(1, program=program)
     try:
         mails = [work("one"), work("poison"), work("three")]
         composed = await deadly.compose(mails, "us")
@@ -114,9 +112,8 @@ async def test_a_mail_that_ends_its_process_waits_and_the_others_are_signed(
         await deadly.close()
 
 
-async def test_a_mail_that_takes_for_ever_ends_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    poison(monkeypatch, tmp_path, "\n        while True: pass", seconds=1)
-    slow = Signers(1)
+async def test_a_mail_that_takes_for_ever_ends_its_process(tmp_path: Path) -> None:
+    slow = Signers(1, program=poison(tmp_path, "\n        while True: pass", seconds=1))
     try:
         (composed,) = await slow.compose([work("poison")], "us")
         assert is_put_off(composed)
@@ -124,8 +121,8 @@ async def test_a_mail_that_takes_for_ever_ends_its_process(monkeypatch: pytest.M
         await slow.close()
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, folder: Path, does: str, seconds: int = signing.SECONDS) -> None:
-    """Children do that with a mail of the subject `poison`."""
+def poison(folder: Path, does: str, seconds: int = signing.SECONDS) -> list[str]:
+    """The program, which does that with a mail of the subject `poison`."""
     program = f"""
 import os, sys
 from outbound import composer, signing
@@ -139,36 +136,28 @@ signing.main()
 """
     path = folder / "deadly.py"
     path.write_text(program)
-    start(monkeypatch, [sys.executable, str(path)])
-
-
-def start(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
-    monkeypatch.setattr(signers, "PROGRAM", argv)
+    return [sys.executable, str(path)]
 
 
 def is_put_off(composed: Composed) -> bool:
     return isinstance(composed, Outcome) and (composed.result, composed.rule) == (Result.DEFERRED, "internal-error")
 
 
-async def test_a_mail_that_was_in_hand_is_not_composed_here_when_no_other_child_can_be_started(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    poison(monkeypatch, tmp_path, "os._exit(11)")
-    deadly = Signers(1)
+async def test_a_mail_that_was_in_hand_is_not_composed_here_when_no_other_child_can_be_started(tmp_path: Path) -> None:
+    program = poison(tmp_path, "os._exit(11)")
+    deadly = Signers(1, program=program)
     try:
         assert await deadly.compose([work("one")], "us")
-        start(monkeypatch, ["/bin/false"])
+        program[:] = ["/bin/false"]
         assert all(map(is_put_off, await deadly.compose([work("one"), work("poison")], "us")))
         assert is_put_off((await deadly.compose([work("two")], "us"))[0]) is False
     finally:
         await deadly.close()
 
 
-async def test_where_every_mail_ends_the_child_it_is_not_the_mails(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    poison(monkeypatch, tmp_path, "os._exit(11)")
-    deadly = Signers(1)
+async def test_where_every_mail_ends_the_child_it_is_not_the_mails(tmp_path: Path) -> None:
+    program = poison(tmp_path, "os._exit(11)")
+    deadly = Signers(1, program=program)
     try:
         for _ in range(ENDED_IN_A_ROW):
             assert is_put_off((await deadly.compose([work("poison")], "us"))[0])
@@ -179,9 +168,9 @@ async def test_where_every_mail_ends_the_child_it_is_not_the_mails(
 
 
 @pytest.mark.parametrize("argv", [["/nowhere/at/all"], ["/bin/false"], ["/bin/echo", "not the word" * 10]])
-async def test_where_no_child_can_be_started_threads_sign(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    start(monkeypatch, argv)
-    await signs_here_and_then_there(monkeypatch)
+async def test_where_no_child_can_be_started_threads_sign(argv: list[str]) -> None:
+    program = [*argv]
+    await signs_here_and_then_there(program, lambda: program.__setitem__(slice(None), PROGRAM))
 
 
 async def test_where_there_are_no_descriptors_left_threads_sign(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,17 +178,17 @@ async def test_where_there_are_no_descriptors_left_threads_sign(monkeypatch: pyt
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("socket.socketpair", none_left)
-    await signs_here_and_then_there(monkeypatch)
+    await signs_here_and_then_there(PROGRAM, monkeypatch.undo)
 
 
-async def signs_here_and_then_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    without = Signers(2)
+async def signs_here_and_then_there(program: list[str], mend: Callable[[], None]) -> None:
+    without = Signers(2, program=program)
     without.start()
     try:
         mails = [work("one"), work("two")]
         for _ in range(3):
             assert await without.compose(mails, "us") == compose_these(mails)
-        monkeypatch.undo()
+        mend()
         for child in without._children:
             child._not_before = 0.0
         assert await without.compose(mails, "us") == compose_these(mails)
@@ -208,7 +197,7 @@ async def signs_here_and_then_there(monkeypatch: pytest.MonkeyPatch) -> None:
         await without.close()
 
 
-async def test_a_child_that_says_nothing_is_taken_for_dead(one: Signers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_says_nothing_is_taken_for_dead(one: Signers) -> None:
     mails = [work("one"), work("two")]
     assert await one.compose(mails, "us")
     (pid,) = one.pids()
@@ -218,10 +207,8 @@ async def test_a_child_that_says_nothing_is_taken_for_dead(one: Signers, monkeyp
     assert not runs(pid)
 
 
-async def test_a_child_that_does_not_become_ready_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signers, "PATIENCE", 0.2)
-    start(monkeypatch, ["/bin/sh", "-c", "sleep 60"])
-    silent = Signers(1)
+async def test_a_child_that_does_not_become_ready_is_not_waited_for() -> None:
+    silent = Signers(1, program=["/bin/sh", "-c", "sleep 60"], patience=0.2)
     try:
         mails = [work("one")]
         assert await silent.compose(mails, "us") == compose_these(mails)

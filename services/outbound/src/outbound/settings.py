@@ -82,7 +82,7 @@ class OutboundGroup(Group):
     """PEM file of authorities to trust besides the system's, for certificates of mail hosts and of policy hosts."""
     source_ip: str | None = None
     signing_processes: int = Field(2, ge=0, le=64)
-    """Child processes that compose and sign, of 50 MB each; 0: three threads of this process, which sign three quarters as much."""
+    """Child processes that compose and sign, of 50 MB each; 0: three threads of this process, which sign up to a quarter less."""
     memory_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
     """Mail that a process holds at most between fetching its content and its outcome; a larger mail goes alone."""
     processes: int = Field(1, ge=0)

@@ -47,14 +47,23 @@ _ENDED = Outcome(Result.DEFERRED, Reply(451, "the mail could not be composed", "
 class Signers:
     """`processes` child processes; 0: THREADS threads of this one.
 
-    `log_format` and `log_level`: as this process logs (mailcore.kit.log.configure).
+    `log_format` and `log_level`: as this process logs (mailcore.kit.log.configure). `program`: what children run. `patience`: in
+    seconds, how long one may be silent.
     """
 
-    def __init__(self, processes: int, *, log_format: str = "json", log_level: str = "info") -> None:
+    def __init__(
+        self,
+        processes: int,
+        *,
+        log_format: str = "json",
+        log_level: str = "info",
+        program: Sequence[str] = PROGRAM,
+        patience: float = PATIENCE,
+    ) -> None:
         # one thread more, for what is too large for a child
         self._threads = ThreadPoolExecutor(processes + 1 if processes else THREADS, thread_name_prefix="sign")
         self._turns = Turns(self._threads)
-        self._children = [_Child([log_format, log_level]) for _ in range(processes)]
+        self._children = [_Child(program, [log_format, log_level], patience) for _ in range(processes)]
         self._idle: SimpleQueue[_Child] = SimpleQueue()
         for child in self._children:
             self._idle.put(child)
@@ -117,8 +126,10 @@ class _Died(Exception):
 class _Child:
     """One process, and the next when it has died. One thread at a time, but for `kill`."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, program: Sequence[str], arguments: Sequence[str], patience: float) -> None:
+        self._program = program
         self._arguments = arguments
+        self._patience = patience
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._number = 0
@@ -139,11 +150,11 @@ class _Child:
         except OSError as error:
             self._missed(str(error))
             return
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(self._patience)
         self._answers = self._socket.makefile("rb")
         everything = os.environ.items()  # noqa: TID251 - passed on, not read
         env = {name: value for name, value in everything if name.startswith(PASSED_ON)}
-        command = [*PROGRAM, *self._arguments]
+        command = [*self._program, *self._arguments]
         with theirs:
             try:
                 # a group of its own: Ctrl-C is for outbound, which ends it when nothing is in hand
@@ -235,7 +246,7 @@ class _Child:
         status = process.poll()
         process.kill()
         try:
-            process.wait(PATIENCE)
+            process.wait(self._patience)
         except subprocess.TimeoutExpired:
             log.error("a process that signs cannot be ended", pid=process.pid)
         return "" if status is None else f"exit status {status}"
