@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -29,10 +31,13 @@ PILLS = b"Cheap wonder pills from our warehouse, order the golden pharmacy disco
 MINUTES = b"Please find the minutes of the choir rehearsal, the tenors asked for another evening in the small chapel next week %d"
 
 
-@pytest.fixture(scope="module")
-def learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, int]]:
-    """An rspamd that learns, after a few mails, and the port of its controller."""
-    folder = tmp_path_factory.mktemp("learning")
+def _learning(folder: Path, server: str) -> tuple[Daemon, int]:
+    """The controller of an rspamd that learns after a few mails, and the port of its scanner.
+
+    What it learned lies in Redis, as where people run it: with files, two workers that start at once may both make one, and one is
+    left without.
+    """
+    redis = urlsplit(server)
     traversable(folder)
     folder.chmod(0o777)
     port, controller = free_port(), free_port()
@@ -44,18 +49,34 @@ def learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon,
         "actions { reject = 15; add_header = 6; greylist = 4; }\n"
         f'worker "normal" {{ bind_socket = "127.0.0.1:{port}"; count = 1; }}\n'
         f'worker "controller" {{ bind_socket = "127.0.0.1:{controller}"; count = 1; password = "q1"; secure_ip = "127.0.0.1"; }}\n'
-        'classifier "bayes" { tokenizer { name = "osb"; } backend = "sqlite3"; min_learns = 2; min_tokens = 1;\n'
-        f'  cache {{ type = "sqlite3"; path = "{folder}/learned.sqlite"; }}\n'
-        f'  statfile {{ symbol = "BAYES_HAM"; spam = false; path = "{folder}/ham.sqlite"; }}\n'
-        f'  statfile {{ symbol = "BAYES_SPAM"; spam = true; path = "{folder}/spam.sqlite"; }} }}\n'
+        'classifier "bayes" { tokenizer { name = "osb"; } backend = "redis"; min_learns = 2; min_tokens = 1;\n'
+        f'  servers = "{redis.hostname}:{redis.port}"; password = "{redis.password}"; db = "1"; cache {{ type = "redis"; }}\n'
+        '  statfile { symbol = "BAYES_HAM"; spam = false; }\n'
+        '  statfile { symbol = "BAYES_SPAM"; spam = true; } }\n'
     )
     places = [f"--var={name}={folder}" for name in ("DBDIR", "RUNDIR", "LOGDIR")]
     account = ["-u", "nobody", "-g", "nogroup"] if os.getuid() == 0 else []
     argv = [peer("rspamd"), "-f", "-i", "-c", str(folder / "rspamd.conf"), *places, *account]
-    daemon = Daemon(argv, controller, folder / "rspamd.log")
+    return Daemon(argv, controller, folder / "rspamd.log"), port
+
+
+@pytest.fixture
+def learning(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterator[tuple[Daemon, int]]:
+    daemon, port = _learning(tmp_path_factory.mktemp("learning"), redis_server)
     daemon.start()
     try:
         yield daemon, port
+    finally:
+        daemon.kill()
+
+
+@pytest.fixture
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One whose Redis is away."""
+    daemon, _ = _learning(tmp_path_factory.mktemp("forgetful"), f"redis://:ring@127.0.0.1:{free_port()}/0")
+    daemon.start()
+    try:
+        yield daemon
     finally:
         daemon.kill()
 
@@ -111,4 +132,17 @@ async def test_rspamd_learns_what_is_reported_and_says_so_of_the_next_mail(
     again = await desk.admin.fetch("SELECT state, learned FROM trainings")
     told = {"scanner": "rspamd", "learned": False, "note": "It knew already."}
     assert [(row["state"], row["learned"]) for row in again] == [("done", [told])] * 8
+    await scanner.close()
+
+
+async def test_a_report_waits_while_the_redis_of_rspamd_is_away(
+    make_desk: MakeDesk, store: Store, ringer: Ringer, blobs: BlobStore, forgetful: Daemon
+) -> None:
+    """It then answers with a status that HTTP does not have."""
+    desk, scanner = make_desk(), Rspamd(operators_client(), controller=f"http://127.0.0.1:{forgetful.port}")
+    await reported(desk, store, ringer, PILLS % 0, spam=True)
+    assert await Trainings(store, blobs, [Pupil("rspamd", scanner, scanner.max_bytes)]).sweep() == 1
+    row = await desk.admin.fetchrow("SELECT state, reason, due_at > now() AS later FROM trainings")
+    assert (row["state"], row["later"]) == ("waiting", True)
+    assert row["reason"].startswith("rspamd: ")
     await scanner.close()
