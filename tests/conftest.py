@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ structlog.configure(
     ]
 )
 
+_OURS = pytest.StashKey[Path]()
 FIRST = ("conformance", "e2e", "integration/postroom", "integration/outbound", "integration", "unit")
 """What boots whole stacks is given out first and the many short files last, so that all workers end at the same time."""
 TOGETHER = {
@@ -31,6 +35,25 @@ TOGETHER = {
     **{f"tests/conformance/test_{name}.py": "world" for name in ("idor", "resend_api", "sdk_methods", "sdks")},
 }
 """Beginnings of paths to the stack that they share. A file that is missing here costs a boot and nothing else."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Root's peers run as `nobody` and pass through our folders. Their usual place is closed again by each other run of pytest
+    that begins; a folder of this run's own is not. It stays where tests failed."""
+    if os.getuid() == 0 and not config.option.basetemp and not hasattr(config, "workerinput"):
+        config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
+        config.stash[_OURS] = Path(config.option.basetemp)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and _OURS in session.config.stash:
+        del session.config.stash[_OURS]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (folder := config.stash.get(_OURS, None)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _ByStack(LoadFileScheduling):
