@@ -1,5 +1,5 @@
-"""What is waiting to leave: found, leased, marked, settled, given back. With `store.leases` and `store.expiry` the writer of `queue`
-and `deliveries`.
+"""What is waiting to leave: found, leased, marked, settled, given back. With `store.leases` and `store.expiry` the writer of
+`queue` and `deliveries`.
 
 1. `due_lanes`      which lanes have due rows, one index probe a lane (loose index scan): never a look at the rows
 2. `claim`          lease rows of some lanes, each lane its quantum; attempt and next due time are written before any network
