@@ -55,7 +55,7 @@ SELECT $1, $2, $3, now() + make_interval(secs => $4::float8), $5, $6
 WHERE $3::uuid IS NULL OR EXISTS (SELECT FROM organizations o WHERE o.id = $3)
 ON CONFLICT (site_id, org_id) DO UPDATE
   SET until = excluded.until, origin = excluded.origin, reason = excluded.reason, created_at = now()
-  WHERE excluded.origin = 'operator' OR h.until < excluded.until AND (h.origin = 'rule' OR h.until <= now())
+  WHERE excluded.origin = 'operator' OR h.until <= now() OR h.until < excluded.until AND h.origin = 'rule'
 RETURNING {_COLUMNS}
 """
 
