@@ -88,18 +88,34 @@ async def test_mail_that_would_come_back_to_us_stops(
     assert "addresses" not in steps
 
 
-async def test_an_address_of_a_pool_is_ours_too(tracing: httpx.AsyncClient, admin: asyncpg.Connection) -> None:
+@pytest.mark.parametrize("local", [None, "10.0.0.77"])
+async def test_an_address_of_a_pool_is_ours_too_as_the_world_sees_it(
+    tracing: httpx.AsyncClient, admin: asyncpg.Connection, local: str | None
+) -> None:
+    """Behind a NAT the one that is bound is in nobody's DNS."""
     assert (await traced(tracing, "you@pooled.test"))[0] == "ok"
     pool, source = uuid7(), uuid7()
     await admin.execute("INSERT INTO pools (id, name) VALUES ($1, 'own')", pool)
     await admin.execute(
-        "INSERT INTO sources (id, pool_id, ipv4, ehlo_name) VALUES ($1, $2, '192.0.2.77', 'own.test')", source, pool
+        "INSERT INTO sources (id, pool_id, ipv4, local_ipv4, ehlo_name) VALUES ($1, $2, '192.0.2.77', $3::text::inet, 'own.test')",
+        *(source, pool, local),
     )
     await admin.execute(
         "INSERT INTO warmups (id, source_id, state, schedule) VALUES ($1, $2, 'warm', '{50}')", uuid7(), source
     )
     verdict, steps = await traced(tracing, "you@pooled.test")
     assert (verdict, steps["mx"]["facts"]["enhanced_code"]) == ("stop", "5.4.6")
+
+
+async def test_the_address_that_mail_leaves_from_without_a_pool_is_ours_too(
+    token: str, make_client: MakeClient, store: Store
+) -> None:
+    async with tracer(token, make_client, source_ip="192.0.2.77") as (client, given):
+        verdict, steps = await traced(client, "you@pooled.test")
+        assert (verdict, steps["mx"]["facts"]["enhanced_code"]) == ("stop", "5.4.6")
+        with pytest.raises(Refused) as refused:
+            await finder(store, given).find("pooled.test")
+    assert refused.value.enhanced == "5.4.6"
 
 
 async def test_hosts_no_better_than_ourselves_are_not_tried(token: str, make_client: MakeClient, store: Store) -> None:

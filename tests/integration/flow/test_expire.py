@@ -22,13 +22,21 @@ async def test_mail_that_waited_for_us_and_not_for_its_site_does_not_expire(
 ) -> None:
     """outbound was down, or the retry schedule is shorter than the queue: the next claim tries it."""
     submits = Submits(store, ringer, LocalBlobs(tmp_path))
-    for name in ("healthy.example", "down.example"):
+    for name in ("healthy.example", "down.example", "shaky.example"):
         to = f"you@{name}"
         email = NewEmail("us@postroom.test", "postroom.test", [to], [parse_address(to)], "Hi", text="Hi")
         await submits.submit(org, [email], door="test")
-    site = await admin.fetchval("SELECT site_id FROM recipient_domains WHERE domain = 'down.example'")
     async with store.worker() as db:
-        await sites.suspend(db, site, "nobody there", first=30, longest=900)
+        for name in ("down.example", "shaky.example"):
+            site = await admin.fetchval("SELECT site_id FROM recipient_domains WHERE domain = $1", name)
+            await sites.suspend(db, site, "nobody there", first=30, longest=900)
+        await sites.note(db, [sites.Note(site, True, [])])
     assert await settle.expire(store, datetime.now(UTC) + timedelta(minutes=1)) == (1, 0)
     states = {row["recipient"]: row["state"] for row in await admin.fetch("SELECT recipient, state FROM deliveries")}
-    assert states == {"you@healthy.example": "queued", "you@down.example": "expired"}
+    assert states == {
+        "you@healthy.example": "queued",
+        "you@down.example": "expired",
+        "you@shaky.example": "queued",  # it took a mail a moment ago
+    }
+    await admin.execute("UPDATE sites SET heard_at = heard_at - interval '2 hours'")
+    assert await settle.expire(store, datetime.now(UTC) + timedelta(minutes=1)) == (1, 0)

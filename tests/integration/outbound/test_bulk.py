@@ -342,3 +342,32 @@ async def test_what_the_operator_has_ended_comes_back_a_day_later(
     await admin.execute("UPDATE alarms SET ended_at = ended_at - interval '25 hours'")
     await there.look()
     assert await there.lacks() == ["DMARC"]
+
+
+# ---- many ------------------------------------------------------------------------------------------------------------
+
+MANY = health.MOST_DOMAINS + health.MOST_BULK + 40
+
+
+async def test_of_more_domains_than_one_look_takes_all_are_judged_and_looked_at_in_turns(
+    there: Installation, org: UUID, domain: UUID, admin: asyncpg.Connection
+) -> None:
+    await admin.execute(
+        "INSERT INTO domains (id, org_id, name, status, sending, record_status) "
+        "SELECT gen_random_uuid(), $1, 'n' || n || '.mail.test', 'verified', true, '{}' FROM generate_series(1, $2::int) n",
+        *(org, MANY),
+    )
+    await there.sent(org, domain, 6_000)
+    looked = "SELECT count(DISTINCT subject) FROM health_findings WHERE \"check\" = 'dmarc'"
+    await there.look()
+    assert len(await there.alarms()) == MANY, "each lacks SPF and DKIM, by what its own daily look has found"
+    first = await admin.fetchval(looked)
+    assert first == health.MOST_DOMAINS + health.MOST_BULK < MANY
+    at = await admin.fetchval("SELECT max(at) FROM health_findings")
+    await there.look()
+    assert len(await there.alarms()) == MANY
+    assert await admin.fetchval(looked) == MANY + 1, "those that were not looked at go first, and what is known stays"
+    assert await admin.fetchval(f"{looked} AND at > $1", at) == first
+    gone = await admin.fetch("DELETE FROM domains WHERE name LIKE 'n1%' RETURNING name")
+    await there.look()
+    assert await admin.fetchval(f"{looked} AND subject = ANY ($1::text[])", [row["name"] for row in gone]) == 0

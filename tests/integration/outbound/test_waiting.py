@@ -17,7 +17,7 @@ from integration.outbound.test_sources import NEW, NOON, Add, Desk, add, clock, 
 from mailcore.blob.local import LocalBlobs
 from mailcore.dsn.parse import parse
 from mailcore.dsn.report import Action
-from mailcore.flow import delays, settle, warmup
+from mailcore.flow import delays, reputation, settle, waiting, warmup
 from mailcore.flow import sources as flow
 from mailcore.flow.owed import Reports
 from mailcore.queue.bell import Ringer
@@ -135,10 +135,10 @@ async def test_broadcasts_wait_for_room_longer_than_they_are_tried_and_not_for_e
         assert event["type"] == "email.bounced" and words in event["detail"]["bounce"]["message"]
 
 
-async def test_nothing_expires_that_is_held(
+async def test_nothing_expires_that_is_held_nor_within_a_day_of_it(
     desk: Desk, tenant: Tenant, add: Add, store: Store, admin: asyncpg.Connection
 ) -> None:
-    """For room or for its site, it makes no difference."""
+    """For room or for its site, it makes no difference: nobody has tried it since."""
     await _pause_for_good(store, admin, await add(NEW, cap=50, now=NOON))
     await tenant.send("you@example.com")
     assert await desk.send() == {"waits": 1}
@@ -150,8 +150,44 @@ async def test_nothing_expires_that_is_held(
         await holds.place(db, None, tenant.org_id, origin="operator", reason="a question of payment")
     assert await _expire(store, 30 * DAY) == 0
     async with store.worker() as db:
-        await holds.lift(db, None, tenant.org_id)
+        assert len(await holds.lift(db, None, tenant.org_id)) == 1
+        assert await holds.lift(db, None, tenant.org_id) == await holds.in_force(db) == []
+        await holds.forget(db)
+    assert await _expire(store, 30 * DAY) == 0
+    await admin.execute("UPDATE holds SET until = until - interval '1 day'")
     assert await _expire(store, 30 * DAY) == 2
+    async with store.worker() as db:
+        await holds.forget(db)
+    assert await admin.fetchval("SELECT count(*) FROM holds") == 0
+
+
+async def test_a_hold_that_ended_by_itself_is_no_other(tenant: Tenant, store: Store, admin: asyncpg.Connection) -> None:
+    await tenant.send("you@down.example")
+    site = await admin.fetchval("UPDATE sites SET failures = 3 RETURNING id")
+    async with store.worker() as db:
+        await holds.place(db, site, None, origin="rule", reason="450 later", seconds=3600)
+    await admin.execute("UPDATE holds SET until = now() - interval '23 hours'")
+    assert await _expire(store, 30 * DAY) == 0
+    await admin.execute("UPDATE holds SET until = now() - interval '25 hours'")
+    assert await _expire(store, 30 * DAY) == 1
+
+
+async def test_a_broadcast_that_a_pause_kept_for_longer_than_it_may_wait_has_a_day_for_room(
+    desk: Desk, tenant: Tenant, add: Add, store: Store, ringer: Ringer, domain: UUID, admin: asyncpg.Connection
+) -> None:
+    """Its domain is resumed, what its pool may send today is used up, and the hourly look comes."""
+    await add(NEW, cap=1, now=NOON)
+    await tenant.send_each([[f"v{n}@example.com"] for n in range(2)], broadcast=True)
+    alarm = await reputation.pause(store, ringer, domain, "for the test")
+    await waiting.until_resumed(store, [(row, domain) for row in await desk.claim()])
+    assert await _expire(store, WAITING + DAY) == 0
+    await reputation.end(store, ringer, alarm["id"])
+    assert await waiting.release(store) == 2
+    placed = await desk.place(await desk.claim(), broadcast=True)
+    assert len(placed.waiting) == 1
+    assert await _expire(store, WAITING + DAY) == 0
+    await admin.execute("UPDATE alarms SET ended_at = ended_at - interval '1 day'")
+    assert await _expire(store, WAITING + DAY) == 1
 
 
 async def test_what_is_due_waited_for_us_and_does_not_expire(

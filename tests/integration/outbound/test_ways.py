@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from fakes.authority import Authority
 from fakes.provider_api import ProviderApi
 from fakes.provider_posts import CERTIFICATE, SETTINGS, fixture, signed_post
 from fakes.smtp_server import SmtpServer, Step
@@ -389,6 +390,27 @@ async def test_a_smart_host_is_a_way(setup: Setup, outbound: Run, sink: SmtpServ
         (attempt,) = await tenant.attempts(email)
         assert attempt["site"] == f"smarthost:{way}" and len(host.caught) == 1 and sink.caught == []
         assert any(command.startswith("AUTH PLAIN") for command in host.talks[0].commands)
+
+
+async def test_a_smart_host_that_wants_the_tls_it_is_not_to_have_rests_and_says_what_to_set(
+    setup: Setup, outbound: Run, sink: SmtpServer, authority: Authority
+) -> None:
+    """Its mail takes the route's next way, and nobody is suppressed for it."""
+    tenant = setup.tenant
+    demands = Step("530 5.7.0 Must issue a STARTTLS command first")
+    async with SmtpServer({"mail": demands}, tls=authority.server("mx.test").context) as host, outbound(sink, **by()):
+        way = await setup.way("smarthost", host="127.0.0.1", port=host.port, tls="none")
+        await tenant.admin.execute("UPDATE ways SET org_id = NULL WHERE id = $1", way)
+        await setup.route(way, ways.DEFAULT)
+        first = await tenant.send("you@example.com")
+        await tenant.state(first, "delivered")
+        await tenant.state(await tenant.send("me@example.com"), "delivered")
+        assert len(host.commands("MAIL")) == 1
+    attempt, _ = await tenant.attempts(first)
+    assert (attempt["outcome"], attempt["rule"], attempt["enhanced_code"]) == ("deferred", "tls-off", "4.7.10")
+    site = await tenant.admin.fetchrow("SELECT * FROM sites WHERE key = $1", f"smarthost:{way}")
+    assert site is not None and site["failures"] == 1
+    assert "set `tls` of the way out" in site["last_reply"] and "set `tls` of the way out" in attempt["reply"]
 
 
 @pytest.mark.parametrize("implicit", [False, True], ids=["STARTTLS", "implicit"])

@@ -166,6 +166,18 @@ async def test_while_its_tls_is_of_no_use_mail_for_a_peer_that_wants_it_waits() 
                 assert len(other.caught) == 7
 
 
+async def test_where_tls_is_off_a_peer_that_wants_it_is_asked_once_and_the_words_say_what_to_set() -> None:
+    """It cannot help to ask again: the operator has to mend it, and meanwhile other mail and other hosts are spared."""
+    mails = [mail(f"m{n}") for n in range(10)]
+    async with SmtpServer({"mail": _tls_first}, extensions=(), tls=certificate()[0]) as server:
+        run = await deliver(to(server, tls=TlsPolicy.NONE), mails)
+        assert {(each.result, each.rule) for each in run.outcomes.values()} == {(Result.DEFERRED, "tls-off")}
+        assert len(server.commands("MAIL")) == 1 and server.commands("STARTTLS") == []
+    assert all("POSTROOM_OUTBOUND__SMARTHOST_TLS" in each.reply.text for each in run.outcomes.values())
+    assert "(530 5.7.0 Must issue a STARTTLS command first)" in run["m0"].reply.text
+    assert "530" not in run["m9"].reply.text
+
+
 @pytest.mark.parametrize("tls", [True, False])
 async def test_530_for_want_of_anything_else_is_for_good(tls: bool) -> None:
     """RFC 4954 §6: a login. Under TLS, or where none is offered, another try would hear the same."""

@@ -212,22 +212,36 @@ async def test_the_names_and_addresses_of_pools_are_ours_too() -> None:
         "bound.test": {"A": ["8.8.8.9"]},
         "outside.test": {"A": ["8.8.8.10"]},
         "out1.ours.test": {"A": ["8.8.8.10"]},  # the name's, before a translation of addresses
+        "translated.test": {"A": ["8.8.8.11"], "AAAA": ["2600::11"]},
     }
     pools: list[KnownSource] = []
     resolver = StaticResolver(zones)
     ourselves = Ourselves(["mail.ours.test"], resolver, never, sources=lambda: pools, own_seconds=0)
     finder = ByMX(resolver, 25, [], ourselves=ourselves)
-    domains = ("name.test", "bound.test", "outside.test")
+    domains = ("name.test", "bound.test", "outside.test", "translated.test")
     for domain in domains:
         assert (await finder.find(domain)).hops
     warm = KnownWarmup(uuid7(), "warm", begun=False, cap=None, leased=0)
-    pools.append(KnownSource(uuid7(), uuid7(), "8.8.8.9", None, "OUT1.ours.test", False, False, warm))
+    given = (uuid7(), uuid7(), "8.8.8.9", None, "OUT1.ours.test", False, False, warm)
+    pools.append(KnownSource(*given, outside=("8.8.8.11",)))
     for domain in domains:
         with pytest.raises(MailLoop):
             await finder.find(domain)
     pools.clear()
     for domain in domains:
         assert (await finder.find(domain)).hops
+
+
+@pytest.mark.parametrize("ip", ["8.8.8.12", "2600:0::12"])
+async def test_the_address_that_mail_leaves_from_without_a_pool_is_ours_too(ip: str) -> None:
+    async def never(_: str) -> bool:
+        return False
+
+    resolver = StaticResolver({"us.test": {"A": ["8.8.8.12"], "AAAA": ["2600::12"]}, "them.test": {"A": ["8.8.8.13"]}})
+    finder = ByMX(resolver, 25, [], ourselves=Ourselves(["mail.ours.test"], resolver, never, source_ip=ip))
+    assert (await finder.find("them.test")).hops
+    with pytest.raises(MailLoop):
+        await finder.find("us.test")
 
 
 async def test_loopback_is_not_ourselves() -> None:

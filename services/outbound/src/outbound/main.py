@@ -335,6 +335,7 @@ def routes(
                 resolver,
                 partial(receives, store),
                 sources=lambda: sources.known if sources else (),
+                source_ip=own.source_ip,
             ),
             securing=securing,
         )

@@ -20,12 +20,17 @@ BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH = 2.0, 60.0, 1.25
 that is found out within a quarter of the time it lasted."""
 PROBES = 2
 """Mails that find out together, of all processes. Where no connection comes about one pays for both."""
+TLS_OFF = "tls-off"
+"""Rule of a mail that a host refused for want of TLS where the way is to use none. The words are ours: what to set."""
 TURNED_AWAY = frozenset(("closing", "greeting-refused", "ehlo-refused"))
 """Rules under which a 421 ended the session."""
 
 
 def is_down(outcome: Outcome, tls: TlsPolicy) -> bool:
-    """No session came as far as this mail's MAIL: it is about the site, not about the mail. `tls`: the way's own policy."""
+    """No session came as far as this mail's MAIL, or TLS is off for a host that wants it: it is about the site, not about the mail.
+    `tls`: the way's own policy."""
+    if outcome.rule == TLS_OFF:
+        return True
     always = tls in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT)
     own_demand = outcome.rule in ("tls-failed", "tls-not-offered") and not always
     # what the recipient's side asks for is not the site's: other domains have their mail there
@@ -73,7 +78,11 @@ def is_cut_off(outcome: Outcome) -> bool:
 def of_site(down: Outcome) -> str:
     """What it said, for all who send there: behind MAIL it may have named the sender of that one, and its words stay with it."""
     reply = down.reply
-    if reply is not None and any(line.said and line.said.startswith("MAIL ") for line in down.conversation):
+    if (
+        reply is not None
+        and down.rule != TLS_OFF
+        and any(line.said and line.said.startswith("MAIL ") for line in down.conversation)
+    ):
         reply = Reply(reply.code, "the peer closes its connections", reply.enhanced)
     return str(reply)
 

@@ -11,7 +11,7 @@ late. It stops nothing; with REPUTATION__BULK=refuse the alarm of one that is pa
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -20,7 +20,6 @@ from typing import Any
 from mailcore.dns.suffixes import registered_domain
 from mailcore.events import timestamp
 from mailcore.flow.gate import Requirement, of_every_mail
-from mailcore.flow.health import MOST_BULK
 from mailcore.flow.reputation import Guarded, Wanted, note, tell
 from mailcore.kit.ids import uuid7
 from mailcore.kit.settings import Reputation
@@ -123,6 +122,19 @@ def _same(open_: OpenBulk, wanted: Wanted, facts: Mapping[str, Any]) -> bool:
     return gist(open_.action, open_.facts) == gist(wanted.action, facts)
 
 
+def _sorted(
+    findings: Sequence[Mapping[str, Any]],
+) -> tuple[list[Mapping[str, Any]], defaultdict[str, list[Mapping[str, Any]]]]:
+    """Of each check and status the first, which will do for what all mail shares; and those about one domain, by its name. Each of
+    many domains is judged by a few of many findings."""
+    shared: dict[tuple[str, str], Mapping[str, Any]] = {}
+    own: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in findings:
+        shared.setdefault((each["check"], each["status"]), each)
+        own[each["subject"].split(" ")[0]].append(each)
+    return list(shared.values()), own
+
+
 # ---- the look --------------------------------------------------------------------------------------------------------
 
 
@@ -131,18 +143,18 @@ async def look(store: Store, limits: Reputation, *, watch: bool = True) -> Guard
     async with store.worker() as db:
         await bulk.alone(db)
         senders = await bulk.senders(db) if watch else {}
-        findings = await health.findings(db)
+        shared, own = _sorted(await health.findings(db))
         complained = await bulk.complained(db)
         quiet = await bulk.quiet(db)
         open_ = await bulk.open_alarms(db)
         wanted: list[NewAlarm] = []
         over: dict[str, list[OpenBulk]] = {"mended": [], "change": []}
-        for row in await domains.sending_below(db, list(senders), MOST_BULK):
+        async for row in domains.sending_below(db, senders):
             sender = senders.get(_registered(row["name"]))
             if sender is None:
                 continue
             before = open_.pop(row["id"], None)
-            found = [*of_every_mail(row, findings), _complaints(complained.get(row["id"]))]
+            found = [*of_every_mail(row, [*own[row["name"]], *shared]), _complaints(complained.get(row["id"]))]
             judged = judge(row, sender, found, limits, before)
             if before is not None:
                 if judged is not None and _same(before, *judged):

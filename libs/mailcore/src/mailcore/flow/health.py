@@ -58,9 +58,10 @@ AT_ONCE = 10
 MOST_DOMAINS = 50
 """Sending domains that are looked at; flow.verify looks at each of the others daily."""
 MOST_BULK = 500
-"""Beside them, of those that send in bulk or nearly."""
+"""Beside them in one look, of those that send in bulk or nearly: where they are more, those that were looked at longest ago."""
 CLOCK_SECONDS = 5.0
 QUEUE_SECONDS = 300.0
+NEVER = datetime.min.replace(tzinfo=UTC)
 REFUSAL_HOURS = 24
 _OURS = (Category.BLOCK, Category.DOMAIN)
 MOST_REFUSALS = 20
@@ -72,8 +73,11 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
     ehlo = own.ehlo_name or socket.getfqdn()
     async with store.worker() as db:
         rows = {row["id"]: row for row in await domains.sending(db, MOST_DOMAINS)}
-        of_bulk = await domains.sending_below(db, list(await bulk.senders(db)), MOST_BULK)
-        rows.update({row["id"]: row for row in of_bulk})
+        of_bulk = [row async for row in domains.sending_below(db, await bulk.senders(db)) if row["id"] not in rows]
+        if len(of_bulk) > MOST_BULK:
+            looked = {each["subject"]: each["at"] for each in await health.findings(db) if each["check"] == "dmarc"}
+            of_bulk.sort(key=lambda row: looked.get(row["name"], NEVER))
+        rows.update({row["id"]: row for row in of_bulk[:MOST_BULK]})
         leaves_from = await addresses(db, own.source_ip, ehlo)
     http = getattr(settings, "http", None)
     return Scene(
@@ -90,6 +94,7 @@ async def scene(settings: Any, published: Published, store: Store) -> Scene:
         settings.scanners,
         tuple(settings.health.domain_blocklists),
         tuple(settings.network.allow.mx),
+        later=frozenset(subject for row in of_bulk[MOST_BULK:] for subject in hosts.subjects(row)),
     )
 
 
@@ -99,10 +104,11 @@ def now() -> datetime:
 
 
 async def look(store: Store, resolver: Resolver, what: Scene) -> list[Finding]:
-    """Examines and keeps what was found. `resolver` without a cache. Raises Unavailable."""
+    """Examines and keeps what was found, beside what is known of domains whose turn it is not. `resolver` without a cache. Raises
+    Unavailable."""
     found = await examine(what, resolver) + await examine_store(store, now)
     async with store.worker() as db:
-        await health.replace(db, found, now())
+        await health.replace(db, found, now(), what.later)
     return found
 
 

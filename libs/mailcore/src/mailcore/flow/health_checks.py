@@ -55,6 +55,8 @@ class Scene:
     """Private networks in which hosts of tenants' names may be."""
     https_port: int = 443
     """Of such hosts."""
+    later: frozenset[str] = frozenset()
+    """Names of domains, and of their hosts, that another look is for: what the last one found stays."""
 
     def carriers(self, domain: str, sources: Sequence[Source]) -> list[Source]:
         """Of these, who mail of the domain may leave from."""

@@ -24,6 +24,11 @@ def link_hosts(row: Mapping[str, Any]) -> list[str]:
     return [f"{label}.{row['name']}" for label in labels if row["record_status"].get(tracking_key(label)) == VERIFIED]
 
 
+def subjects(row: Mapping[str, Any]) -> list[str]:
+    """What findings about the domain begin with."""
+    return [row["name"], mta_sts.PREFIX + row["name"], *link_hosts(row)]
+
+
 async def link_certificate(host: str, what: Scene, resolver: Resolver) -> tuple[str, str, str]:
     return await _certificate(
         host, what, resolver, "links in mail do not open", "the proxy in front of api (docs/tracking.md)"

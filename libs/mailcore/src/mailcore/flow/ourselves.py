@@ -19,10 +19,10 @@ Ranked = list[tuple[NextHop, Records[str] | BaseException]]
 
 
 class Ourselves:
-    """By name, by an address of those names, or by an address that a pool sends from.
+    """By name, by an address of those names, or by one that mail is sent from: of pools also as the world sees it, behind a NAT.
 
-    `sources` are those of pools, whose EHLO names are ours too. `receives` says whether we take mail of a domain as its final
-    destination: mail to it that comes by MX to us is no loop.
+    `sources` are those of pools, whose EHLO names are ours too, `source_ip` is that of mail which leaves from no pool. `receives`
+    says whether we take mail of a domain as its final destination: mail to it that comes by MX to us is no loop.
     """
 
     def __init__(
@@ -32,11 +32,13 @@ class Ourselves:
         receives: Callable[[str], Awaitable[bool]],
         *,
         sources: Callable[[], Sequence[KnownSource]] = tuple,
+        source_ip: str | None = None,
         wait_seconds: float = 2.0,
         own_seconds: float = OWN_SECONDS,
     ) -> None:
         self._fixed = tuple(names)
         self._sources = sources
+        self._source_ips = {str(ipaddress.ip_address(source_ip))} if source_ip else set()
         self._resolver = resolver
         self.receives = receives
         self._own: dict[str, tuple[str, ...]] = {}
@@ -55,7 +57,8 @@ class Ourselves:
         """Those of the hosts, given with their addresses, that are ourselves."""
         await self._look()
         own = {ip for ips in self._own.values() for ip in ips}
-        own |= {ip for source in self._sources() for ip in (source.ip4, source.ip6) if ip}
+        own |= {ip for source in self._sources() for ip in (source.ip4, source.ip6, *source.outside) if ip}
+        own |= self._source_ips
         # everything on one machine, tried out there, says nothing
         own = {ip for ip in own if not ipaddress.ip_address(ip).is_loopback}
         names = self._names

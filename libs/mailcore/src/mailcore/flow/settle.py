@@ -29,10 +29,11 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERIES
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, events, leases, owed, turned_away, workers
+from mailcore.store import deliveries, events, expiry, leases, owed, turned_away, workers
 from mailcore.store.deliveries import Key, Leased, Settled, Settlement
 from mailcore.store.events import NewEvent
-from mailcore.store.leases import Expired, TakenBack
+from mailcore.store.expiry import Ends, Expired, Place
+from mailcore.store.leases import TakenBack
 from mailcore.store.owed import NewOwed
 from mailcore.store.session import Connection, Store
 from mailcore.store.suppressions import NewSuppression, folded
@@ -305,32 +306,40 @@ async def expire(
     waiting_before: datetime | None = None,
 ) -> tuple[int, int]:
     """All free rows of mail that was due before that, of broadcasts before another time, and of those that wait for room before a
-    third. Returns `(expired, webhook deliveries queued)`."""
+    third; none that is held or paused, or was within a day. Returns `(expired, webhook deliveries queued)`."""
     broadcasts_before = broadcasts_before or before
+    ends = Ends(before, broadcasts_before, waiting_before or broadcasts_before)
     total = queued = 0
-    while True:
-        async with store.worker() as db:
-            rows = await leases.expire(db, before, broadcasts_before, waiting_before or broadcasts_before)
-            if rows:
-                await owed.owe(db, [NewOwed(row.email_id, row.n, "failed") for row in rows])
-            now = datetime.now(UTC)
-            raised = [
-                NewEvent(
-                    uuid7(),
-                    row.org_id,
-                    "email.bounced",
-                    row.email_id,
-                    now,
-                    [row.recipient],
-                    bounce(Outcome(Result.DEFERRED, Reply(451, _expired(row), "4.4.7"))),
-                )
-                for row in rows
-            ]
-            queued += await events.insert(db, raised)
-        total += len(rows)
-        DELIVERIES.labels("expired").inc(len(rows))
-        if len(rows) < leases.EXPIRE_BATCH:
-            return total, queued
+    async with store.worker() as db:
+        places = await expiry.stuck(db)
+    for first in places:
+        place: Place | None = first
+        while place is not None:
+            async with store.worker() as db:
+                rows, place = await expiry.expire(db, place, ends)
+                if rows:
+                    queued += await _tell_expired(db, rows)
+            total += len(rows)
+            DELIVERIES.labels("expired").inc(len(rows))
+    return total, queued
+
+
+async def _tell_expired(db: Connection, rows: Sequence[Expired]) -> int:
+    await owed.owe(db, [NewOwed(row.email_id, row.n, "failed") for row in rows])
+    now = datetime.now(UTC)
+    raised = [
+        NewEvent(
+            uuid7(),
+            row.org_id,
+            "email.bounced",
+            row.email_id,
+            now,
+            [row.recipient],
+            bounce(Outcome(Result.DEFERRED, Reply(451, _expired(row), "4.4.7"))),
+        )
+        for row in rows
+    ]
+    return await events.insert(db, raised)
 
 
 def _expired(row: Expired) -> str:

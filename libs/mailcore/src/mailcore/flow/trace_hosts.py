@@ -86,7 +86,11 @@ class Hosts:
         self._leaving = leaving
         self._sources: tuple[KnownSource, ...] = ()
         """Of pools, as last read: mail hosts of their addresses and names are ourselves, too."""
-        self._ourselves = Ourselves(leaving.names, resolver, partial(receives, store), sources=lambda: self._sources)
+        self._ourselves = Ourselves(
+            *(leaving.names, resolver, partial(receives, store)),
+            sources=lambda: self._sources,
+            source_ip=leaving.source_ip,
+        )
 
     async def steps(self, found: Found, known: Known) -> list[Step]:
         """mx and addresses, where it goes by MX, and tls. Within SECONDS: a name server that drips holds up nobody."""

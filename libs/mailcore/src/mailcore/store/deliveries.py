@@ -1,4 +1,5 @@
-"""What is waiting to leave: found, leased, marked, settled, given back. With `store.leases` the writer of `queue` and `deliveries`.
+"""What is waiting to leave: found, leased, marked, settled, given back. With `store.leases` and `store.expiry` the writer of
+`queue` and `deliveries`.
 
 1. `due_lanes`      which lanes have due rows, one index probe a lane (loose index scan): never a look at the rows
 2. `claim`          lease rows of some lanes, each lane its quantum; attempt and next due time are written before any network
@@ -165,7 +166,7 @@ NOT_HELD = """NOT EXISTS (
     SELECT FROM holds h WHERE h.site_id IS NULL AND (h.org_id = l.org_id OR h.org_id IS NULL)
       AND (h.until IS NULL OR h.until > now()))"""
 # queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
-_EVERY_LANE = """
+EVERY_LANE = """
 WITH RECURSIVE step AS (
   (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
   UNION ALL
@@ -198,7 +199,7 @@ WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <
 ORDER BY row_number() OVER (PARTITION BY org_id ORDER BY turn, class, due_at), due_at
 LIMIT $1
 """
-_DUE_LANES, _DUE_OF = _EVERY_LANE + _DUE, _THESE_LANES + _DUE
+_DUE_LANES, _DUE_OF = EVERY_LANE + _DUE, _THESE_LANES + _DUE
 
 
 # ---- 2. claim --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,14 +33,23 @@ async def findings(db: Connection) -> list[asyncpg.Record]:
     )
 
 
-async def replace(db: Connection, found: Sequence[Finding], at: datetime) -> None:
-    """Role worker."""
+async def replace(db: Connection, found: Sequence[Finding], at: datetime, later: Collection[str] = ()) -> None:
+    """All but those whose subject is, or begins with, one of `later`. Role worker."""
     await db.execute("SELECT pg_advisory_xact_lock(hashtext('postroom.health'))")
-    await db.execute("DELETE FROM health_findings")
+    kept = await db.fetch(_REPLACED, list(later))
+    rows = [(each.check, each.subject, each.status, each.text, each.advice, at) for each in found]
+    there = {row[:2] for row in rows}
+    rows += [tuple(row) for row in kept if (row["check"], row["subject"]) not in there]
     await db.executemany(
         'INSERT INTO health_findings (place, "check", subject, status, text, advice, at) VALUES ($1, $2, $3, $4, $5, $6, $7)',
-        [(n, each.check, each.subject, each.status, each.text, each.advice, at) for n, each in enumerate(found)],
+        [(n, *row) for n, row in enumerate(rows)],
     )
+
+
+_REPLACED = """
+WITH gone AS (DELETE FROM health_findings RETURNING *)
+SELECT "check", subject, status, text, advice, at FROM gone WHERE split_part(subject, ' ', 1) = ANY ($1::text[]) ORDER BY place
+"""
 
 
 async def age(db: Connection) -> float | None:

@@ -15,6 +15,8 @@ from mailcore.store.session import Connection
 
 Origin = Literal["operator", "rule"]
 MAX_REASON = 500
+GRACE = "1 day"
+"""What was held, or paused, has so long to leave before it can expire (store.expiry): holds that are over are kept for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +55,22 @@ SELECT $1, $2, $3, now() + make_interval(secs => $4::float8), $5, $6
 WHERE $3::uuid IS NULL OR EXISTS (SELECT FROM organizations o WHERE o.id = $3)
 ON CONFLICT (site_id, org_id) DO UPDATE
   SET until = excluded.until, origin = excluded.origin, reason = excluded.reason, created_at = now()
-  WHERE excluded.origin = 'operator' OR h.until < excluded.until AND (h.origin = 'rule' OR h.until <= now())
+  WHERE excluded.origin = 'operator' OR h.until <= now() OR h.until < excluded.until AND h.origin = 'rule'
 RETURNING {_COLUMNS}
 """
 
 
 async def lift(db: Connection, site_id: int | None, org_id: UUID | None) -> list[Hold]:
     """Of exactly that pair."""
-    rows = await db.fetch(
-        f"DELETE FROM holds WHERE site_id IS NOT DISTINCT FROM $1 AND org_id IS NOT DISTINCT FROM $2 RETURNING {_COLUMNS}",
-        site_id,
-        org_id,
-    )
+    rows = await db.fetch(_LIFT, site_id, org_id)
     return [Hold(*row) for row in rows]
+
+
+_LIFT = f"""
+UPDATE holds SET until = now()
+WHERE site_id IS NOT DISTINCT FROM $1 AND org_id IS NOT DISTINCT FROM $2 AND (until IS NULL OR until > now())
+RETURNING {_COLUMNS}
+"""
 
 
 async def in_force(db: Connection, limit: int = 1_000) -> list[Hold]:
@@ -78,5 +83,5 @@ async def in_force(db: Connection, limit: int = 1_000) -> list[Hold]:
 
 
 async def forget(db: Connection) -> None:
-    """Those that are over."""
-    await db.execute("DELETE FROM holds WHERE until <= now()")
+    """Those that have been over for GRACE."""
+    await db.execute(f"DELETE FROM holds WHERE until <= now() - interval '{GRACE}'")

@@ -71,6 +71,8 @@ class KnownSource:
     unbound: bool
     """No host that looked lately can bind it."""
     warmup: KnownWarmup
+    outside: tuple[str, ...] = ()
+    """Its addresses as the world sees them; behind a NAT they are others than those that are bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ async def read(db: Connection, today: date) -> Known:
                 each["paused"],
                 each["unbound"],
                 warmups[each["warmup_id"]],
+                tuple(each["outside"]),
             )
         )
     pools = tuple(
@@ -158,6 +161,7 @@ SELECT
      FROM pools) p) AS pools,
   (SELECT coalesce(jsonb_agg(to_jsonb(s) ORDER BY s.id), '[]') FROM (
      SELECT s.id, s.pool_id, host(coalesce(s.local_ipv4, s.ipv4)) AS ip4, host(coalesce(s.local_ipv6, s.ipv6)) AS ip6,
+            array_remove(ARRAY[host(s.ipv4), host(s.ipv6)], NULL) AS outside,
             s.ehlo_name, s.paused_at IS NOT NULL AS paused, w.id AS warmup_id,
             coalesce((SELECT bool_and(NOT h.usable) FROM source_hosts h
                       WHERE h.source_id = s.id AND h.seen_at > now() - make_interval(secs => $2::float8)), false) AS unbound

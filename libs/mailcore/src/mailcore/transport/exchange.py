@@ -28,7 +28,7 @@ from mailcore.transport import content
 from mailcore.transport.base import BeforeDot, Mail, OnOutcome
 from mailcore.transport.envelope import Opening, Unsendable, opening
 from mailcore.transport.leave import Leave
-from mailcore.transport.outcomes import own_reply, result_of
+from mailcore.transport.outcomes import TLS_OFF, own_reply, result_of
 from mailcore.transport.session import Session, Source
 from mailcore.transport.wire import CLOSING, Broken, Heard
 
@@ -390,9 +390,12 @@ class Exchange:
             raise self._out_of_step(heard)
         reply, session = heard.reply(), self._session
         if heard.code == _TLS_FIRST and session.tls is None and session.capabilities.starttls:
-            # RFC 3207 §4: it says what would help, and the next connection tries it
+            # RFC 3207 §4: it says what would help, and the next connection tries it, or the operator mends what forbids that
             session.tls_demanded = session.retiring = True
-            self._report(now, Result.DEFERRED, reply, "tls-demanded")
+            if session.tls_off:
+                self._report(now, Result.DEFERRED, own_reply("tls-off", f"{TLS_OFF} ({reply})"), "tls-off")
+            else:
+                self._report(now, Result.DEFERRED, reply, "tls-demanded")
         else:
             self._report(now, result_of(reply), reply)
 

@@ -14,6 +14,7 @@ _ENHANCED = {
     "tls-failed": "4.7.5",
     "tls-not-offered": "4.7.4",
     "tls-demanded": "4.7.10",
+    "tls-off": "4.7.10",
     "starttls-injection": "4.7.5",
     "auth-without-tls": "4.7.11",
     "auth-not-offered": "4.7.0",
@@ -25,6 +26,12 @@ _ENHANCED = {
     "mta-sts-failed": "4.7.5",
 }
 """RFC 3463 codes for what we found out ourselves; 4.5.0, a protocol error, for the rest."""
+
+
+TLS_OFF = (
+    "the host takes mail under TLS only, which is off for it: set `tls` of the way out, or POSTROOM_OUTBOUND__SMARTHOST_TLS, "
+    "to opportunistic or required"
+)
 
 
 def result_of(reply: Reply) -> Result:

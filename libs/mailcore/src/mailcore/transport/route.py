@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from mailcore.smtp.outcome import Line, Outcome, TlsSession
 from mailcore.smtp.reply import Reply
 from mailcore.transport.base import Destination, Hop, Timeouts
-from mailcore.transport.outcomes import unsent
+from mailcore.transport.outcomes import TLS_OFF, unsent
 from mailcore.transport.session import Session, Target
 from mailcore.transport.tls import Demand, FailureType, Insecure, Kind, demand, policy_name, rule_of
 from mailcore.transport.wire import CLOSING, Broken
@@ -244,6 +244,9 @@ class Route:
         if session.tls_demanded:
             self._quirks.clear_text.end(target)
             broken = Broken("tls-demanded", "the peer takes mail under TLS only")
+            if session.tls_off:  # the next connection would hear the same
+                self.failed(self._failure(session, Broken("tls-off", TLS_OFF)))
+                return
         if session.useful:
             self._useful.add(target)
             self._strikes[target] = 0
@@ -254,13 +257,12 @@ class Route:
             patient = target in self._useful or broken.reply is not None or session.tls_demanded or last
             most = CLOSED if last and broken.reply is not None else STRIKES if patient else 1
             if self._strikes[target] >= most:
-                self.failed(
-                    Failure(
-                        *(target, _discreet(broken), session.source_ip, session.tls, ()),
-                        session.tls_policy,
-                        session.sessions,
-                    )
-                )
+                self.failed(self._failure(session, _discreet(broken)))
+
+    @staticmethod
+    def _failure(session: Session, broken: Broken) -> Failure:
+        facts = (session.target, broken, session.source_ip, session.tls, ())
+        return Failure(*facts, session.tls_policy, session.sessions)
 
     def _is_last(self, target: Target) -> bool:
         return self._tiers == [[target]]

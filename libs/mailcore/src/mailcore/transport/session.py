@@ -144,7 +144,9 @@ class Session:
         self.no_chunking = False
         """The peer offered CHUNKING and does not know BDAT."""
         self.tls_demanded = False
-        """The peer offered STARTTLS, and takes no mail without."""
+        """The peer offered STARTTLS, and takes no mail without …"""
+        self.tls_off = False
+        """… and the destination's policy is that it gets none."""
         self.wire: Wire
 
     @property
@@ -172,6 +174,7 @@ class Session:
         try:
             self.opened_at = asyncio.get_running_loop().time()
             self.tls_policy = policy_name(self.target.security, demand)
+            self.tls_off = destination.tls is TlsPolicy.NONE
             implicit = destination.tls is TlsPolicy.IMPLICIT
             source_ip = destination.source_ips.get(ipaddress.ip_address(self.target.ip).version)
             await self._connect(source_ip, (destination.tls_context or verifying_context()) if implicit else None)
