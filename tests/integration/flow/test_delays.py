@@ -88,6 +88,17 @@ async def test_the_thorough_look_finds_what_no_quick_one_saw(
     assert not told & {not_yet, opened, under_way}
 
 
+async def test_a_look_writes_to_no_row_that_was_told(store: Store, admin: asyncpg.Connection, org: UUID) -> None:
+    """A hold may keep millions of them, and each hour looks at all."""
+    for n in range(3):
+        await _waiting(admin, org, 24 + n, last_event="delivery_delayed")
+    news = await _waiting(admin, org, 30)
+    assert (await delays.tell(store, 4 * HOUR, thorough=True))[0] == 1
+    assert [row["email_id"] for row in await admin.fetch("SELECT email_id FROM queue WHERE xmax <> 0")] == [news], (
+        "locked"
+    )
+
+
 async def test_broadcasts_expire_sooner(store: Store, admin: asyncpg.Connection, org: UUID) -> None:
     mail = await _waiting(admin, org, 60)
     broadcast = await _waiting(admin, org, 60, class_=1)

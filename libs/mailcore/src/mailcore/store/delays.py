@@ -52,19 +52,29 @@ async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) 
     return Batch(told, UUID(int=last.int + 1) if all(row["email_id"] == last for row in rows) else last)
 
 
-# the last email of a batch may have more rows: it is looked at again, and those that were told are no news
+# the last email of a batch may have more rows: it is looked at again, and those that were told are no news. Only news is locked: the
+# rest may be millions of rows that are held
 _LATE = """
 WITH waiting AS MATERIALIZED (
-  SELECT q.email_id, q.n, q.waits_for, q.turn FROM queue q
+  SELECT q.email_id, q.n FROM queue q
   WHERE q.email_id >= $1 AND q.email_id < $2 AND q.worker IS NULL AND (q.turn = ANY ($5::smallint[])) IS NOT TRUE
-  ORDER BY q.email_id, q.n LIMIT $4 FOR UPDATE SKIP LOCKED
+  ORDER BY q.email_id, q.n LIMIT $4
+), news AS MATERIALIZED (
+  SELECT waiting.email_id, waiting.n FROM waiting
+  JOIN emails e ON e.id = waiting.email_id
+  JOIN deliveries d ON d.email_id = waiting.email_id AND d.n = waiting.n
+  WHERE d.state IN ('queued', 'scheduled') AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked')
+    AND coalesce(e.scheduled_at, e.created_at) < $3
+), free AS MATERIALIZED (
+  SELECT q.email_id, q.n, q.waits_for, q.turn FROM news JOIN queue q ON q.email_id = news.email_id AND q.n = news.n
+  WHERE q.worker IS NULL AND (q.turn = ANY ($5::smallint[])) IS NOT TRUE
+  ORDER BY q.email_id, q.n FOR UPDATE OF q SKIP LOCKED
 ), told AS (
   UPDATE deliveries d SET last_event = 'delivery_delayed', last_event_at = now()
-  FROM waiting JOIN emails e ON e.id = waiting.email_id
-  WHERE d.email_id = waiting.email_id AND d.n = waiting.n AND d.state IN ('queued', 'scheduled')
-    AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked') AND coalesce(e.scheduled_at, e.created_at) < $3
-  RETURNING d.email_id, d.n, d.org_id, d.recipient
+  FROM free WHERE d.email_id = free.email_id AND d.n = free.n
+    AND d.state IN ('queued', 'scheduled') AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked')
+  RETURNING d.email_id, d.n, d.org_id, d.recipient, free.waits_for, free.turn
 )
-SELECT waiting.email_id, waiting.n, waiting.waits_for, waiting.turn, told.org_id, told.recipient
+SELECT waiting.email_id, waiting.n, told.waits_for, told.turn, told.org_id, told.recipient
 FROM waiting LEFT JOIN told ON told.email_id = waiting.email_id AND told.n = waiting.n
 """
