@@ -22,16 +22,9 @@ FIT = BUDGET // 2 // weight(LARGE)
 
 
 @pytest.fixture
-def memories(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
-    """Those that the service makes."""
-    made: list[Memory] = []
-
-    def make(octets: int) -> Memory:
-        made.append(Memory(octets))
-        return made[-1]
-
-    monkeypatch.setattr("outbound.main.Memory", make)
-    return made
+def memory() -> Memory:
+    """The service's own."""
+    return Memory(BUDGET)
 
 
 def _file(octets: int) -> NewAttachment:
@@ -45,9 +38,9 @@ def _holding_large(leave: asyncio.Event) -> Any:
     return dot
 
 
-async def _is_full(sink: SmtpServer, memories: list[Memory]) -> bool:
+async def _is_full(sink: SmtpServer, memory: Memory) -> bool:
     """One large mail waits for its reply, and no other fits in."""
-    full = memories[0].heavy.held >= FIT * weight(LARGE)
+    full = memory.heavy.held >= FIT * weight(LARGE)
     return full and any(talk.received >= LARGE for talk in sink.talks)
 
 
@@ -56,7 +49,7 @@ async def _large(tenant: Tenant, n: int) -> Any:
 
 
 async def test_large_mails_take_turns_and_small_ones_pass_them(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: list[Memory], admin: asyncpg.Connection, tmp_path: Path
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memory: Memory, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
     leave = asyncio.Event()
     sink.script["dot"] = _holding_large(leave)
@@ -65,9 +58,8 @@ async def test_large_mails_take_turns_and_small_ones_pass_them(
     (lost,) = await _large(tenant, 1)
     key = await admin.fetchval("SELECT attachments->0->>'blob' FROM emails WHERE id = $1", lost)
     (tmp_path / "blobs" / key).unlink()
-    async with outbound(sink, memory_bytes=BUDGET):
-        await until(lambda: _is_full(sink, memories), "as many large mails as fit are held")
-        (memory,) = memories
+    async with outbound(sink, memory=memory):
+        await until(lambda: _is_full(sink, memory), "as many large mails as fit are held")
         huge = await tenant.send("a@huge.example", "b@huge.example", attachments=[_file(9 * MIB)])
         small = await tenant.send("small@example.com")
         await tenant.state(small, "delivered")
@@ -87,7 +79,7 @@ async def test_large_mails_take_turns_and_small_ones_pass_them(
 
 
 async def test_what_waits_for_memory_goes_back_when_the_process_drains(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: list[Memory], admin: asyncpg.Connection
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memory: Memory, admin: asyncpg.Connection
 ) -> None:
     leave = asyncio.Event()
     sink.script["dot"] = _holding_large(leave)
@@ -97,13 +89,13 @@ async def test_what_waits_for_memory_goes_back_when_the_process_drains(
         count = await admin.fetchval("SELECT count(*) FROM queue WHERE worker IS NULL AND attempt = 0")
         return bool(count >= 8 - FIT)
 
-    async with outbound(sink, memory_bytes=BUDGET) as drain:
-        await until(lambda: _is_full(sink, memories), "as many large mails as fit are held")
+    async with outbound(sink, memory=memory) as drain:
+        await until(lambda: _is_full(sink, memory), "as many large mails as fit are held")
         draining = asyncio.ensure_future(drain())
         await until(free, "the others are free, while those still wait")
         leave.set()
         await draining
-    assert memories[0].heavy.held == memories[0].light.held == 0
+    assert memory.heavy.held == memory.light.held == 0
     delivered = await admin.fetchval("SELECT count(*) FROM deliveries WHERE state = 'delivered'")
     assert 1 <= delivered == len(sink.caught) <= FIT
     left = await admin.fetch("SELECT worker, attempt FROM queue")
@@ -111,18 +103,18 @@ async def test_what_waits_for_memory_goes_back_when_the_process_drains(
 
 
 async def test_a_site_that_cannot_be_reached_keeps_no_memory(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: list[Memory], admin: asyncpg.Connection
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memory: Memory, admin: asyncpg.Connection
 ) -> None:
     sink.script["greeting"] = Step("554 5.3.2 no", cut=True)
     await _large(tenant, 6)
-    async with outbound(sink, memory_bytes=BUDGET):
+    async with outbound(sink, memory=memory):
 
         async def rests() -> bool:
             held = await admin.fetchval("SELECT count(*) FROM queue WHERE worker IS NOT NULL")
             return bool(held == 0 and await admin.fetchval("SELECT bool_or(failures > 0) FROM sites"))
 
         await until(rests, "the site rests and all its rows are free")
-        assert memories[0].heavy.held == memories[0].light.held == 0
+        assert memory.heavy.held == memory.light.held == 0
         sink.script.clear()
         await admin.execute("UPDATE sites SET suspended_until = NULL; UPDATE queue SET due_at = now()")
 
@@ -130,4 +122,4 @@ async def test_a_site_that_cannot_be_reached_keeps_no_memory(
             return len(sink.caught) == 6
 
         await until(all_caught, "all are delivered")
-    assert memories[0].heavy.held == 0
+    assert memory.heavy.held == 0

@@ -36,8 +36,8 @@ from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import Hop, TlsPolicy
-from outbound import sources as outbound_sources
 from outbound.binding import bind_error
+from outbound.paces import Paces
 from outbound.placement import Placed, Source
 from outbound.routes import Way
 from outbound.shares import ServerClock
@@ -152,9 +152,8 @@ async def test_what_has_no_room_goes_to_an_older_address(
 
 
 async def test_metrics_show_what_warm_up_does(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, add: Add, store: Store, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, sink: SmtpServer, outbound: Any, add: Add, store: Store
 ) -> None:
-    monkeypatch.setattr(outbound_sources, "TICK_SECONDS", 0.1)
     new = await add(NEW, cap=5)
     await add(OLD)
     await flow.add_domain(store, tenant.domain, schedule=[70])
@@ -167,7 +166,7 @@ async def test_metrics_show_what_warm_up_does(
 
         await until(seen, f"{subject}: {wanted}")
 
-    async with outbound(sink):
+    async with outbound(sink, Paces(sources_tick=0.1)):
         ids = await tenant.send_each([[f"u{n}@example.com"] for n in range(8)])
         for id_ in ids:
             await tenant.state(id_, "delivered")
@@ -277,9 +276,8 @@ async def test_a_cap_holds_across_two_processes(
 
 
 async def test_bad_signs_pause_an_address_and_its_mail_takes_the_other(
-    tenant: Tenant, outbound: Any, add: Add, admin: asyncpg.Connection, store: Store, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, outbound: Any, add: Add, admin: asyncpg.Connection, store: Store
 ) -> None:
-    monkeypatch.setattr(outbound_sources, "TICK_SECONDS", 0.1)
     new = await add(NEW, cap=50)
     await add(OLD)
 
@@ -289,7 +287,7 @@ async def test_bad_signs_pause_an_address_and_its_mail_takes_the_other(
     async def state() -> str:
         return str(await admin.fetchval("SELECT state FROM warmups WHERE source_id = $1", new))
 
-    async with SmtpServer({"rcpt": judge}) as sink, outbound(sink):
+    async with SmtpServer({"rcpt": judge}) as sink, outbound(sink, Paces(sources_tick=0.1)):
         for id_ in await tenant.send_each([[f"u{n}@example.com"] for n in range(3)]):
             await tenant.state(id_, "bounced")
 

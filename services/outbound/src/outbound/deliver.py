@@ -35,7 +35,7 @@ from outbound.outlets import Outlets
 from outbound.placement import Placed, Source
 from outbound.places import Places
 from outbound.prepare import own, prepare
-from outbound.rest import PROBES, is_cut_off, is_down, is_turned_away, rest, rested
+from outbound.rest import PROBES, is_cut_off, is_down, is_turned_away
 from outbound.retry import TRANSACTIONAL
 from outbound.routes import Way
 from outbound.security import tls_not_required
@@ -389,7 +389,7 @@ class SiteRun:
             self._fall(outcome)
 
     async def _well(self) -> None:
-        await rested(self._office.store, self._way.site)
+        await self._office.rests.end(self._way.site)
         self._office.shares.soon()
 
     def _fall(self, outcome: Outcome) -> None:
@@ -483,7 +483,7 @@ class SiteRun:
     async def _rest(self) -> None:
         if self.falling and self._down is not None:
             try:
-                await rest(self._office.store, self._way.site, self._down)
+                await self._office.rests.begin(self._way.site, self._down)
                 self._office.shares.soon()
             finally:
                 self._rested = True

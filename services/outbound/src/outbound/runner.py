@@ -62,10 +62,20 @@ MAX_ALONE = 10
 
 
 class Outbound:
-    def __init__(self, office: Office, routes: Routes, *, sweep_seconds: float, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        office: Office,
+        routes: Routes,
+        *,
+        sweep_seconds: float,
+        lease_seconds: float,
+        spacing: float = SPACING,
+    ) -> None:
+        """`spacing`: seconds between looks at least."""
         self._office = office
         self._routes = routes
         self._lease_seconds = lease_seconds
+        self._spacing = spacing
         self.runner = Runner("outbound", self._look, sweep_seconds=sweep_seconds)
         self._runs: dict[tuple[int, str], SiteRun] = {}
         """By site and order of its hosts."""
@@ -135,7 +145,7 @@ class Outbound:
             suspect = await deliveries.peek_suspect(db, busy)
         now = time.monotonic()
         took = now - began
-        self._next_look = now + max(SPACING, min(MAX_SPACING, 10 * took), took)
+        self._next_look = now + max(self._spacing, min(MAX_SPACING, 10 * took), took)
         oldest = min((lane.due_at.timestamp() for lane in due), default=math.inf)
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - oldest))
         self._remember(due)

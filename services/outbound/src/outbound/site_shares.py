@@ -32,6 +32,7 @@ from outbound.rest import PROBES
 log = logger(__name__)
 
 BEAT_SECONDS = 2.0
+"""Between two heartbeats."""
 SOON_SECONDS = 0.25
 """After a share was to shrink: others wait for what is closed meanwhile."""
 LINGER_SECONDS = 5.0
@@ -187,6 +188,8 @@ class SiteShares:
         *,
         mails_per_connection: int,
         open_at: Callable[[str], int],
+        beat_seconds: float = BEAT_SECONDS,
+        linger_seconds: float = LINGER_SECONDS,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -194,6 +197,8 @@ class SiteShares:
         self._mails = mails_per_connection
         self._open_at = open_at
         """Connections that the process has to the site with that key."""
+        self._beat_seconds = beat_seconds
+        self._linger_seconds = linger_seconds
         self.wake: Callable[[], None] = lambda: None
         """Called when a site has room that had none."""
         self._sites: dict[int, SiteShare] = {}
@@ -232,7 +237,7 @@ class SiteShares:
         """Until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(BEAT_SECONDS):
+                async with asyncio.timeout(self._beat_seconds):
                     await self._soon.wait()
                 await asyncio.sleep(SOON_SECONDS)
             except TimeoutError:
@@ -268,7 +273,7 @@ class SiteShares:
                 await bars.forget(db)
 
     def _is_done(self, share: SiteShare, now: float) -> bool:
-        idle = not share.listeners and not share.pace.owes and now - share.asked_at > LINGER_SECONDS
+        idle = not share.listeners and not share.pace.owes and now - share.asked_at > self._linger_seconds
         return idle and not self._open_at(share.key)
 
     def _forget(self, share: SiteShare, now: float) -> None:

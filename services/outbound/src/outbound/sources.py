@@ -44,6 +44,7 @@ from outbound.simulator import Simulator
 log = logger(__name__)
 
 TICK_SECONDS = 5.0
+"""Between two looks at pools and warm-ups."""
 COMPLAINTS_SECONDS = 60.0
 YIELD_SECONDS = 900.0
 """So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
@@ -64,10 +65,12 @@ class Sources:
         clock: Clock | None = None,
         host: str | None = None,
         provider: Callable[[str], str | None] = lambda _: None,
+        tick_seconds: float = TICK_SECONDS,
     ) -> None:
         """`own`: of mail that no pool carries; `provider`: of the site with that key."""
         self._store = store
         self._limits = limits
+        self._tick_seconds = tick_seconds
         self._clock = clock or ServerClock(store)
         self._binding = Binding(store, host or socket.gethostname())
         self._shares = Shares(store, self._clock, limits)
@@ -102,7 +105,7 @@ class Sources:
                 log.warning("pools and warm-ups wait: the database is away", error=error.public)
             except Exception as error:
                 log.error("pools and warm-ups could not be looked at", exc_info=error)
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(self._tick_seconds)
 
     async def tick(self) -> None:
         """Raises Unavailable; what was not told then is told the next time."""

@@ -21,9 +21,9 @@ from mailcore.transport.route import Failure, Quirks, Route
 from mailcore.transport.session import Session
 
 NUDGE_SECONDS = 0.05
+"""How long few waiting mails are left to the sessions there are before another is opened for them."""
 RISE_SECONDS, RISE_LONGEST = 5.0, 300.0
 """How long a peer that refused one more connection is left alone, at first and at most."""
-"""How long few waiting mails are left to the sessions there are before another is opened for them."""
 
 
 class Pool:
@@ -31,7 +31,8 @@ class Pool:
 
     `helo` is our name in EHLO. A connection is closed after `mails` mails, `age` seconds, or `idle` seconds without work;
     a peer may set a lower number of mails (RFC 9422). `chunking`: BDAT where it is offered. `tls_context` verifies peers where the
-    destination has none of its own; None: against the authorities of the system and Mozilla's.
+    destination has none of its own; None: against the authorities of the system and Mozilla's. `rise_seconds`, `rise_longest`: how
+    long a peer that refused one more connection is left alone, at first and at most.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Pool:
         idle: float = 5.0,
         chunking: bool = True,
         tls_context: ssl.SSLContext | None = None,
+        rise_seconds: float = RISE_SECONDS,
+        rise_longest: float = RISE_LONGEST,
     ) -> None:
         _check_helo(helo)
         self.helo = helo
@@ -53,6 +56,8 @@ class Pool:
         self.idle = idle
         self.chunking = chunking
         self.tls_context = tls_context
+        self.rise_seconds = rise_seconds
+        self.rise_longest = rise_longest
         self.quirks = Quirks()
         self._sites: dict[str, dict[object, SiteConnections]] = {}
         """By name, then by source, policy and credentials."""
@@ -248,7 +253,7 @@ class _Call:
         self._ceiling = 1 << 30
         """Connections the peer lets us have, once it has refused one more; after a while it is asked for that one again."""
         self._rise: asyncio.TimerHandle | None = None
-        self._rise_seconds = RISE_SECONDS
+        self._rise_seconds = pool.rise_seconds
         self._taken = 0
         """Mails it has answered for since the ceiling was set."""
         self._tried = False
@@ -320,7 +325,7 @@ class _Call:
         """As many as it wants just now. Who refuses the one more that is tried later is left alone twice as long."""
         if self._tried:
             self._tried = False
-            self._rise_seconds = min(2 * self._rise_seconds, RISE_LONGEST)
+            self._rise_seconds = min(2 * self._rise_seconds, self._site.pool.rise_longest)
             if self._rise:
                 self._rise.cancel()
                 self._rise = None
@@ -333,7 +338,7 @@ class _Call:
         self._rise = None
         if self._taken:
             if self._tried:  # and it was not refused
-                self._rise_seconds = RISE_SECONDS
+                self._rise_seconds = self._site.pool.rise_seconds
             self._ceiling, self._taken, self._tried = self._ceiling + 1, 0, True
             self._grow()
         if self._ceiling < self._site.limit:
