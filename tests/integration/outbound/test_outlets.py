@@ -14,7 +14,7 @@ from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.site_shares import Grant, Standing
 from mailcore.transport import Destination, Hop, Mail, Pool
 from outbound.outlets import TURN_SECONDS, Outlets
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 
 CONTENT = b"Subject: x\r\n\r\nhello\r\n"
 

@@ -18,7 +18,8 @@ from mailcore.flow.shaping import Shaping
 from mailcore.kit.errors import Unavailable
 from mailcore.store import sites, workers
 from mailcore.store.session import Store
-from outbound.site_shares import SiteShare, SiteShares
+from outbound.site_share import SiteShare
+from outbound.site_shares import SiteShares
 
 
 class Party:

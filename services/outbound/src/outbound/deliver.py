@@ -40,7 +40,7 @@ from outbound.retry import TRANSACTIONAL
 from outbound.routes import Way
 from outbound.security import tls_not_required
 from outbound.signer import Identity
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 from outbound.verp import enveloped
 
 log = logger(__name__)
@@ -125,7 +125,7 @@ class SiteRun:
         self._office.memory.refuse(self)
 
     def changed(self) -> None:
-        """Of the share: see `site_shares.Listener`."""
+        """Of the share: see `site_share.Listener`."""
         self._changed.set()
         self._outlets.changed()
         held = self._share.held

@@ -14,7 +14,7 @@ from typing import Any
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome
 from mailcore.transport import BeforeDot, Destination, Mail, MailQueue, Transport
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 
 log = logger(__name__)
 

@@ -29,7 +29,7 @@ from outbound.deliver import SiteRun
 from outbound.office import Office
 from outbound.rest import REST_FIRST, REST_LONGEST
 from outbound.routes import NoWay, Routes, Way
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 
 log = logger(__name__)
 
