@@ -367,7 +367,7 @@ class Outbound:
         self._office.gate.forget(row.key)
 
     async def _deliver_suspect(self, run: SiteRun, row: Leased, lane: DueLane) -> None:
-        site = run.site_id
+        site = run.way.site.id
         self._alone[site] += 1
         try:
             await run.deliver([row], lane)
