@@ -3,7 +3,7 @@
 The caller fills a MailQueue and gets one Outcome a mail:
 
 1. `base`      what is handed in (Mail, Hop, Destination, Timeouts) and the seam `Transport`; `memory` is its stand-in
-2. `pool`      connections a (source, site, TLS policy), kept warm between calls; `route` walks the hops
+2. `pool`      connections a (source, site, TLS policy), kept warm between calls (`connections`); `route` walks the hops
 3. `session`   one connection until it can take mail: greeting, EHLO, STARTTLS, AUTH
    `tls`       what its TLS must come to, and whether it did: DANE, MTA-STS (RFC 7672, RFC 8461)
 4. `exchange`  MAIL, RCPT, DATA, content and final dot, or BDAT: pipelined, or in lock-step where the peer offers no PIPELINING
