@@ -24,7 +24,8 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERY_SECONDS
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.contents import Content
-from mailcore.store.deliveries import DueLane, Key, Leased
+from mailcore.store.deliveries import Key, Leased
+from mailcore.store.due import DueLane
 from mailcore.transport import Destination, Mail
 from outbound.ahead import Ahead
 from outbound.destination import destination

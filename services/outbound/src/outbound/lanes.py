@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from mailcore.kit import failpoint
-from mailcore.store.deliveries import DueLane, Leased
+from mailcore.store.deliveries import Leased
+from mailcore.store.due import DueLane
 from outbound.asks import Quantum
 from outbound.office import Office
 from outbound.retry import TRANSACTIONAL

@@ -15,7 +15,8 @@ from datetime import datetime
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.deliveries import NOT_HELD, Key
+from mailcore.store.deliveries import Key
+from mailcore.store.due import NOT_HELD
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 from mailcore.store.waiting import OTHERS_TURN, PAUSED_TURN, why
