@@ -85,7 +85,6 @@ class SiteRun:
         """Rows of that lane are due. False: this run is at its end, begin another."""
         if self.closed:
             return False
-        self._lanes.know(lane)
         if lane.org_id not in self._share.held and self._lanes.add(lane):
             self._changed.set()
         return True

@@ -37,6 +37,7 @@ class Lanes:
 
     def add(self, lane: DueLane) -> bool:
         """To the back. False: it is waiting for its turn already."""
+        self.know(lane)
         if lane.lane_id in self._due:
             return False
         self._due[lane.lane_id] = lane

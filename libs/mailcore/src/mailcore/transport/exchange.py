@@ -30,23 +30,13 @@ from mailcore.transport.envelope import Unsendable, opening
 from mailcore.transport.leave import Leave
 from mailcore.transport.outcomes import own_reply, result_of
 from mailcore.transport.session import Session, Source
-from mailcore.transport.transaction import Transaction
+from mailcore.transport.transaction import Lost, Transaction
 from mailcore.transport.wire import CLOSING, Broken, Heard
 
 RSET = b"RSET\r\n"
 _NO_SUCH_COMMAND = (500, 502, 504)
 _OUT_OF_SEQUENCE = 503
 _TLS_FIRST = 530
-
-
-class Lost(Exception):
-    """The session is over and no final dot of `mail` was sent: it may be tried again on another connection."""
-
-    def __init__(self, mail: Mail, broken: Broken, conversation: tuple[Line, ...]) -> None:
-        super().__init__(broken.text)
-        self.mail = mail
-        self.broken = broken
-        self.conversation = conversation
 
 
 class Exchange:

@@ -14,10 +14,11 @@ from dataclasses import replace
 from mailcore.smtp.outcome import Line
 from mailcore.transport.base import BeforeDot, Destination, Mail, OnOutcome, Timeouts
 from mailcore.transport.connections import SiteConnections
-from mailcore.transport.exchange import Exchange, Lost
+from mailcore.transport.exchange import Exchange
 from mailcore.transport.mail_queue import MailQueue
 from mailcore.transport.route import Failure, Quirks, Route
 from mailcore.transport.session import Session
+from mailcore.transport.transaction import Lost
 
 NUDGE_SECONDS = 0.05
 """How long few waiting mails are left to the sessions there are before another is opened for them."""

@@ -12,7 +12,7 @@ from mailcore.transport.base import Mail
 from mailcore.transport.envelope import Opening
 from mailcore.transport.leave import Leave
 from mailcore.transport.session import Session
-from mailcore.transport.wire import Heard
+from mailcore.transport.wire import Broken, Heard
 
 
 class Transaction:
@@ -79,3 +79,13 @@ class Transaction:
             session.tls_policy,
             session.sessions,
         )
+
+
+class Lost(Exception):
+    """The session is over and no final dot of `mail` was sent: it may be tried again on another connection."""
+
+    def __init__(self, mail: Mail, broken: Broken, conversation: tuple[Line, ...]) -> None:
+        super().__init__(broken.text)
+        self.mail = mail
+        self.broken = broken
+        self.conversation = conversation
