@@ -43,7 +43,10 @@ def outbound(database_url: str, redis_url: str, tmp_path: Path) -> Callable[...,
     """`outbound(sink)` runs the service with everything going to that server; settings of the group by name."""
 
     def run(
-        sink: SmtpServer | None = None, paces: Paces = AS_SHIPPED, memory: Memory | None = None, **changes: Any
+        sink: SmtpServer | None = None,
+        paces: Paces = AS_SHIPPED,
+        memory: Callable[[int], Memory] = Memory,
+        **changes: Any,
     ) -> AbstractAsyncContextManager[Any]:
         if sink is not None:
             changes = {"route": "catch", "catch_host": f"127.0.0.1:{sink.port}", **changes}

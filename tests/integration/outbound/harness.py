@@ -104,7 +104,7 @@ def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Se
 
 @asynccontextmanager
 async def running(
-    given: Settings, paces: Paces = AS_SHIPPED, memory: Memory | None = None
+    given: Settings, paces: Paces = AS_SHIPPED, memory: Callable[[int], Memory] = Memory
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """The service's own composition root in this process, without signals and servers. Yields its drain."""
     async with start(given, paces, memory) as service:

@@ -21,10 +21,17 @@ LARGE = 2 * MIB
 FIT = BUDGET // 2 // weight(LARGE)
 
 
+class Memories(list[Memory]):
+    """Those that the service makes."""
+
+    def __call__(self, octets: int) -> Memory:
+        self.append(Memory(octets))
+        return self[-1]
+
+
 @pytest.fixture
-def memory() -> Memory:
-    """The service's own."""
-    return Memory(BUDGET)
+def memories() -> Memories:
+    return Memories()
 
 
 def _file(octets: int) -> NewAttachment:
@@ -38,9 +45,9 @@ def _holding_large(leave: asyncio.Event) -> Any:
     return dot
 
 
-async def _is_full(sink: SmtpServer, memory: Memory) -> bool:
+async def _is_full(sink: SmtpServer, memories: Memories) -> bool:
     """One large mail waits for its reply, and no other fits in."""
-    full = memory.heavy.held >= FIT * weight(LARGE)
+    full = memories[0].heavy.held >= FIT * weight(LARGE)
     return full and any(talk.received >= LARGE for talk in sink.talks)
 
 
@@ -49,7 +56,7 @@ async def _large(tenant: Tenant, n: int) -> Any:
 
 
 async def test_large_mails_take_turns_and_small_ones_pass_them(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memory: Memory, admin: asyncpg.Connection, tmp_path: Path
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: Memories, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
     leave = asyncio.Event()
     sink.script["dot"] = _holding_large(leave)
@@ -58,8 +65,9 @@ async def test_large_mails_take_turns_and_small_ones_pass_them(
     (lost,) = await _large(tenant, 1)
     key = await admin.fetchval("SELECT attachments->0->>'blob' FROM emails WHERE id = $1", lost)
     (tmp_path / "blobs" / key).unlink()
-    async with outbound(sink, memory=memory):
-        await until(lambda: _is_full(sink, memory), "as many large mails as fit are held")
+    async with outbound(sink, memory=memories, memory_bytes=BUDGET):
+        await until(lambda: _is_full(sink, memories), "as many large mails as fit are held")
+        (memory,) = memories
         huge = await tenant.send("a@huge.example", "b@huge.example", attachments=[_file(9 * MIB)])
         small = await tenant.send("small@example.com")
         await tenant.state(small, "delivered")
@@ -79,7 +87,7 @@ async def test_large_mails_take_turns_and_small_ones_pass_them(
 
 
 async def test_what_waits_for_memory_goes_back_when_the_process_drains(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memory: Memory, admin: asyncpg.Connection
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: Memories, admin: asyncpg.Connection
 ) -> None:
     leave = asyncio.Event()
     sink.script["dot"] = _holding_large(leave)
@@ -89,13 +97,13 @@ async def test_what_waits_for_memory_goes_back_when_the_process_drains(
         count = await admin.fetchval("SELECT count(*) FROM queue WHERE worker IS NULL AND attempt = 0")
         return bool(count >= 8 - FIT)
 
-    async with outbound(sink, memory=memory) as drain:
-        await until(lambda: _is_full(sink, memory), "as many large mails as fit are held")
+    async with outbound(sink, memory=memories, memory_bytes=BUDGET) as drain:
+        await until(lambda: _is_full(sink, memories), "as many large mails as fit are held")
         draining = asyncio.ensure_future(drain())
         await until(free, "the others are free, while those still wait")
         leave.set()
         await draining
-    assert memory.heavy.held == memory.light.held == 0
+    assert memories[0].heavy.held == memories[0].light.held == 0
     delivered = await admin.fetchval("SELECT count(*) FROM deliveries WHERE state = 'delivered'")
     assert 1 <= delivered == len(sink.caught) <= FIT
     left = await admin.fetch("SELECT worker, attempt FROM queue")
@@ -103,18 +111,18 @@ async def test_what_waits_for_memory_goes_back_when_the_process_drains(
 
 
 async def test_a_site_that_cannot_be_reached_keeps_no_memory(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memory: Memory, admin: asyncpg.Connection
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: Memories, admin: asyncpg.Connection
 ) -> None:
     sink.script["greeting"] = Step("554 5.3.2 no", cut=True)
     await _large(tenant, 6)
-    async with outbound(sink, memory=memory):
+    async with outbound(sink, memory=memories, memory_bytes=BUDGET):
 
         async def rests() -> bool:
             held = await admin.fetchval("SELECT count(*) FROM queue WHERE worker IS NOT NULL")
             return bool(held == 0 and await admin.fetchval("SELECT bool_or(failures > 0) FROM sites"))
 
         await until(rests, "the site rests and all its rows are free")
-        assert memory.heavy.held == memory.light.held == 0
+        assert memories[0].heavy.held == memories[0].light.held == 0
         sink.script.clear()
         await admin.execute("UPDATE sites SET suspended_until = NULL; UPDATE queue SET due_at = now()")
 
@@ -122,4 +130,4 @@ async def test_a_site_that_cannot_be_reached_keeps_no_memory(
             return len(sink.caught) == 6
 
         await until(all_caught, "all are delivered")
-    assert memory.heavy.held == 0
+    assert memories[0].heavy.held == 0

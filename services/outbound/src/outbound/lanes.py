@@ -14,6 +14,7 @@ from outbound.office import Office
 from outbound.retry import TRANSACTIONAL
 
 SHARE_A_CLAIM = 64
+"""Lanes whose turn it is at a time."""
 
 
 class Lanes:
@@ -48,7 +49,7 @@ class Lanes:
         self._due = {id_: lane for id_, lane in self._due.items() if lane.org_id not in held}
 
     async def claim(self, limit: int) -> list[Leased]:
-        """So many rows at most, more where there are fewer than lanes. Raises Unavailable."""
+        """At most so many rows; not when no lane has any. Raises Unavailable."""
         turn = dict(itertools.islice(self._due.items(), min(SHARE_A_CLAIM, limit)))
         for lane in turn:
             del self._due[lane]

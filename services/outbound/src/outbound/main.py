@@ -6,7 +6,7 @@ import asyncio
 import gc
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -92,8 +92,9 @@ async def _lasting(settings: Settings) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def start(settings: Settings, paces: Paces = AS_SHIPPED, memory: Memory | None = None) -> AsyncIterator[Running]:
-    """`memory` None: as much as the settings say."""
+async def start(
+    settings: Settings, paces: Paces = AS_SHIPPED, memory: Callable[[int], Memory] = Memory
+) -> AsyncIterator[Running]:
     own = settings.outbound
     allow_files(FILES)
     keyring = settings.keyring()
@@ -177,7 +178,7 @@ async def start(settings: Settings, paces: Paces = AS_SHIPPED, memory: Memory | 
         shares=shares,
         rests=Rests(store, busy_first=paces.busy_first, busy_longest=paces.busy_longest),
         sources=sources,
-        memory=memory or Memory(own.memory_bytes),
+        memory=memory(own.memory_bytes),
         tls_results=tls_results,
         held=held,
     )
