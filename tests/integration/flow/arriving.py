@@ -15,7 +15,7 @@ from mailcore.flow.authenticate import Authenticator
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.returned import Returned
-from mailcore.flow.route import Routes
+from mailcore.flow.route import PATIENCE_SECONDS, Routes
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
@@ -75,6 +75,7 @@ async def desk(
     blobs: BlobStore,
     resolver: Resolver,
     verp: Verp | None = None,
+    patience: float = PATIENCE_SECONDS,
 ) -> Desk:
     lease = WorkerLease(store, "inbound_smtp")
     await lease.enrol()
@@ -84,6 +85,7 @@ async def desk(
         blobs,
         authenticator=Authenticator(resolver, HOSTNAME, seconds=1.6),
         returned=Returned(store, ringer, verp) if verp is not None else None,
+        patience=patience,
     )
     return Desk(admin, org_id, store, Receives(store, ringer, blobs), routes, lease)
 

@@ -17,7 +17,8 @@ from mailcore.kit.errors import NotFound, Unavailable
 from mailcore.kit.ids import uuid7
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
-from mailcore.store import deliveries, explain, holds, queue_orders, sites, ways
+from mailcore.store import explain, holds, queue_orders, sites, ways
+from mailcore.store.due import due_lanes
 from mailcore.store.queue_orders import Query
 from mailcore.store.session import Store
 
@@ -258,7 +259,7 @@ async def test_reroute_sends_a_sites_mail_by_a_way_of_the_installation_and_back(
     assert told.order is not None
     assert (await operate.carry_out(store, told.order.id)).touched == 2
     async with store.worker() as db:
-        due = {lane.site_id: lane for lane in await deliveries.due_lanes(db)}
+        due = {lane.site_id: lane for lane in await due_lanes(db)}
     there = await admin.fetchval("SELECT site_id FROM ways WHERE id = $1", way)
     assert site not in due
     assert due[there].taken is not None
@@ -269,7 +270,7 @@ async def test_reroute_sends_a_sites_mail_by_a_way_of_the_installation_and_back(
     assert back.order is not None
     assert (await operate.carry_out(store, back.order.id)).touched == 2
     async with store.worker() as db:
-        assert there not in {lane.site_id for lane in await deliveries.due_lanes(db)}
+        assert there not in {lane.site_id for lane in await due_lanes(db)}
 
 
 async def test_a_hold_waits_for_no_count(

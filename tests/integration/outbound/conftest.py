@@ -19,6 +19,8 @@ from mailcore.blob.local import LocalBlobs
 from mailcore.flow.submit import Submits
 from mailcore.queue.bell import Ringer
 from mailcore.store.session import Store
+from outbound.memory import Memory
+from outbound.paces import AS_SHIPPED, Paces
 
 
 @pytest.fixture
@@ -40,10 +42,15 @@ async def sink() -> AsyncIterator[SmtpServer]:
 def outbound(database_url: str, redis_url: str, tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Any]]:
     """`outbound(sink)` runs the service with everything going to that server; settings of the group by name."""
 
-    def run(sink: SmtpServer | None = None, **changes: Any) -> AbstractAsyncContextManager[Any]:
+    def run(
+        sink: SmtpServer | None = None,
+        paces: Paces = AS_SHIPPED,
+        memory: Callable[[int], Memory] = Memory,
+        **changes: Any,
+    ) -> AbstractAsyncContextManager[Any]:
         if sink is not None:
             changes = {"route": "catch", "catch_host": f"127.0.0.1:{sink.port}", **changes}
-        return running(settings(database_url, redis_url, str(tmp_path / "blobs"), **changes))
+        return running(settings(database_url, redis_url, str(tmp_path / "blobs"), **changes), paces, memory)
 
     return run
 

@@ -18,6 +18,8 @@ from mailcore.queue.bell import Ringer
 from mailcore.smtp.address import parse_address
 from mailcore.store.session import Store
 from outbound.main import start
+from outbound.memory import Memory
+from outbound.paces import AS_SHIPPED, Paces
 from outbound.settings import Settings
 
 KEY = bytes(range(32)).hex()
@@ -101,9 +103,11 @@ def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Se
 
 
 @asynccontextmanager
-async def running(given: Settings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def running(
+    given: Settings, paces: Paces = AS_SHIPPED, memory: Callable[[int], Memory] = Memory
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """The service's own composition root in this process, without signals and servers. Yields its drain."""
-    async with start(given) as service:
+    async with start(given, paces, memory) as service:
         tasks = [asyncio.ensure_future(task) for task in service.tasks]
         try:
             yield service.drain

@@ -17,7 +17,7 @@ from mailcore.flow.settle import Attempt
 from mailcore.kit.ids import uuid7
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
-from mailcore.store import deliveries, leases, workers
+from mailcore.store import deliveries, due, leases, workers
 from mailcore.store.deliveries import Leased
 from mailcore.store.session import Store
 
@@ -354,7 +354,7 @@ async def test_a_suspect_goes_alone_and_is_quarantined_after_three_crashes(
     await admin.execute("UPDATE queue SET due_at = now() - interval '1 minute' WHERE email_id = $1", poison)
     for crash in (2, 3):
         async with store.worker() as db:
-            lane = await deliveries.peek_suspect(db)
+            lane = await due.peek_suspect(db)
             assert lane is not None
             row = await deliveries.claim_suspect(db, lane.lane_id, worker, schedule=SCHEDULE)
         assert row is not None
@@ -421,10 +421,10 @@ async def test_a_claim_costs_the_same_with_many_rows_waiting(
     lanes = await _lanes(admin)
     ids = [uuid7() for _ in range(203_000)]
     await _fill(admin, ids, org, lambda i: lanes[0] if i < 200_000 else lanes[i - 200_000])
-    due = await _pages(admin, deliveries._DUE_LANES, deliveries.MOST_DUE)
-    assert due < 3_000 * 30
+    pages = await _pages(admin, due._DUE_LANES, due.MOST_DUE)
+    assert pages < 3_000 * 30
     async with store.worker() as db:
-        assert len(await deliveries.due_lanes(db)) == 3_000
+        assert len(await due.due_lanes(db)) == 3_000
     args = (worker, SCHEDULE, 0.1, lanes[:64], [8] * 64, 500)
     few = await _pages(admin, deliveries._CLAIM, *args)
     assert few < 71 * 60

@@ -12,7 +12,8 @@ import asyncpg
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
-from mailcore.store import deliveries, sites
+from mailcore.store import sites
+from mailcore.store.due import MOST_DUE, due_lanes
 from mailcore.store.session import Store
 from outbound.runner import BEGINNINGS, MAX_FINDING, NEXT_FINDING
 
@@ -64,7 +65,7 @@ async def test_a_look_sees_each_organization(
         "     l AS (INSERT INTO lanes (org_id, domain, class) SELECT $1, domain, 0 FROM r RETURNING id) "
         "INSERT INTO queue (email_id, n, org_id, lane_id, due_at) "
         "SELECT gen_random_uuid(), 0, $1, id, now() - interval '1 day' FROM l",
-        *(org, deliveries.MOST_DUE + 10, site),
+        *(org, MOST_DUE + 10, site),
     )
     await admin.execute(
         "WITH l AS (INSERT INTO lanes (org_id, domain, class) SELECT $1, 'd' || n || '.example', 0 FROM generate_series(1, 2) n "
@@ -73,8 +74,8 @@ async def test_a_look_sees_each_organization(
         other,
     )
     async with store.worker() as db:
-        due = await deliveries.due_lanes(db)
-    assert len(due) == deliveries.MOST_DUE
+        due = await due_lanes(db)
+    assert len(due) == MOST_DUE
     assert [lane.org_id == other for lane in due[:5]].count(True) == 2
     assert [lane.due_at for lane in due if lane.org_id == org] == sorted(
         lane.due_at for lane in due if lane.org_id == org
@@ -90,19 +91,19 @@ async def test_what_waits_for_a_busy_site_hides_nothing_else_of_its_organization
         "INSERT INTO recipient_domains (domain, site_id) "
         "SELECT $2 || n || '.example', id FROM s, generate_series(1, $3::int) n"
     )
-    await admin.execute(there + domains, "mx:mx.busy.test", "d", deliveries.MOST_DUE + 10)
+    await admin.execute(there + domains, "mx:mx.busy.test", "d", MOST_DUE + 10)
     await admin.execute(there + domains, "mx:mx.quiet.test", "q", 1)
     rows = (
         "WITH l AS (INSERT INTO lanes (org_id, domain, class) SELECT $1, domain, $2 FROM recipient_domains WHERE domain = ANY ($3) "
         "           RETURNING id) "
         "INSERT INTO queue (email_id, n, org_id, lane_id, due_at) SELECT gen_random_uuid(), 0, $1, id, now() - $4::interval FROM l"
     )
-    many = [f"d{n}.example" for n in range(1, deliveries.MOST_DUE + 11)]
+    many = [f"d{n}.example" for n in range(1, MOST_DUE + 11)]
     await admin.execute(rows, org, 1, many, timedelta(days=1))
     await admin.execute(rows, org, 0, ["d7.example", "q1.example"], timedelta(0))
     async with store.worker() as db:
-        due = await deliveries.due_lanes(db)
-    assert len(due) == deliveries.MOST_DUE
+        due = await due_lanes(db)
+    assert len(due) == MOST_DUE
     assert {(lane.domain, lane.class_) for lane in due[:3]} >= {("d7.example", 0), ("q1.example", 0)}
 
 

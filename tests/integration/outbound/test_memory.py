@@ -21,17 +21,17 @@ LARGE = 2 * MIB
 FIT = BUDGET // 2 // weight(LARGE)
 
 
-@pytest.fixture
-def memories(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
+class Memories(list[Memory]):
     """Those that the service makes."""
-    made: list[Memory] = []
 
-    def make(octets: int) -> Memory:
-        made.append(Memory(octets))
-        return made[-1]
+    def __call__(self, octets: int) -> Memory:
+        self.append(Memory(octets))
+        return self[-1]
 
-    monkeypatch.setattr("outbound.main.Memory", make)
-    return made
+
+@pytest.fixture
+def memories() -> Memories:
+    return Memories()
 
 
 def _file(octets: int) -> NewAttachment:
@@ -45,7 +45,7 @@ def _holding_large(leave: asyncio.Event) -> Any:
     return dot
 
 
-async def _is_full(sink: SmtpServer, memories: list[Memory]) -> bool:
+async def _is_full(sink: SmtpServer, memories: Memories) -> bool:
     """One large mail waits for its reply, and no other fits in."""
     full = memories[0].heavy.held >= FIT * weight(LARGE)
     return full and any(talk.received >= LARGE for talk in sink.talks)
@@ -56,7 +56,7 @@ async def _large(tenant: Tenant, n: int) -> Any:
 
 
 async def test_large_mails_take_turns_and_small_ones_pass_them(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: list[Memory], admin: asyncpg.Connection, tmp_path: Path
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: Memories, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:
     leave = asyncio.Event()
     sink.script["dot"] = _holding_large(leave)
@@ -65,7 +65,7 @@ async def test_large_mails_take_turns_and_small_ones_pass_them(
     (lost,) = await _large(tenant, 1)
     key = await admin.fetchval("SELECT attachments->0->>'blob' FROM emails WHERE id = $1", lost)
     (tmp_path / "blobs" / key).unlink()
-    async with outbound(sink, memory_bytes=BUDGET):
+    async with outbound(sink, memory=memories, memory_bytes=BUDGET):
         await until(lambda: _is_full(sink, memories), "as many large mails as fit are held")
         (memory,) = memories
         huge = await tenant.send("a@huge.example", "b@huge.example", attachments=[_file(9 * MIB)])
@@ -87,7 +87,7 @@ async def test_large_mails_take_turns_and_small_ones_pass_them(
 
 
 async def test_what_waits_for_memory_goes_back_when_the_process_drains(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: list[Memory], admin: asyncpg.Connection
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: Memories, admin: asyncpg.Connection
 ) -> None:
     leave = asyncio.Event()
     sink.script["dot"] = _holding_large(leave)
@@ -97,7 +97,7 @@ async def test_what_waits_for_memory_goes_back_when_the_process_drains(
         count = await admin.fetchval("SELECT count(*) FROM queue WHERE worker IS NULL AND attempt = 0")
         return bool(count >= 8 - FIT)
 
-    async with outbound(sink, memory_bytes=BUDGET) as drain:
+    async with outbound(sink, memory=memories, memory_bytes=BUDGET) as drain:
         await until(lambda: _is_full(sink, memories), "as many large mails as fit are held")
         draining = asyncio.ensure_future(drain())
         await until(free, "the others are free, while those still wait")
@@ -111,11 +111,11 @@ async def test_what_waits_for_memory_goes_back_when_the_process_drains(
 
 
 async def test_a_site_that_cannot_be_reached_keeps_no_memory(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: list[Memory], admin: asyncpg.Connection
+    tenant: Tenant, sink: SmtpServer, outbound: Any, memories: Memories, admin: asyncpg.Connection
 ) -> None:
     sink.script["greeting"] = Step("554 5.3.2 no", cut=True)
     await _large(tenant, 6)
-    async with outbound(sink, memory_bytes=BUDGET):
+    async with outbound(sink, memory=memories, memory_bytes=BUDGET):
 
         async def rests() -> bool:
             held = await admin.fetchval("SELECT count(*) FROM queue WHERE worker IS NOT NULL")

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import asyncpg
-import pytest
 
-from fakes.smtp_server import SmtpServer
+from fakes.smtp_server import SmtpServer, Step
 from integration.outbound.harness import Tenant, until
-from mailcore.store import holds
+from mailcore.queue.bell import Ringer
+from mailcore.queue.jobs import OUTBOUND
+from mailcore.store import holds, sites
 from mailcore.store.session import Store
+from outbound.paces import Paces
 
 
 async def test_a_known_lane_is_looked_at_alone(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, sink: SmtpServer, outbound: Any, store: Store, ringer: Ringer, admin: asyncpg.Connection
 ) -> None:
     async with outbound(sink):
         await tenant.state(await tenant.send("a@example.com"), "delivered")
-        for name in ("SPACING", "MAX_SPACING"):
-            monkeypatch.setattr(f"outbound.runner.{name}", 600.0)
-        await tenant.state(await tenant.send("b@example.com"), "delivered")  # with it the last look at all begins
+    site = await admin.fetchval("SELECT id FROM sites WHERE key LIKE 'catch:%'")
+    seen = await tenant.send("b@example.com")
+    async with outbound(sink, Paces(spacing=600.0)):  # one look at all, which sees it, and no other
+
+        async def leaves() -> bool:
+            """As soon as a ring comes behind the question where it goes."""
+            ringer.ring(OUTBOUND, site)
+            return bool((await tenant.delivery(seen))["state"] == "delivered")
+
+        await until(leaves, "what the look has seen is delivered")
         for n in range(5):
             await tenant.state(await tenant.send(f"c{n}@example.com"), "delivered")
         unknown = await tenant.send("d@another.example")
@@ -38,26 +46,17 @@ async def test_a_known_lane_is_looked_at_alone(
 
 
 async def test_a_site_that_was_opened_again_waits_for_no_heartbeat(
-    tenant: Tenant,
-    sink: SmtpServer,
-    outbound: Any,
-    store: Store,
-    admin: asyncpg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
+    tenant: Tenant, sink: SmtpServer, outbound: Any, store: Store, admin: asyncpg.Connection
 ) -> None:
-    """One has told that all is held; that it no longer is shows with the first look that finds mail due there."""
-    monkeypatch.setattr("outbound.site_shares.BEAT_SECONDS", 0.1)
-    async with outbound(sink):
-        await tenant.state(await tenant.send("a@example.com"), "delivered")
+    """One has told that it rests; that it no longer does shows with the first look that finds mail due there."""
+    sink.script["greeting"] = Step("554 5.3.2 no", cut=True)
+    async with outbound(sink, Paces(beat=600.0), max_connections=1):
+        await tenant.send("a@example.com")
+        # it rests for half a minute, and a heartbeat comes soon after that was written
+        told = "SELECT renewed_at > suspended_until - interval '30 seconds' FROM site_shares JOIN sites ON sites.id = site_id"
+        await until(lambda: admin.fetchval(told), "a heartbeat")
+        sink.script.clear()
         async with store.worker() as db:
-            await holds.place(db, None, None, origin="operator", reason="maintenance")
-        beat = "SELECT bool_and(renewed_at > $1) FROM site_shares"
-        for _ in range(2):  # the first may have begun before the hold
-            now = await admin.fetchval("SELECT clock_timestamp()")
-            await until(lambda since=now: admin.fetchval(beat, since), "a heartbeat")  # type: ignore[misc]
-        monkeypatch.setattr("outbound.site_shares.BEAT_SECONDS", 600.0)
-        await asyncio.sleep(0.3)  # one that was under way
-        async with store.worker() as db:
-            await holds.lift(db, None, None)
-        await tenant.state(await tenant.send("b@example.com"), "delivered", seconds=20)
-    assert len(sink.caught) == 2
+            await sites.clear(db, await admin.fetchval("SELECT id FROM sites WHERE suspended_until IS NOT NULL"))
+        await tenant.state(await tenant.send("b@example.com"), "delivered")
+    assert len(sink.caught) == 1

@@ -13,8 +13,8 @@ from mailcore.flow.shaping import Shaping
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.site_shares import Grant, Standing
 from mailcore.transport import Destination, Hop, Mail, Pool
-from outbound.outlets import Outlets
-from outbound.site_shares import SiteShare
+from outbound.outlets import TURN_SECONDS, Outlets
+from outbound.site_share import SiteShare
 
 CONTENT = b"Subject: x\r\n\r\nhello\r\n"
 
@@ -34,9 +34,13 @@ async def _leave(_: Mail) -> bool:
 
 
 class Run:
-    def __init__(self, share: SiteShare, pool: Pool, server: SmtpServer, sources: int) -> None:
+    def __init__(
+        self, share: SiteShare, pool: Pool, server: SmtpServer, sources: int, turn_seconds: float = TURN_SECONDS
+    ) -> None:
         self.outcomes: list[Outcome] = []
-        self.outlets = Outlets(pool, share, _leave, lambda _, outcome: self.outcomes.append(outcome))
+        self.outlets = Outlets(
+            pool, share, _leave, lambda _, outcome: self.outcomes.append(outcome), turn_seconds=turn_seconds
+        )
         share.listeners.add(self)
         self.kinds = [
             Destination("mx:mx.test", (Hop("127.0.0.1", ("127.0.0.1",), server.port),), f"127.0.0.{n + 2}")
@@ -64,14 +68,11 @@ def _slowly(_: Talk) -> Step:
 
 
 @pytest.mark.parametrize(("kinds", "connections"), [(1, 3), (2, 5), (3, 2), (4, 1)])
-async def test_kinds_never_have_more_connections_together_than_there_are(
-    kinds: int, connections: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("outbound.outlets.TURN_SECONDS", 0.05)
+async def test_kinds_never_have_more_connections_together_than_there_are(kinds: int, connections: int) -> None:
     most: list[int] = []
     async with SmtpServer({"dot": _slowly}) as server:
         pool = Pool("us.test", idle=5)
-        run = Run(_share(connections), pool, server, kinds)
+        run = Run(_share(connections), pool, server, kinds, turn_seconds=0.05)
 
         async def watch() -> None:
             while True:
@@ -91,12 +92,11 @@ async def test_kinds_never_have_more_connections_together_than_there_are(
     assert not run.outlets.share.kinds
 
 
-async def test_a_kind_without_mail_leaves_its_part_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbound.outlets.TURN_SECONDS", 0.02)
+async def test_a_kind_without_mail_leaves_its_part_to_the_others() -> None:
     async with SmtpServer({"dot": _slowly}) as server:
         pool = Pool("us.test", idle=0.05)
         share = _share(6)
-        run = Run(share, pool, server, 2)
+        run = Run(share, pool, server, 2, turn_seconds=0.02)
         for n in (0, 1):
             run.outlets.put(run.kinds[n], Mail("a@b.test", f"u{n}@x.test", CONTENT))
         while len(run.outcomes) < 2:

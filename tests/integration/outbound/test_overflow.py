@@ -12,7 +12,7 @@ import pytest
 from fakes.provider_api import ProviderApi
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import until
-from integration.outbound.test_sources import NEW, OLD, Add, add, pool, senders
+from integration.outbound.sources_lab import NEW, OLD, Add, add, pool, senders
 from integration.outbound.test_ways import Run, Setup, by, setup
 from mailcore.dsn.wishes import Wishes
 from mailcore.store import sources

@@ -20,7 +20,6 @@ from integration.flow.arriving import Desk, desk
 from integration.outbound.harness import Tenant, until
 from mailcore.blob.local import LocalBlobs
 from mailcore.dns.resolver import StaticResolver
-from mailcore.flow import route as flow_route
 from mailcore.flow import ways as kinds
 from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
@@ -56,16 +55,9 @@ async def resolver(signer: tuple[SigningKey, str], tenant: Tenant) -> StaticReso
 
 
 @pytest.fixture
-async def door(
-    tenant: Tenant,
-    store: Store,
-    ringer: Ringer,
-    tmp_path: Path,
-    resolver: StaticResolver,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Desk:
-    monkeypatch.setattr(flow_route, "PATIENCE_SECONDS", 60.0)
-    return await desk(tenant.admin, tenant.org_id, store, ringer, LocalBlobs(tmp_path / "blobs"), resolver)
+async def door(tenant: Tenant, store: Store, ringer: Ringer, tmp_path: Path, resolver: StaticResolver) -> Desk:
+    blobs = LocalBlobs(tmp_path / "blobs")
+    return await desk(tenant.admin, tenant.org_id, store, ringer, blobs, resolver, patience=60.0)
 
 
 def signed(signer: tuple[SigningKey, str], head: bytes = HEAD, body: bytes = BODY) -> bytes:

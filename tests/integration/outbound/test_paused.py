@@ -13,6 +13,7 @@ import asyncpg
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
 from mailcore.flow import delays, reputation, settle, waiting
+from mailcore.kit.ids import uuid7
 from mailcore.kit.settings import Reputation
 from mailcore.queue.bell import Ringer
 from mailcore.store import explain
@@ -115,7 +116,8 @@ async def test_what_waits_is_let_go_by_whatever_ended_its_pause(
     manual = await reputation.pause(store, ringer, domain, "for the test")
     await admin.execute(
         "INSERT INTO alarms (id, org_id, domain_id, domain, kind, action, text, facts) "
-        "SELECT gen_random_uuid(), org_id, domain_id, domain, 'bounces', 'paused', 'half of it bounced', '{}' FROM alarms"
+        "SELECT $1::uuid, org_id, domain_id, domain, 'bounces', 'paused', 'half of it bounced', '{}' FROM alarms",
+        uuid7(),
     )
     async with outbound(sink):
         await _put_off(admin, 3)

@@ -15,11 +15,11 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
-import pytest
 
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
+from outbound.paces import Paces
 from peers import free_port
 
 STORM, OTHERS = 400, 200
@@ -33,9 +33,7 @@ async def test_r12_a_storm_of_421(
     admin: asyncpg.Connection,
     postgres_server: Any,
     database: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 0.5)
     dice = random.Random(12)
     share = 0.95
     port = free_port()
@@ -56,6 +54,7 @@ async def test_r12_a_storm_of_421(
         dns = await stack.enter_async_context(DnsServer(zones))
         await stack.enter_async_context(
             outbound(
+                paces=Paces(busy_first=0.5),
                 route="mx",
                 mx_port=port,
                 max_connections=20,

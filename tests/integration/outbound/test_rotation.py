@@ -23,7 +23,7 @@ from mailcore.mailauth.dkim.verify import Status, Verified, verify
 from mailcore.queue.bell import Ringer
 from mailcore.queue.jobs import VERIFY
 from mailcore.store.session import Store
-from outbound import signer
+from outbound.paces import Paces
 
 Zones = dict[str, dict[str, list[str]]]
 PUBLISHED = Published("mail.us.test", "a:mail.us.test")
@@ -46,11 +46,12 @@ async def test_keys_change_while_mail_goes_out(
     org: UUID,
     domain: UUID,
     zones: Zones,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(signer, "TTL_SECONDS", 0.05)
     door = Dkim(store, ringer, keyring, Domains(store, ringer, keyring, PUBLISHED, most=10))
-    async with DnsServer(zones) as server, outbound(sink, dns={"nameservers": [server.address]}):
+    async with (
+        DnsServer(zones) as server,
+        outbound(sink, Paces(keys_ttl=0.05), dns={"nameservers": [server.address]}),
+    ):
 
         async def sent() -> set[str]:
             """Selectors of one more mail, each of which verifies by what the DNS says now."""

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import pytest
 
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer, Step, Talk
@@ -19,6 +18,7 @@ from mailcore.queue.bell import Ringer
 from mailcore.store import holds
 from mailcore.store.queue_orders import Query
 from mailcore.store.session import Store
+from outbound.paces import Paces
 
 SITE = "SELECT * FROM sites WHERE key LIKE 'catch:%'"
 
@@ -127,13 +127,12 @@ async def test_an_order_is_carried_out_by_the_service(
 
 
 async def test_a_run_under_way_stops_when_everything_is_held(
-    tenant: Tenant, outbound: Any, admin: asyncpg.Connection, store: Store, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection, store: Store
 ) -> None:
-    monkeypatch.setattr("outbound.site_shares.BEAT_SECONDS", 0.1)
     gate = asyncio.Event()
     async with (
         SmtpServer({"dot": lambda _: None if gate.is_set() else Step("250 ok", wait=gate)}) as sink,
-        outbound(sink, max_connections=2),
+        outbound(sink, Paces(beat=0.1), max_connections=2),
     ):
         await tenant.send_each([[f"u{n}@example.com"] for n in range(100)])
         await until(lambda: admin.fetchval("SELECT count(*) > 0 FROM queue WHERE dot_sent"), "under way")
@@ -155,11 +154,9 @@ async def test_a_run_under_way_stops_when_everything_is_held(
 
 
 async def test_a_storm_of_421_shrinks_to_two_probes_and_leaves_other_sites_alone(
-    tenant: Tenant, outbound: Any, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
 ) -> None:
     """Twenty connections before it; in it one probe at a time, at most two; and afterwards all is delivered, nothing bounced."""
-    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 0.1)
-    monkeypatch.setattr("outbound.rest.BUSY_LONGEST", 0.4)
     storm = False
     refused = 0
 
@@ -178,6 +175,7 @@ async def test_a_storm_of_421_shrinks_to_two_probes_and_leaves_other_sites_alone
         SmtpServer(host="127.0.0.2", port=big.port),
         DnsServer({"big.example": {"A": ["127.0.0.1"]}, "small.example": {"A": ["127.0.0.2"]}}) as dns,
         outbound(
+            paces=Paces(busy_first=0.1, busy_longest=0.4),
             route="mx",
             mx_port=big.port,
             network={"allow": {"mx": ["127.0.0.0/8"]}},
@@ -239,11 +237,10 @@ async def test_the_operators_rate_is_kept_at_the_mx(
 
 
 async def test_what_a_site_said_is_kept_for_the_operator(
-    tenant: Tenant, outbound: Any, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, outbound: Any, admin: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr("outbound.site_shares.BEAT_SECONDS", 0.1)
     answers = [Step("450 4.2.0 later"), Step("450 4.2.0 later"), Step("550 5.1.1 nobody\x00here"), Step("250 ok")]
-    async with SmtpServer({"rcpt": answers}) as sink, outbound(sink, max_connections=1):
+    async with SmtpServer({"rcpt": answers}) as sink, outbound(sink, Paces(beat=0.1), max_connections=1):
         for n in range(4):
             await tenant.send(f"u{n}@example.com")
         await until(lambda: admin.fetchval("SELECT heard_at IS NOT NULL FROM sites WHERE key LIKE 'catch:%'"), "told")

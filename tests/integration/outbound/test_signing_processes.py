@@ -14,6 +14,7 @@ import pytest
 
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
+from outbound.paces import Paces
 from outbound.settings import OutboundGroup
 
 KILLS = 12
@@ -43,12 +44,11 @@ async def test_mail_is_signed_and_they_end_with_the_service(tenant: Tenant, sink
 
 
 async def test_they_are_killed_again_and_again_and_no_mail_is_lost(
-    tenant: Tenant, sink: SmtpServer, outbound: Any, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, sink: SmtpServer, outbound: Any
 ) -> None:
     """At worst a mail whose process was killed twice waits for its next attempt: here a tenth of a second."""
-    monkeypatch.setattr("outbound.signers.AGAIN_SECONDS", 0.0)
     killed = sent = 0
-    async with outbound(sink, signing_processes=2, retry_schedule=[0.1] * 10):
+    async with outbound(sink, Paces(signers_again=0.0), signing_processes=2, retry_schedule=[0.1] * 10):
 
         async def kill() -> None:
             nonlocal killed

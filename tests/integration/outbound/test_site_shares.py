@@ -18,17 +18,18 @@ from mailcore.flow.shaping import Shaping
 from mailcore.kit.errors import Unavailable
 from mailcore.store import sites, workers
 from mailcore.store.session import Store
-from outbound.site_shares import SiteShare, SiteShares
+from outbound.site_share import SiteShare
+from outbound.site_shares import SiteShares
 
 
 class Party:
     """A process as far as shares go: it opens all that it may."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, **paces: float) -> None:
         self.lease = WorkerLease(store, "outbound")
         self.open = 0
         self.shares = SiteShares(
-            store, self.lease, Shaping.load(), mails_per_connection=100, open_at=lambda _: self.open
+            store, self.lease, Shaping.load(), mails_per_connection=100, open_at=lambda _: self.open, **paces
         )
         self.share: SiteShare | None = None
 
@@ -192,10 +193,9 @@ async def test_an_operators_limit_arrives_with_the_heartbeat(store: Store, admin
     assert party.share.pace.rates == ((60, 60.0),)
 
 
-async def test_what_is_not_used_goes_back(store: Store, admin: asyncpg.Connection, monkeypatch: Any) -> None:
-    monkeypatch.setattr("outbound.site_shares.LINGER_SECONDS", 0.0)
+async def test_what_is_not_used_goes_back(store: Store, admin: asyncpg.Connection) -> None:
     site = await _site(store, 4)
-    party = await Party(store).join(site)
+    party = await Party(store, linger_seconds=0.0).join(site)
     party.open = 1
     await party.shares.beat()
     assert await _granted(admin) == [4], "a connection is open still"

@@ -19,6 +19,7 @@ from integration.outbound.harness import Tenant, until
 from integration.outbound.tls_lab import Outbound, Sts, attempt_of, by_mx, good, signed
 from mailcore.dsn import tls_report
 from mailcore.mime.parse import Message
+from outbound.paces import Paces
 
 # ---- DANE ------------------------------------------------------------------------------------------------------------
 
@@ -266,12 +267,13 @@ async def test_a_policy_that_cannot_be_fetched_is_reported_and_keeps_nothing_bac
     authority: Authority,
     sts: Sts,
     admin: asyncpg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("outbound.tls_chores.FLUSH_SECONDS", 0.1)
     sts.policy("enforce")
     sts.host.pages["/.well-known/mta-sts.txt"] = (301, "text/plain", b"")
-    async with SmtpServer(tls=authority.server("other.example").context) as peer, outbound(**sts.settings(peer)):
+    async with (
+        SmtpServer(tls=authority.server("other.example").context) as peer,
+        outbound(paces=Paces(tls_flush=0.1), **sts.settings(peer)),
+    ):
         attempt = await attempt_of(tenant, "sts.example")
         # while the process runs: one that is killed has lost next to nothing
         await until(lambda: admin.fetchval("SELECT count(*) = 2 FROM tls_results"), "the counts are stored")

@@ -5,24 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import asyncpg
-import pytest
 
 from fakes.smtp_server import CUT, SmtpServer, Step, Talk
 from integration.outbound.harness import Tenant, until
 from mailcore.store import explain
 from mailcore.store.session import Store
 from outbound.bearing import PATIENCE
+from outbound.paces import Paces
 
-
-@pytest.fixture(autouse=True)
-def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 0.1)
+SHORT_RESTS = Paces(busy_first=0.1)
 
 
 async def test_it_is_due_again_at_once_and_says_why(
-    tenant: Tenant, outbound: Any, store: Store, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, outbound: Any, store: Store, admin: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr("outbound.rest.BUSY_FIRST", 2.0)  # it rests while we look
     refusing = True
 
     def mail(_: Talk) -> Step | None:
@@ -58,7 +54,10 @@ async def test_one_that_is_always_turned_away_pays_and_the_others_go_on(
     def mail(talk: Talk) -> Step | None:
         return Step("421 4.7.0 not you\r\n", cut=True) if "bad.test>" in talk.commands[-1] else None
 
-    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[3600], max_connections=4):
+    async with (
+        SmtpServer({"mail": mail}) as sink,
+        outbound(sink, SHORT_RESTS, retry_schedule=[3600], max_connections=4),
+    ):
         bad = await tenant.send("bad@example.com", domain="bad.test")
         others = await tenant.send_each([[f"u{n}@example.com"] for n in range(50)])
         for email_id in others:
@@ -81,7 +80,7 @@ async def test_what_is_said_of_a_sender_is_told_to_nobody_else(
     def mail(talk: Talk) -> Step | None:
         return Step(f"421 4.7.0 {talk.commands[-1]} sends too much\r\n", cut=True)
 
-    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[3600]):
+    async with SmtpServer({"mail": mail}) as sink, outbound(sink, SHORT_RESTS, retry_schedule=[3600]):
         email_id = await tenant.send("a@example.com")
         of_site = "SELECT last_reply FROM sites WHERE key LIKE 'catch:%' AND failures > 0"
         await until(lambda: admin.fetchval(of_site), "the site rests")
@@ -99,7 +98,10 @@ async def test_a_site_that_cuts_at_mail_rests_ever_longer_like_one_that_says_421
     def mail(_: Talk) -> Step | None:
         return CUT if cutting else None
 
-    async with SmtpServer({"mail": mail}) as sink, outbound(sink, retry_schedule=[0.1] * 30, max_connections=4):
+    async with (
+        SmtpServer({"mail": mail}) as sink,
+        outbound(sink, SHORT_RESTS, retry_schedule=[0.1] * 30, max_connections=4),
+    ):
         mails = await tenant.send_each([[f"u{n}@example.com"] for n in range(60)])
         failures = "SELECT failures >= 4 FROM sites WHERE key LIKE 'catch:%'"
         await until(lambda: admin.fetchval(failures), "it rested again and again")

@@ -7,7 +7,6 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
-import pytest
 
 from fakes.provider_api import ProviderApi
 from fakes.smtp_server import SmtpServer
@@ -89,15 +88,13 @@ async def test_many_are_gone_through_in_steps_and_those_of_one_moment_together(
     store: Store,
     admin: asyncpg.Connection,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, ids = await taken(setup, outbound, sink, *(f"u{n}@example.com" for n in range(9)))
     for n, chunk in enumerate((ids[:1], ids[1:5], ids[5:])):
         await age(admin, 5 - n / 10, *chunk)
-    monkeypatch.setattr(provider_events, "SILENT_BATCH", 2)
     async with store.worker() as db:
-        assert (await provider_events.silent(db, datetime.now(UTC), "words"))[0] == 5, "1, and 4 of one moment"
+        assert (await provider_events.silent(db, datetime.now(UTC), "words", 2))[0] == 5, "1, and 4 of one moment"
     later = datetime.now(UTC) + timedelta(days=10)
-    done = await upkeep_at(store, LocalBlobs(tmp_path), later, lifetime_seconds=WEEK)
+    done = await upkeep_at(store, LocalBlobs(tmp_path), later, lifetime_seconds=WEEK, silent_batch=2)
     assert done.unreported == 4
     assert await admin.fetchval("SELECT count(*) FROM attempts WHERE rule = 'no-report'") == 9

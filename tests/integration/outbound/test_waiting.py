@@ -12,8 +12,8 @@ import asyncpg
 
 from fakes.smtp_server import SmtpServer
 from integration.outbound.harness import Tenant, until
+from integration.outbound.sources_lab import NEW, NOON, Add, Desk, add, clock, desk, pool
 from integration.outbound.test_owed import _hand_in
-from integration.outbound.test_sources import NEW, NOON, Add, Desk, add, clock, desk, pool
 from mailcore.blob.local import LocalBlobs
 from mailcore.dsn.parse import parse
 from mailcore.dsn.report import Action

@@ -210,10 +210,8 @@ async def test_a_peer_that_allows_two_connections() -> None:
         assert len(server.caught) == 300
 
 
-async def test_a_peer_that_allows_more_later_is_asked_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_allows_more_later_is_asked_for_more() -> None:
     """One at a time, and twice as late after each refusal."""
-    monkeypatch.setattr("mailcore.transport.pool.RISE_SECONDS", 0.02)
-    monkeypatch.setattr("mailcore.transport.pool.RISE_LONGEST", 0.05)
     allowed = 1
 
     def greeting(_: Talk) -> Step | None:
@@ -228,7 +226,8 @@ async def test_a_peer_that_allows_more_later_is_asked_for_more(monkeypatch: pyte
             await asyncio.sleep(0.001)
 
     async with SmtpServer({"greeting": greeting}) as server:
-        pool, queue = Pool("ours.test", timeouts=PATIENT), MailQueue(mails(50))
+        pool = Pool("ours.test", timeouts=PATIENT, rise_seconds=0.02, rise_longest=0.05)
+        queue = MailQueue(mails(50))
         task = asyncio.create_task(
             pool.deliver(
                 to(server),

@@ -12,7 +12,7 @@ from mailcore.flow.shaping import Rule, Shaping
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from outbound.bearing import CATCH_UP_SECONDS, FLOOR, PATIENCE, STORM, Hits, Pace, Window
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 
 
 class Clock:

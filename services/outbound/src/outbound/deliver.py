@@ -1,8 +1,8 @@
 """One site at work: claim, compose, hand to the transport, pass outcomes on.
 
-1. lanes with due rows come from the runner and take turns; each claim gives every lane its quantum
+1. lanes with due rows come from the runner and take turns; each claim gives every lane its quantum (`lanes`)
 2. a claim asks for what goes ahead of the sessions: few rows at first, twice as many each time that a session found none; the next
-   is made while half of it still waits for a session
+   is made while half of it still waits for a session (`ahead`)
 3. mails are composed and signed (`prepare`) and go to the transport (`outlets`), by the connections and rates that are ours
    (`site_shares`)
 4. outcomes go to the settler; rows that were never begun go back
@@ -14,66 +14,51 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from mailcore.flow import settle as door
 from mailcore.flow.settle import Attempt
-from mailcore.kit import failpoint
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import DELIVERY_SECONDS
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.contents import Content
-from mailcore.store.deliveries import DueLane, Key, Leased
-from mailcore.transport import Destination, Mail, TlsPolicy
-from outbound.asks import Quantum
+from mailcore.store.deliveries import Key, Leased
+from mailcore.store.due import DueLane
+from mailcore.transport import Destination, Mail
+from outbound.ahead import Ahead
+from outbound.destination import destination
+from outbound.lanes import Lanes
 from outbound.memory import Holding
 from outbound.office import Office
 from outbound.outlets import Outlets
 from outbound.placement import Placed, Source
 from outbound.places import Places
 from outbound.prepare import own, prepare
-from outbound.rest import PROBES, is_cut_off, is_down, is_turned_away, rest, rested
-from outbound.retry import TRANSACTIONAL
+from outbound.rest import PROBES, is_cut_off, is_down, is_turned_away
 from outbound.routes import Way
-from outbound.security import tls_not_required
 from outbound.signer import Identity
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 from outbound.verp import enveloped
 
 log = logger(__name__)
 
 MOST = 600
 """Rows that one site holds at most."""
-FIRST = 2
-"""Rows that wait for a session until the site has dealt with a mail: others wait for what is signed for the slow ones."""
-AHEAD = 8
-"""From then on, at least."""
-AHEAD_SECONDS = 0.1
-"""What more of them last at least, unless sessions had no work: whoever comes new to the site waits no longer behind them."""
-AHEAD_MOST = 256
-"""Of them, however many sessions there are."""
-LANES = 64
-"""That share one claim."""
 RUN_SECONDS = 300.0
 """After that the run ends and another begins, with what is known of hops by then."""
-PACED_SECONDS = 10.0
-"""Where rates hold a site back: rows leased ahead at most."""
 
 
 class SiteRun:
     def __init__(self, office: Office, way: Way, share: SiteShare, failures: int = 0) -> None:
         self._office = office
-        self._way = way
+        self.way = way
         self._share = share
         self._failures = failures
         """Of the site so far: until it takes a mail again, it is tried with PROBES."""
-        self._lanes: dict[int, DueLane] = {}
-        """In the order of their turns."""
-        self._classes: dict[int, int] = {}
-        """Of the lanes that were ever offered."""
+        self._lanes = Lanes(office)
+        self.class_of = self._lanes.class_of
         self._outlets = Outlets(way.transport or office.transport, share, office.gate.before_dot, self._on_outcome)
         self._under_way: dict[Key, Leased] = {}
         self._places = Places(office.sources, way)
@@ -89,15 +74,8 @@ class SiteRun:
         """Not attempted either, and that is told."""
         self._down: Outcome | None = None
         self._changed = asyncio.Event()
-        self._asked = time.monotonic()
-        """When the last claim was made …"""
-        self._done = 0
-        """… and how many outcomes there were since."""
-        self._until = self._asked + RUN_SECONDS
-        self._least = self._ahead = FIRST
-        """Rows that wait for a session when a claim is answered; the next one is made at half of it."""
-        self._starved = False
-        """Since the last claim a session found no mail."""
+        self._ahead = Ahead()
+        self._until = time.monotonic() + RUN_SECONDS
         self.closed = False
         self.claimed = 0
         self._rested = False
@@ -107,9 +85,7 @@ class SiteRun:
         """Rows of that lane are due. False: this run is at its end, begin another."""
         if self.closed:
             return False
-        self._classes[lane.lane_id] = lane.class_
-        if lane.lane_id not in self._lanes and lane.org_id not in self._share.held:
-            self._lanes[lane.lane_id] = lane
+        if lane.org_id not in self._share.held and self._lanes.add(lane):
             self._changed.set()
         return True
 
@@ -125,14 +101,14 @@ class SiteRun:
         self._office.memory.refuse(self)
 
     def changed(self) -> None:
-        """Of the share: see `site_shares.Listener`."""
+        """Of the share: see `site_share.Listener`."""
         self._changed.set()
         self._outlets.changed()
         held = self._share.held
         if self._share.closed:
             self.stop()
         elif held:
-            self._lanes = {id_: lane for id_, lane in self._lanes.items() if lane.org_id not in held}
+            self._lanes.drop(held)
             self._take_back(
                 self._outlets.take_all(lambda mail: isinstance(mail.key, Leased) and mail.key.org_id in held)
             )
@@ -148,7 +124,10 @@ class SiteRun:
                     await self._release()
                 wanted = self._wanted()
                 if self._lanes and wanted:
-                    self._begin(await self._claim(wanted))
+                    self._ahead.claimed()
+                    rows = await self._lanes.claim(wanted)
+                    self.claimed += len(rows)
+                    self._begin(rows)
                 elif self._under_way or self._lanes:
                     await self._change()
                 else:
@@ -157,14 +136,10 @@ class SiteRun:
             self.closed = True
             await self._finish()
 
-    @property
-    def site_id(self) -> int:
-        return self._way.site.id
-
     async def deliver(self, rows: Sequence[Leased], lane: DueLane) -> None:
         """Just these, of that lane: for a suspect, which goes alone."""
         self.closed = True
-        self._classes[lane.lane_id] = lane.class_
+        self._lanes.know(lane)
         self._begin(rows)
         await self._finish()
 
@@ -182,8 +157,6 @@ class SiteRun:
         except TimeoutError:
             pass
 
-    # ---- claim
-
     def _wanted(self) -> int:
         """Rows to claim now; 0 while enough is under way."""
         connections = self._share.connections
@@ -191,46 +164,14 @@ class SiteRun:
             return 0
         if self._failures:
             return 0 if self._under_way else min(PROBES, connections)
-        ahead = self._ahead
-        if self._share.pace.rates:
-            ahead = max(1, min(ahead, int(self._share.pace.per_second() * PACED_SECONDS)))
-        waiting = self._waiting
-        return max(0, min(ahead - waiting, MOST - len(self._under_way))) if waiting <= ahead // 2 else 0
+        pace = self._share.pace
+        wanted = self._ahead.wanted(self._waiting, pace.per_second() if pace.rates else None)
+        return max(0, min(wanted, MOST - len(self._under_way)))
 
     @property
     def _waiting(self) -> int:
         """Rows under way that no session has begun, but for large mails that wait for memory: small ones pass them."""
         return len(self._under_way) - self._patient - len(self._handed) + self._outlets.queued
-
-    def _hurry(self) -> None:
-        """At each claim: how far the next may go ahead."""
-        now = time.monotonic()
-        rate = self._done / max(now - self._asked, 0.001)
-        if self._done:
-            self._least = AHEAD
-        if self._starved:
-            self._ahead = min(2 * self._ahead, AHEAD_MOST)
-        else:
-            self._ahead = min(self._ahead, max(int(rate * AHEAD_SECONDS), self._ahead * 7 // 8))
-        self._ahead = max(self._least, self._ahead)
-        self._asked, self._done, self._starved = now, 0, False
-
-    async def _claim(self, limit: int) -> list[Leased]:
-        office = self._office
-        self._hurry()
-        turn = dict(itertools.islice(self._lanes.items(), min(LANES, limit)))
-        for lane in turn:
-            del self._lanes[lane]
-        quantum = max(1, limit // len(turn))
-        found = await office.claims.ask([Quantum(lane, quantum) for lane in turn])
-        rows = list(itertools.chain.from_iterable(found.values()))
-        office.held.update([row.key for row in rows])
-        failpoint.hit("f5")
-        full = _full(rows, quantum)
-        # to the back: the next claim begins with others
-        self._lanes.update((id_, lane) for id_, lane in turn.items() if id_ in full)
-        self.claimed += len(rows)
-        return rows
 
     # ---- compose
 
@@ -261,7 +202,7 @@ class SiteRun:
         self._composing.discard(task)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
-            log.error("composing failed; its rows go back", site=self._way.site.key, exc_info=error)
+            log.error("composing failed; its rows go back", site=self.way.site.key, exc_info=error)
 
     async def _compose(self, rows: Sequence[Leased]) -> None:
         """Each row is handed to the transport, settled, or given back."""
@@ -270,16 +211,9 @@ class SiteRun:
         finally:
             self._put_back([row for row in rows if row.key in self._under_way and row.key not in self._handed])
 
-    @property
-    def way(self) -> Way:
-        return self._way
-
     def wait_for_memory(self, rows: int) -> None:
         self._patient += rows
         self._changed.set()
-
-    def class_of(self, row: Leased) -> int:
-        return self._classes.get(row.lane_id, TRANSACTIONAL)
 
     def placed(self, placed: Placed) -> None:
         """See `prepare.Run`."""
@@ -292,6 +226,7 @@ class SiteRun:
     def hand(self, rows: Sequence[Leased], content: Content, identity: Identity, octets: bytes) -> None:
         """To the transport, unless the run is ending or its source was barred meanwhile: those go back."""
         since = (content.scheduled_at or content.created_at).timestamp()
+        most = self._share.shape.mails_per_connection
         destinations: dict[Source, Destination] = {}
         for row in rows:
             if self.ending() or self._outlets.closed or row.org_id in self._share.held:
@@ -299,50 +234,26 @@ class SiteRun:
             source = self._places.source_of(row.key)
             if self._places.barred(source):
                 continue
-            destination = destinations.get(source)
-            if destination is None:
-                destination = destinations[source] = self._destination(identity, content, octets, source)
+            to = destinations.get(source)
+            if to is None:
+                to = destinations[source] = destination(self.way, source, content, identity, octets, most)
             self._handed[row.key] = since
-            mail = enveloped(self._office.verp, content, row, identity.return_path, octets)
-            self._outlets.put(destination, mail)
+            self._outlets.put(to, enveloped(self._office.verp, content, row, identity.return_path, octets))
 
     def was_handed(self, key: Key) -> bool:
         return key in self._handed
-
-    def _destination(self, identity: Identity, content: Content, octets: bytes, source: Source) -> Destination:
-        way = self._way
-        return Destination(
-            way.site.key,
-            way.hops,
-            source.ip4,
-            self._tls(identity, content, octets),
-            credentials=way.credentials,
-            helo=source.ehlo,
-            mails_per_connection=self._share.shape.mails_per_connection,
-            source_ip6=source.ip6,
-            lmtp=way.lmtp,
-            requiretls=content.requiretls,
-        )
-
-    def _tls(self, identity: Identity, content: Content, octets: bytes) -> TlsPolicy:
-        way = self._way
-        if identity.tls_required and not way.bind_tls:
-            return TlsPolicy.REQUIRED
-        if way.tls is TlsPolicy.OPPORTUNISTIC and tls_not_required(content, octets):
-            return TlsPolicy.NOT_REQUIRED
-        return way.tls
 
     # ---- outcomes
 
     def _on_outcome(self, mail: Mail, outcome: Outcome) -> None:
         row = mail.key
         assert isinstance(row, Leased)
-        self._done += 1
+        self._ahead.done += 1
         source = self._places.source_of(row.key)
         self._office.tls_results.note(row.recipient, outcome)
         if outcome.rule == "lease-lost":
             self._put_back([row])
-        elif is_down(outcome, self._way.tls):
+        elif is_down(outcome, self.way.tls):
             self._no_session(row, outcome, source)
         elif is_turned_away(outcome) and self._share.window.turn_away(row.key):
             self._turn_away(row, outcome)
@@ -357,8 +268,8 @@ class SiteRun:
             self._react(row, outcome, source)
             if is_cut_off(outcome):
                 self._doubt(outcome)
-        self._starved |= not self._outlets.queued
-        if self._unattempted or self._turned_away or self._down is not None or self._waiting <= self._ahead // 2:
+        self._ahead.starved |= not self._outlets.queued
+        if self._unattempted or self._turned_away or self._down is not None or self._ahead.short(self._waiting):
             self._changed.set()
 
     def _no_session(self, row: Leased, outcome: Outcome, source: Source) -> None:
@@ -380,7 +291,7 @@ class SiteRun:
     def _turn_away(self, row: Leased, outcome: Outcome) -> None:
         self.holding.done(row.key)
         self._places.done(row.key, None)
-        self._turned_away.append(Attempt(row, outcome, self._way.site.key, 1))
+        self._turned_away.append(Attempt(row, outcome, self.way.site.key, 1))
 
     def _doubt(self, outcome: Outcome) -> None:
         """It turned a mail away: once it does so to whatever we ask, or to all that were to find out, it takes nothing."""
@@ -389,7 +300,7 @@ class SiteRun:
             self._fall(outcome)
 
     async def _well(self) -> None:
-        await rested(self._office.store, self._way.site)
+        await self._office.rests.end(self.way.site)
         self._office.shares.soon()
 
     def _fall(self, outcome: Outcome) -> None:
@@ -427,7 +338,7 @@ class SiteRun:
         if outcome.result is Result.DELIVERED and since is not None:
             DELIVERY_SECONDS.observe(max(0.0, wall - since))
         office = self._office
-        office.settler.add(office.retries.attempt(row, outcome, self._way.site.key, self.class_of(row), since, wall))
+        office.settler.add(office.retries.attempt(row, outcome, self.way.site.key, self.class_of(row), since, wall))
 
     # ---- the end
 
@@ -483,15 +394,7 @@ class SiteRun:
     async def _rest(self) -> None:
         if self.falling and self._down is not None:
             try:
-                await rest(self._office.store, self._way.site, self._down)
+                await self._office.rests.begin(self.way.site, self._down)
                 self._office.shares.soon()
             finally:
                 self._rested = True
-
-
-def _full(rows: Sequence[Leased], quantum: int) -> set[int]:
-    """Lanes that gave all they were asked for: more may be due in them."""
-    counts: dict[int, int] = {}
-    for row in rows:
-        counts[row.lane_id] = counts.get(row.lane_id, 0) + 1
-    return {lane for lane, count in counts.items() if count >= quantum}

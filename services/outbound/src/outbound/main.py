@@ -6,7 +6,7 @@ import asyncio
 import gc
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -47,8 +47,10 @@ from outbound.gate import Gate
 from outbound.guarding import Guards
 from outbound.memory import Memory
 from outbound.office import Office
+from outbound.paces import AS_SHIPPED, Paces
 from outbound.placement import Source
 from outbound.reporting import Reporting
+from outbound.rest import Rests
 from outbound.retry import BROADCAST, TRANSACTIONAL, Retries
 from outbound.routes import ByMX, Finder, OneHost, Routes
 from outbound.runner import SERVICE, Outbound
@@ -90,7 +92,9 @@ async def _lasting(settings: Settings) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def start(settings: Settings) -> AsyncIterator[Running]:
+async def start(
+    settings: Settings, paces: Paces = AS_SHIPPED, memory: Callable[[int], Memory] = Memory
+) -> AsyncIterator[Running]:
     own = settings.outbound
     allow_files(FILES)
     keyring = settings.keyring()
@@ -115,7 +119,12 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         tls_context=authorities(own.ca_file) if own.ca_file else None,
     )
     lease = WorkerLease(store, SERVICE, lease_seconds=settings.queue.lease_seconds)
-    signers = Signers(own.signing_processes, log_format=settings.log.format, log_level=settings.log.level)
+    signers = Signers(
+        own.signing_processes,
+        log_format=settings.log.format,
+        log_level=settings.log.level,
+        again_seconds=paces.signers_again,
+    )
     shaping = Shaping.load(own.shaping_file)
     shares = SiteShares(
         store,
@@ -123,6 +132,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         shaping,
         mails_per_connection=own.mails_per_connection,
         open_at=transport.open_at,
+        beat_seconds=paces.beat,
     )
     tls_results = TlsResults()
     policy_hosts = GuardedClient(
@@ -143,7 +153,13 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         caught_by=catcher(own.catch_host, resolver) if own.route == "catch" else None,
         test_domains=own.test_domains,
     )
-    sources = Sources(store, Source.of(own.source_ip), limits=settings.warmup, provider=shaping.provider)
+    sources = Sources(
+        store,
+        Source.of(own.source_ip),
+        limits=settings.warmup,
+        provider=shaping.provider,
+        tick_seconds=paces.sources_tick,
+    )
     held: set[Key] = set()
     office = Office(
         store=store,
@@ -152,7 +168,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         lease=lease,
         gate=Gate(store, lease),
         settler=Settler(store, ringer, held.difference_update),
-        signer=Signer(store, keyring),
+        signer=Signer(store, keyring, ttl_seconds=paces.keys_ttl),
         tracker=Tracker(settings.tracking_url, keyring.derive("track")),
         signers=signers,
         claims=Together(partial(asks.claim, store, lease, retries)),
@@ -160,8 +176,9 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         verp=Verp(keyring.derive("verp")),
         retries=retries,
         shares=shares,
+        rests=Rests(store, busy_first=paces.busy_first, busy_longest=paces.busy_longest),
         sources=sources,
-        memory=Memory(own.memory_bytes),
+        memory=memory(own.memory_bytes),
         tls_results=tls_results,
         held=held,
     )
@@ -179,6 +196,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         found,
         sweep_seconds=settings.queue.sweep_seconds,
         lease_seconds=settings.queue.lease_seconds,
+        spacing=paces.spacing,
     )
     chores = Chores(
         store,
@@ -211,6 +229,7 @@ async def start(settings: Settings) -> AsyncIterator[Running]:
         )
         if reports.enabled
         else None,
+        flush_seconds=paces.tls_flush,
     )
     reporting = Reporting(
         Reports(

@@ -15,6 +15,7 @@ from mailcore.transport import Transport
 from outbound.asks import Light, Quantum
 from outbound.gate import Gate
 from outbound.memory import Memory
+from outbound.rest import Rests
 from outbound.retry import Retries
 from outbound.settler import Settler
 from outbound.signer import Signer
@@ -42,6 +43,7 @@ class Office:
     memory: Memory
     retries: Retries
     shares: SiteShares
+    rests: Rests
     sources: Sources
     tls_results: TlsResults = field(default_factory=TlsResults)
     held: set[Key] = field(default_factory=set)

@@ -14,7 +14,7 @@ from typing import Any
 from mailcore.kit.log import logger
 from mailcore.smtp.outcome import Outcome
 from mailcore.transport import BeforeDot, Destination, Mail, MailQueue, Transport
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 
 log = logger(__name__)
 
@@ -39,10 +39,10 @@ class Outlet:
     @property
     def over(self) -> bool:
         """Others may have its place."""
-        now = self._outlets.loop.time()
+        now, seconds = self._outlets.loop.time(), self._outlets.turn_seconds
         if self._outlets.share.crowded:
-            return self.task is not None and (not self.mails or now - self.began > TURN_SECONDS)
-        return not self.mails and now - self.used > TURN_SECONDS
+            return self.task is not None and (not self.mails or now - self.began > seconds)
+        return not self.mails and now - self.used > seconds
 
     def resize(self) -> None:
         connections = self._outlets.share.of_kind(self.destination.pool_key)
@@ -87,11 +87,14 @@ class Outlets:
         share: SiteShare,
         before_dot: BeforeDot,
         on_outcome: Callable[[Mail, Outcome], None],
+        *,
+        turn_seconds: float = TURN_SECONDS,
     ) -> None:
         self.transport = transport
         self.share = share
         self.before_dot = before_dot
         self.on_outcome = on_outcome
+        self.turn_seconds = turn_seconds
         self._open: dict[object, Outlet] = {}
         self._ended: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()

@@ -87,24 +87,30 @@ def of_site(down: Outcome) -> str:
     return str(reply)
 
 
-async def rest(store: Store, site: Site, down: Outcome) -> None:
-    """Written before anything else is tried there: so one mail pays for it."""
-    reply = of_site(down)
-    busy = is_cut_off(down) or (down.reply is not None and down.reply.code == 421)
-    first, longest, growth = (BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH) if busy else (REST_FIRST, REST_LONGEST, 2.0)
-    try:
-        async with store.worker() as db:
-            seconds = await sites.suspend(db, site.id, reply, first=first, longest=longest, growth=growth)
-    except Unavailable as error:
-        log.warning("the site's failure could not be written", site=site.key, error=error.public)
-    else:
-        log.warning("a site takes no mail now", site=site.key, reply=reply[:200], rests_seconds=round(seconds))
+class Rests:
+    """Begun and ended in the database, for all processes. `busy_first`, `busy_longest`: of a site that says 421, in seconds."""
 
+    def __init__(self, store: Store, *, busy_first: float = BUSY_FIRST, busy_longest: float = BUSY_LONGEST) -> None:
+        self._store = store
+        self._busy = (busy_first, busy_longest, BUSY_GROWTH)
 
-async def rested(store: Store, site: Site) -> None:
-    """It takes mail again."""
-    try:
-        async with store.worker() as db:
-            await sites.clear(db, site.id)
-    except Unavailable as error:
-        log.warning("the site's failures could not be cleared", site=site.key, error=error.public)
+    async def begin(self, site: Site, down: Outcome) -> None:
+        """Written before anything else is tried there: so one mail pays for it."""
+        reply = of_site(down)
+        busy = is_cut_off(down) or (down.reply is not None and down.reply.code == 421)
+        first, longest, growth = self._busy if busy else (REST_FIRST, REST_LONGEST, 2.0)
+        try:
+            async with self._store.worker() as db:
+                seconds = await sites.suspend(db, site.id, reply, first=first, longest=longest, growth=growth)
+        except Unavailable as error:
+            log.warning("the site's failure could not be written", site=site.key, error=error.public)
+        else:
+            log.warning("a site takes no mail now", site=site.key, reply=reply[:200], rests_seconds=round(seconds))
+
+    async def end(self, site: Site) -> None:
+        """It takes mail again."""
+        try:
+            async with self._store.worker() as db:
+                await sites.clear(db, site.id)
+        except Unavailable as error:
+            log.warning("the site's failures could not be cleared", site=site.key, error=error.public)

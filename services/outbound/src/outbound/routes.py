@@ -30,7 +30,7 @@ from mailcore.kit.together import Together
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.store import sites
-from mailcore.store.deliveries import DueLane
+from mailcore.store.due import DueLane
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import Credentials, Hop, TlsPolicy, Transport

@@ -23,13 +23,14 @@ from mailcore.kit.log import logger
 from mailcore.kit.metrics import QUEUE_AGE, QUEUE_DEPTH
 from mailcore.smtp.outcome import Outcome
 from mailcore.store import deliveries, leases
-from mailcore.store.deliveries import DueLane, Leased
+from mailcore.store.deliveries import Leased
+from mailcore.store.due import DueLane, depth, due_lanes, peek_suspect
 from outbound.asks import Quantum
 from outbound.deliver import SiteRun
 from outbound.office import Office
 from outbound.rest import REST_FIRST, REST_LONGEST
 from outbound.routes import NoWay, Routes, Way
-from outbound.site_shares import SiteShare
+from outbound.site_share import SiteShare
 
 log = logger(__name__)
 
@@ -62,10 +63,20 @@ MAX_ALONE = 10
 
 
 class Outbound:
-    def __init__(self, office: Office, routes: Routes, *, sweep_seconds: float, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        office: Office,
+        routes: Routes,
+        *,
+        sweep_seconds: float,
+        lease_seconds: float,
+        spacing: float = SPACING,
+    ) -> None:
+        """`spacing`: seconds between looks at least."""
         self._office = office
         self._routes = routes
         self._lease_seconds = lease_seconds
+        self._spacing = spacing
         self.runner = Runner("outbound", self._look, sweep_seconds=sweep_seconds)
         self._runs: dict[tuple[int, str], SiteRun] = {}
         """By site and order of its hosts."""
@@ -130,12 +141,12 @@ class Outbound:
         await asyncio.sleep(max(0.0, self._next_look - time.monotonic()))
         began = time.monotonic()
         async with office.store.worker() as db:
-            due = await deliveries.due_lanes(db)
+            due = await due_lanes(db)
             busy = [site for site, count in self._alone.items() if count >= MAX_ALONE]
-            suspect = await deliveries.peek_suspect(db, busy)
+            suspect = await peek_suspect(db, busy)
         now = time.monotonic()
         took = now - began
-        self._next_look = now + max(SPACING, min(MAX_SPACING, 10 * took), took)
+        self._next_look = now + max(self._spacing, min(MAX_SPACING, 10 * took), took)
         oldest = min((lane.due_at.timestamp() for lane in due), default=math.inf)
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - oldest))
         self._remember(due)
@@ -155,7 +166,7 @@ class Outbound:
             rung, self._rung = self._rung, set()
             lanes = [lane for site in rung for lane in self._lately.get(site, ())]
             async with office.store.worker() as db:
-                due = await deliveries.due_lanes(db, lanes)
+                due = await due_lanes(db, lanes)
             _, unleased = self._give_known(due)
             if unleased:
                 self._spawn(self._lease_and_give(unleased))  # the next ring does not wait for it
@@ -179,7 +190,7 @@ class Outbound:
             await door.sweep(office.store, SERVICE, self._lease_seconds)
         async with office.store.worker() as db:
             strays = await leases.strays(db, office.lease.id, office.held, older_than=self._lease_seconds)
-            QUEUE_DEPTH.labels("outbound").set(await deliveries.depth(db))
+            QUEUE_DEPTH.labels("outbound").set(await depth(db))
         if strays:
             log.warning("rows leased to us that we do not hold were given back", rows=strays)
 
@@ -305,7 +316,7 @@ class Outbound:
         while not office.draining and office.lease.alive:
             async with office.store.worker() as db:
                 busy = full + [site for site, count in self._alone.items() if count >= MAX_ALONE]
-                lane = await deliveries.peek_suspect(db, busy)
+                lane = await peek_suspect(db, busy)
             if lane is None:
                 return
             way = self._routes.known(lane)
@@ -357,7 +368,7 @@ class Outbound:
         self._office.gate.forget(row.key)
 
     async def _deliver_suspect(self, run: SiteRun, row: Leased, lane: DueLane) -> None:
-        site = run.site_id
+        site = run.way.site.id
         self._alone[site] += 1
         try:
             await run.deliver([row], lane)

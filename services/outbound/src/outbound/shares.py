@@ -17,9 +17,11 @@ from mailcore.flow import warmup
 from mailcore.flow.warmup import AS_SHIPPED
 from mailcore.kit.clock import Clock
 from mailcore.kit.settings import WarmUp
+from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store import warmups
 from mailcore.store.session import Store
 from mailcore.store.warmups import Ask, Count
+from outbound.placement import Placement
 
 PARTS = 20
 """A process leases this part of a cap at a time, or as much as it needs."""
@@ -112,6 +114,22 @@ class Shares:
 
     # ---- counts
 
+    def done(self, placement: Placement, outcome: Outcome | None) -> None:
+        """What became of a mail that took of them; None: it was not tried, and what it took is given back."""
+        sent = outcome is not None and _was_sent(outcome)
+        if not sent:
+            self.give(placement.capped, placement.day)
+        if outcome is None:
+            return
+        for id_ in placement.counted:
+            seen = warmup.signal(outcome, of_domain=id_ == placement.domain)
+            count = self.count(id_, placement.day)
+            count.attempts += sent
+            if seen is not None:
+                setattr(count, seen, getattr(count, seen) + 1)
+            if seen in ("blocked", "deferred") and outcome.reply is not None:
+                count.last_words = str(outcome.reply)[:300]
+
     def count(self, id_: UUID, day: date) -> Count:
         """To be added to; told with the next `report`."""
         count = self._counts.get((id_, day))
@@ -137,3 +155,12 @@ class Shares:
     def _idle(self, all_back: bool) -> Collection[UUID]:
         since = time.monotonic() - IDLE_SECONDS
         return [id_ for id_, share in self._shares.items() if share.room and (all_back or share.used_at < since)]
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    """The peer was asked to take it: from MAIL on an attempt counts."""
+    return (
+        outcome.dot_sent
+        or outcome.result in (Result.DELIVERED, Result.RELAYED, Result.BOUNCED)
+        or any(line.said is not None and line.said.startswith("MAIL ") for line in outcome.conversation)
+    )

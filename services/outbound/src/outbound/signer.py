@@ -21,6 +21,7 @@ from mailcore.store.session import Store
 log = logger(__name__)
 
 TTL_SECONDS = 60.0
+"""How long a domain's keys are kept."""
 MOST = 10_000
 """Domains that are kept."""
 
@@ -37,9 +38,10 @@ class Identity:
 
 
 class Signer:
-    def __init__(self, store: Store, keyring: Keyring) -> None:
+    def __init__(self, store: Store, keyring: Keyring, *, ttl_seconds: float = TTL_SECONDS) -> None:
         self._store = store
         self._keyring = keyring
+        self._ttl_seconds = ttl_seconds
         self._known: dict[UUID, tuple[float, Identity]] = {}
 
     async def identities(self, domain_ids: Iterable[UUID]) -> dict[UUID, Identity]:
@@ -57,7 +59,7 @@ class Signer:
             for id_ in missing:
                 self._known.pop(id_, None)
             for id_, identity in loaded.items():
-                self._known[id_] = (now if identity.paused else now + TTL_SECONDS, identity)
+                self._known[id_] = (now if identity.paused else now + self._ttl_seconds, identity)
         return {id_: self._known[id_][1] for id_ in wanted if id_ in self._known}
 
     def _load(self, sender: Sender) -> Identity:

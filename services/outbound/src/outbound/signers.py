@@ -47,8 +47,8 @@ _ENDED = Outcome(Result.DEFERRED, Reply(451, "the mail could not be composed", "
 class Signers:
     """`processes` child processes; 0: THREADS threads of this one.
 
-    `log_format` and `log_level`: as this process logs (mailcore.kit.log.configure). `program`: what children run. `patience`: in
-    seconds, how long one may be silent.
+    `log_format` and `log_level`: as this process logs (mailcore.kit.log.configure). `program`: what children run. In
+    seconds `patience`: how long one may be silent; `again_seconds`: after which one that could not be started is tried again.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class Signers:
         log_level: str = "info",
         program: Sequence[str] = PROGRAM,
         patience: float = PATIENCE,
+        again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         # one thread more, for what is too large for a child
         self._threads = ThreadPoolExecutor(processes + 1 if processes else THREADS, thread_name_prefix="sign")
         self._turns = Turns(self._threads)
-        self._children = [_Child(program, [log_format, log_level], patience) for _ in range(processes)]
+        self._children = [_Child(program, [log_format, log_level], patience, again_seconds) for _ in range(processes)]
         self._idle: SimpleQueue[_Child] = SimpleQueue()
         for child in self._children:
             self._idle.put(child)
@@ -126,10 +127,11 @@ class _Died(Exception):
 class _Child:
     """One process, and the next when it has died. One thread at a time, but for `kill`."""
 
-    def __init__(self, program: Sequence[str], arguments: Sequence[str], patience: float) -> None:
+    def __init__(self, program: Sequence[str], arguments: Sequence[str], patience: float, again_seconds: float) -> None:
         self._program = program
         self._arguments = arguments
         self._patience = patience
+        self._again_seconds = again_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._number = 0
@@ -252,6 +254,6 @@ class _Child:
         return "" if status is None else f"exit status {status}"
 
     def _missed(self, why: str) -> None:
-        self._not_before = time.monotonic() + AGAIN_SECONDS
+        self._not_before = time.monotonic() + self._again_seconds
         if not self._closed:
             log.error("a process that signs cannot be started; threads sign meanwhile", error=why)

@@ -1,7 +1,7 @@
 """This process's part of each site: leased by heartbeat, shaped by what the site answers.
 
-Of each site that is worked on the process knows how many connections it was granted (`store.site_shares`: the sum over all
-processes never exceeds the limit), how many of those the site bears just now (`bearing.Window`), its rates, its rules. The
+Of each site that is worked on (`site_share`) the process knows how many connections it was granted (`store.site_shares`: the sum
+over all processes never exceeds the limit), how many of those the site bears just now (`bearing.Window`), its rates, its rules. The
 heartbeat renews them, brings what an operator has changed meanwhile, and tells what the site said. A share is taken with the
 first mail and given back when nothing is open any more; with a worker that dies its shares go as its leases do.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Protocol
 from uuid import UUID
 
 import asyncpg
@@ -22,160 +21,26 @@ from mailcore.flow.lease import WorkerLease
 from mailcore.flow.shaping import Rule, Shape, Shaping
 from mailcore.kit.errors import MailError, Unavailable
 from mailcore.kit.log import logger
-from mailcore.smtp.outcome import Outcome, Result
+from mailcore.smtp.outcome import Outcome
 from mailcore.store import bars, holds, site_shares, sites
 from mailcore.store.session import Store
 from mailcore.store.site_shares import Ask, Grant, Standing
-from outbound.bearing import Hits, Pace, Window
+from outbound.bearing import Hits, Window
 from outbound.rest import PROBES
+from outbound.site_share import KEPT_REPLIES, SiteShare
 
 log = logger(__name__)
 
 BEAT_SECONDS = 2.0
+"""Between two heartbeats."""
 SOON_SECONDS = 0.25
 """After a share was to shrink: others wait for what is closed meanwhile."""
 LINGER_SECONDS = 5.0
 """A share that nobody asked for in this time goes back, once nothing is open."""
 FORGET_SECONDS = 30.0
 """Between two looks for holds that are over."""
-SHUT_SECONDS = 5.0
 REMEMBER_SECONDS = 900.0
 """How long it is remembered what a site bore that is not worked on."""
-KEPT_REPLIES = 10
-CONGESTION = frozenset(
-    ("connection-lost", "connect-failed", "timeout", "closing", "reply-lost", "greeting-refused", "ehlo-refused")
-)
-"""Rules of deferrals that say: fewer of you. A reply of 421 says so, too (RFC 5321 §3.8)."""
-
-
-class Listener(Protocol):
-    """Works on a site."""
-
-    def changed(self) -> None:
-        """More or fewer connections, or none: the site is closed, or some organizations' mail is held."""
-
-
-class SiteShare:
-    def __init__(self, site_id: int, shape: Shape, hits: Hits | None = None) -> None:
-        self.site_id = site_id
-        self.key = ""
-        self.shape = shape
-        self.granted = 0
-        self.target = 0
-        """Connections that we may open at most; what was granted above it is on its way back."""
-        self.closed = False
-        """It rests, or is held, for everybody."""
-        self.failing = False
-        """It has to take a mail before it is asked for more: PROBES connections are for all processes together."""
-        self.held: frozenset[UUID] = frozenset()
-        """Organizations whose mail to it is held."""
-        self.window = Window(shape.connections)
-        self.pace = Pace(shape.rates)
-        self.hits = hits or Hits()
-        self.asked_at = time.monotonic()
-        self.leaving = False
-        self.listeners: set[Listener] = set()
-        self.kinds: Counter[object] = Counter()
-        """Kinds of connections (source, TLS policy) that lead to it now; they divide what there is."""
-        self.mails = 0
-        """Outcomes since the last heartbeat."""
-        self.rate = 0.0
-        """Mails a second, lately."""
-        self.took = False
-        self.said: deque[tuple[float, Outcome]] = deque(maxlen=KEPT_REPLIES)
-        """Since the last heartbeat, what was no success."""
-        self._told = 0
-        self._shut: dict[UUID | None, float] = {}
-        """What a rule closed a moment ago, until the database knows of it: the site, or an organization's mail to it."""
-
-    @property
-    def connections(self) -> int:
-        """To have at most, now."""
-        return 0 if self.closed else min(self.target, int(self.window))
-
-    @property
-    def shut_elsewhere(self) -> bool:
-        """Closed, and not by what the site said to us: when there is mail to it nevertheless, it has been opened again."""
-        return self.closed and None not in self._shut
-
-    def of_kind(self, kind: object) -> int:
-        """Connections for one of `kinds`: equal parts; 0: the others have them all, it waits for one to end."""
-        if kind not in self.kinds:
-            return 0
-        kinds = list(self.kinds)
-        part, rest = divmod(self.connections, len(kinds))
-        return part + (kinds.index(kind) < rest)
-
-    @property
-    def crowded(self) -> bool:
-        """Some kind waits for another to end."""
-        return len(self.kinds) > self.connections
-
-    def heard(self, outcome: Outcome, org_id: UUID, source_id: UUID | None = None) -> Rule | None:
-        """Feeds the window. A rule that speaks of it, and has been met often enough, is to be acted on. No source: of no pool."""
-        self.mails += 1
-        if outcome.result in (Result.DELIVERED, Result.RELAYED):
-            self.took = True
-            self._grew()
-            return None
-        reply = outcome.reply
-        if outcome.rule == "lease-lost" or reply is None:
-            return None
-        self.said.append((time.time(), outcome))
-        if outcome.result is Result.DEFERRED and (reply.code == 421 or outcome.rule in CONGESTION):
-            self.window.refused()
-            self.tell()
-        elif outcome.rule is None:
-            self._grew()
-        rule = self.shape.reaction_to(reply)
-        if rule is None:
-            return None
-        provider = self.shape.speaks_for(rule, outcome.mx_host)
-        return rule if self.hits.met(rule, self.key, provider, org_id, source_id) else None
-
-    def shut(self, whom: UUID | None) -> bool:
-        """At once: the site, or that organization's mail to it. False: it is, since a moment ago."""
-        now = time.monotonic()
-        if self._shut.get(whom, 0.0) > now:
-            return False
-        self._shut[whom] = now + SHUT_SECONDS
-        if whom is None:
-            self.closed = True
-        else:
-            self.held |= {whom}
-        return True
-
-    def _grew(self) -> None:
-        shrunk = self.window.shrunk
-        self.window.took()
-        if shrunk and self.connections != self._told:
-            self.tell()
-
-    def tell(self) -> None:
-        self._told = self.connections
-        for listener in list(self.listeners):
-            listener.changed()
-
-    def take(self, standing: Standing, shape: Shape, grant: Grant) -> None:
-        """What the heartbeat brought."""
-        before = (self.connections, self.held, self.closed)
-        self.key = standing.key
-        if shape != self.shape:
-            self.shape = shape
-            self.window.resize(shape.connections)
-        if shape.rates != self.pace.rates:
-            self.pace = Pace(shape.rates)
-        now = time.monotonic()
-        self._shut = {whom: until for whom, until in self._shut.items() if until > now}
-        self.closed = standing.closed or None in self._shut
-        self.failing = standing.failing
-        self.held = standing.held | {whom for whom in self._shut if whom is not None}
-        if standing.slow_seconds:
-            self.window.slow_down(standing.slow_seconds)
-        self.granted, self.target = grant.connections, grant.target
-        self.pace.part = min(1.0, self.granted / shape.connections) * (0.5 if self.window.slow else 1.0)
-        if before != (self.connections, self.held, self.closed):
-            self.tell()
 
 
 class SiteShares:
@@ -187,6 +52,8 @@ class SiteShares:
         *,
         mails_per_connection: int,
         open_at: Callable[[str], int],
+        beat_seconds: float = BEAT_SECONDS,
+        linger_seconds: float = LINGER_SECONDS,
     ) -> None:
         self._store = store
         self._lease = lease
@@ -194,6 +61,8 @@ class SiteShares:
         self._mails = mails_per_connection
         self._open_at = open_at
         """Connections that the process has to the site with that key."""
+        self._beat_seconds = beat_seconds
+        self._linger_seconds = linger_seconds
         self.wake: Callable[[], None] = lambda: None
         """Called when a site has room that had none."""
         self._sites: dict[int, SiteShare] = {}
@@ -232,7 +101,7 @@ class SiteShares:
         """Until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(BEAT_SECONDS):
+                async with asyncio.timeout(self._beat_seconds):
                     await self._soon.wait()
                 await asyncio.sleep(SOON_SECONDS)
             except TimeoutError:
@@ -268,7 +137,7 @@ class SiteShares:
                 await bars.forget(db)
 
     def _is_done(self, share: SiteShare, now: float) -> bool:
-        idle = not share.listeners and not share.pace.owes and now - share.asked_at > LINGER_SECONDS
+        idle = not share.listeners and not share.pace.owes and now - share.asked_at > self._linger_seconds
         return idle and not self._open_at(share.key)
 
     def _forget(self, share: SiteShare, now: float) -> None:

@@ -27,7 +27,7 @@ from mailcore.kit.errors import MailError
 from mailcore.kit.log import logger
 from mailcore.kit.metrics import WARMUP_CAP, WARMUP_PAUSED, WARMUP_USED
 from mailcore.kit.settings import WarmUp
-from mailcore.smtp.outcome import Outcome, Result
+from mailcore.smtp.outcome import Outcome
 from mailcore.store import sources as store_sources
 from mailcore.store.contents import Content
 from mailcore.store.deliveries import Key, Leased
@@ -44,6 +44,7 @@ from outbound.simulator import Simulator
 log = logger(__name__)
 
 TICK_SECONDS = 5.0
+"""Between two looks at pools and warm-ups."""
 COMPLAINTS_SECONDS = 60.0
 YIELD_SECONDS = 900.0
 """So long a broadcast to somebody who does not read leaves the room of a warm-up to those who do."""
@@ -64,10 +65,12 @@ class Sources:
         clock: Clock | None = None,
         host: str | None = None,
         provider: Callable[[str], str | None] = lambda _: None,
+        tick_seconds: float = TICK_SECONDS,
     ) -> None:
         """`own`: of mail that no pool carries; `provider`: of the site with that key."""
         self._store = store
         self._limits = limits
+        self._tick_seconds = tick_seconds
         self._clock = clock or ServerClock(store)
         self._binding = Binding(store, host or socket.gethostname())
         self._shares = Shares(store, self._clock, limits)
@@ -102,7 +105,7 @@ class Sources:
                 log.warning("pools and warm-ups wait: the database is away", error=error.public)
             except Exception as error:
                 log.error("pools and warm-ups could not be looked at", exc_info=error)
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(self._tick_seconds)
 
     async def tick(self) -> None:
         """Raises Unavailable; what was not told then is told the next time."""
@@ -341,21 +344,8 @@ class Sources:
 
     def done(self, placement: Placement, outcome: Outcome | None) -> None:
         """What became of a mail that was placed; None: it was not tried. To be called once."""
-        if not placement.counted:
-            return
-        sent = outcome is not None and _was_sent(outcome)
-        if not sent:
-            self._shares.give(placement.capped, placement.day)
-        if outcome is None:
-            return
-        for id_ in placement.counted:
-            seen = warmup.signal(outcome, of_domain=id_ == placement.domain)
-            count = self._shares.count(id_, placement.day)
-            count.attempts += sent
-            if seen is not None:
-                setattr(count, seen, getattr(count, seen) + 1)
-            if seen in ("blocked", "deferred") and outcome.reply is not None:
-                count.last_words = str(outcome.reply)[:300]
+        if placement.counted:
+            self._shares.done(placement, outcome)
 
     def bar(self, placement: Placement, way: Way, outcome: Outcome) -> bool | None:
         """The site took no mail from this source, because of its address: others go on, and it is left out for a while. False: it
@@ -393,12 +383,3 @@ def _show(known: Known) -> None:
         WARMUP_USED.labels(each.subject).set(each.used)
         if each.cap is not None:
             WARMUP_CAP.labels(each.subject).set(each.cap)
-
-
-def _was_sent(outcome: Outcome) -> bool:
-    """The peer was asked to take it: from MAIL on an attempt counts."""
-    return (
-        outcome.dot_sent
-        or outcome.result in (Result.DELIVERED, Result.RELAYED, Result.BOUNCED)
-        or any(line.said is not None and line.said.startswith("MAIL ") for line in outcome.conversation)
-    )

@@ -29,9 +29,12 @@ class TlsChores:
         results: TlsResults,
         reports: TlsReports | None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         """`reports` None: none are sent, and what is counted is dropped after a month."""
         self._clock = clock
+        self._flush_seconds = flush_seconds
         self._flushed_at = clock()
         self._store = store
         self._results = results
@@ -46,7 +49,7 @@ class TlsChores:
     async def flush(self) -> None:
         """When it is time."""
         now = self._clock()
-        if now - self._flushed_at < FLUSH_SECONDS and not self._results.many:
+        if now - self._flushed_at < self._flush_seconds and not self._results.many:
             return
         self._flushed_at = now
         await self._results.flush(self._store)

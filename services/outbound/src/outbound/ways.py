@@ -33,7 +33,8 @@ from mailcore.providers.client import Client
 from mailcore.providers.registry import VENDORS
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.store import sites, ways
-from mailcore.store.deliveries import DueLane, Leased
+from mailcore.store.deliveries import Leased
+from mailcore.store.due import DueLane
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.store.ways import Taken, WayRow

@@ -48,7 +48,8 @@ from mailcore.flow.addresses import Source, addresses
 from mailcore.flow.health_checks import OK, UNKNOWN, WRONG, Scene
 from mailcore.kit.errors import MailError, Refused
 from mailcore.kit.log import logger
-from mailcore.store import bulk, deliveries, domains, health
+from mailcore.store import bulk, domains, health
+from mailcore.store.due import due_lanes
 from mailcore.store.health import Finding
 from mailcore.store.session import Store
 
@@ -208,7 +209,7 @@ async def _clock(store: Store, clock: Callable[[], datetime]) -> Finding:
 
 async def _queue(store: Store) -> Finding:
     async with store.worker() as db:
-        lanes = await deliveries.due_lanes(db)
+        lanes = await due_lanes(db)
         seconds = (await db.fetchval("SELECT now()") - lanes[0].due_at).total_seconds() if lanes else 0.0
     if seconds > QUEUE_SECONDS:
         text = f"Mail to {lanes[0].domain} has been due for {seconds / 60:.0f} min, and nobody has taken it."

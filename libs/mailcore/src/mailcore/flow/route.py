@@ -77,9 +77,11 @@ class Routes:
         returned: Returned | None = None,
         announcing: Announcing | None = None,
         scans: Scans | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         """`authenticator`: None leaves out whether mail is from whom it says. `submits`: by which mail is passed on; None: one of
-        its own. `returned`: as in flow.reports. `scans`: None asks no scanner."""
+        its own. `returned`: as in flow.reports. `scans`: None asks no scanner. `patience`: how long a batch
+        waits for the last of its mails, in seconds."""
         self._store = store
         self._ringer = ringer
         self._blobs = blobs
@@ -87,6 +89,7 @@ class Routes:
         self._authenticator = authenticator
         self._policies = DmarcPolicies(store)
         self._scans = scans or Scans(store)
+        self._patience = patience
         self._about_ours = Reports(store, returned)
         self._tables = Tables(store)
         self._passes_on = PassesOn(store, submits or Submits(store, ringer, blobs))
@@ -107,7 +110,7 @@ class Routes:
         trying = [asyncio.create_task(self._try(worker, one, rows.get(one.arrival_id))) for one in claimed]
         try:
             if trying:
-                await asyncio.wait(trying, timeout=PATIENCE_SECONDS)
+                await asyncio.wait(trying, timeout=self._patience)
         except asyncio.CancelledError:
             for each in trying:
                 each.cancel()

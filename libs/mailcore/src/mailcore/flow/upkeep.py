@@ -90,8 +90,9 @@ async def upkeep_at(
     broadcast_seconds: float | None = None,
     waiting_seconds: float | None = None,
     relayed_seconds: float = RELAYED_SECONDS,
+    silent_batch: int = provider_events.SILENT_BATCH,
 ) -> Upkeep:
-    """What `upkeep` would do at this time, whatever the time is."""
+    """What `upkeep` would do at this time, whatever the time is; `silent_batch` as in `provider_events.silent`."""
     async with store.worker() as db:
         made = await db.fetch("SELECT make_partitions()")
     async with store.worker() as db:
@@ -107,7 +108,7 @@ async def upkeep_at(
         now - timedelta(seconds=lifetime_seconds if broadcast_seconds is None else broadcast_seconds),
         None if waiting_seconds is None else now - timedelta(seconds=waiting_seconds),
     )
-    unreported = await _unreported(store, now, relayed_seconds)
+    unreported = await _unreported(store, now, relayed_seconds, silent_batch)
     await quarantine.expire(store, blobs, now)
     orphans = await _orphans(store, blobs, now)
     return Upkeep(len(made), keys, arrivals, expired, unreported, orphans, sessions, told, months, webhooks)
@@ -173,15 +174,15 @@ async def _delete(store: Store, sql: str, before: datetime | UUID) -> int:
             return total
 
 
-async def _unreported(store: Store, now: datetime, seconds: float) -> int:
+async def _unreported(store: Store, now: datetime, seconds: float, batch: int) -> int:
     """A row for each that says so; its state and its events say nothing that nobody knows."""
     words = f"no report within {seconds / 86_400:g} days: whether it was delivered is not known"
     by_site: Counter[str] = Counter()
     while True:
         async with store.worker() as db:
-            passed, silent = await provider_events.silent(db, now - timedelta(seconds=seconds), words)
+            passed, silent = await provider_events.silent(db, now - timedelta(seconds=seconds), words, batch)
         by_site.update(silent)
-        if passed < provider_events.SILENT_BATCH:
+        if passed < batch:
             break
     for site, mails in by_site.items():
         log.warning(

@@ -52,8 +52,8 @@ async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) 
     return Batch(told, UUID(int=last.int + 1) if all(row["email_id"] == last for row in rows) else last)
 
 
-# the last email of a batch may have more rows: it is looked at again, and those that were told are no news. Only news is locked: the
-# rest may be millions of rows that are held
+# the last email of a batch may have more rows: it is looked at again, and those that were told are no news. Only news is locked:
+# the rest may be millions of rows that are held
 _LATE = """
 WITH waiting AS MATERIALIZED (
   SELECT q.email_id, q.n FROM queue q

@@ -1,11 +1,10 @@
-"""What is waiting to leave: found, leased, marked, settled, given back. With `store.leases` and `store.expiry` the writer of
-`queue` and `deliveries`.
+"""What is waiting to leave: leased, marked, settled, given back. With `store.leases` and `store.expiry` the writer of `queue` and
+`deliveries`; which lanes have due rows says `store.due`.
 
-1. `due_lanes`      which lanes have due rows, one index probe a lane (loose index scan): never a look at the rows
-2. `claim`          lease rows of some lanes, each lane its quantum; attempt and next due time are written before any network
-3. `mark_dot_sent`  the final dot may leave now; without waiting for the disk
-4. `settle`         what became of leased rows, only where the lease is still the one that was claimed
-5. `release`        give back rows that were never begun
+1. `claim`          lease rows of some lanes, each lane its quantum; attempt and next due time are written before any network
+2. `mark_dot_sent`  the final dot may leave now; without waiting for the disk
+3. `settle`         what became of leased rows, only where the lease is still the one that was claimed
+4. `release`        give back rows that were never begun
 
 What is done to many rows (`claim`, `settle`, `release`) is done in `store.worker(by_index=True)`. Statements for rows that are
 leased take them by key (`in_order`): the leave to send and the giving back of one mail may meet, and neither waits in a circle.
@@ -18,7 +17,6 @@ is leased when the final dot of the one before may leave. So at a death the susp
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
@@ -28,7 +26,6 @@ import asyncpg
 
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection, Store
-from mailcore.store.ways import TAKEN, TAKEN_COLUMNS, Taken, taken
 
 JITTER = 0.1
 """The share by which a back-off is spread to both sides: what failed together does not return together."""
@@ -39,22 +36,6 @@ that are leased for few, it would look for each among all that the worker holds,
 
 Key = tuple[UUID, int]
 """A delivery: the email's id and the recipient's number."""
-
-
-@dataclass(frozen=True, slots=True)
-class DueLane:
-    lane_id: int
-    domain: str
-    site_id: int
-    due_at: datetime
-    """Of its first row."""
-    failures: int
-    """Of its site: connections that failed in a row."""
-    org_id: UUID
-    class_: int
-    """0 transactional, 1 broadcast."""
-    taken: Taken | None = None
-    """Of a lane with a route: the way that its mail takes; None: the domain's own site."""
 
 
 class Leased(NamedTuple):
@@ -138,71 +119,7 @@ class Settled(NamedTuple):
     """Until this attempt it was scheduled mail: nobody has been told that it is sent."""
 
 
-# ---- 1. due lanes ----------------------------------------------------------------------------------------------------
-
-
-MOST_DUE = 5_000
-"""Lanes that a look sees: who has many thousands has them one after the other, and others beside them."""
-
-
-async def due_lanes(db: Connection, of: Sequence[int] | None = None) -> list[DueLane]:
-    """Lanes with a due row that nobody has leased, whose site is not suspended and whose mail is not held, at most MOST_DUE:
-    organizations in turns, of each its sites and classes in turns, of these the oldest first. `of`: of these lanes alone, which
-    costs an index probe each and not one for every lane with rows."""
-    await by_index(db)
-    rows = await db.fetch(_DUE_LANES, MOST_DUE) if of is None else await db.fetch(_DUE_OF, MOST_DUE, list(of))
-    return [_due(row) for row in rows]
-
-
-def _due(row: asyncpg.Record) -> DueLane:
-    lane_id, domain, site_id, due_at, failures, org_id, class_ = row[:7]
-    return DueLane(lane_id, domain, site_id, due_at, failures, org_id, class_, taken(row[7:13]))
-
-
-NOT_HELD = """NOT EXISTS (
-    SELECT FROM holds h WHERE h.site_id = s.id AND (h.org_id = l.org_id OR h.org_id IS NULL)
-      AND (h.until IS NULL OR h.until > now()))
-  AND NOT EXISTS (
-    SELECT FROM holds h WHERE h.site_id IS NULL AND (h.org_id = l.org_id OR h.org_id IS NULL)
-      AND (h.until IS NULL OR h.until > now()))"""
-# queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
-EVERY_LANE = """
-WITH RECURSIVE step AS (
-  (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
-  UNION ALL
-  SELECT following.lane_id, following.due_at
-  FROM step CROSS JOIN LATERAL (
-    SELECT q.lane_id, q.due_at FROM queue q
-    WHERE q.lane_id > step.lane_id AND q.worker IS NULL AND q.crashes = 0
-    ORDER BY q.lane_id, q.due_at LIMIT 1
-  ) following
-)"""
-_THESE_LANES = """
-WITH step AS (
-  SELECT first.lane_id, first.due_at
-  FROM unnest($2::bigint[]) AS lane (id) CROSS JOIN LATERAL (
-    SELECT q.lane_id, q.due_at FROM queue q
-    WHERE q.lane_id = lane.id AND q.worker IS NULL AND q.crashes = 0 ORDER BY q.lane_id, q.due_at LIMIT 1
-  ) first
-)"""
-# what waits for a busy site hides nothing else of its organization
-_DUE = f"""
-SELECT * FROM (
-SELECT step.lane_id, l.domain, s.id AS site_id, step.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS},
-       row_number() OVER (PARTITION BY l.org_id, s.id, l.class ORDER BY step.due_at) AS turn
-FROM step
-JOIN lanes l ON l.id = step.lane_id
-JOIN recipient_domains r ON r.domain = l.domain
-{TAKEN}
-WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
-) due
-ORDER BY row_number() OVER (PARTITION BY org_id ORDER BY turn, class, due_at), due_at
-LIMIT $1
-"""
-_DUE_LANES, _DUE_OF = EVERY_LANE + _DUE, _THESE_LANES + _DUE
-
-
-# ---- 2. claim --------------------------------------------------------------------------------------------------------
+# ---- 1. claim --------------------------------------------------------------------------------------------------------
 
 
 async def claim(
@@ -256,25 +173,6 @@ WITH picked AS MATERIALIZED (
 """
 
 
-async def peek_suspect(db: Connection, busy: Sequence[int] = ()) -> DueLane | None:
-    """The lane of the suspect that waited longest and whose site is not suspended and not among `busy`."""
-    await by_index(db)
-    row = await db.fetchrow(_PEEK_SUSPECT, list(busy))
-    return _due(row) if row else None
-
-
-_PEEK_SUSPECT = f"""
-SELECT q.lane_id, l.domain, s.id, q.due_at, s.failures, l.org_id, l.class, {TAKEN_COLUMNS}
-FROM queue q
-JOIN lanes l ON l.id = q.lane_id
-JOIN recipient_domains r ON r.domain = l.domain
-{TAKEN}
-WHERE q.crashes > 0 AND q.worker IS NULL AND q.due_at <= now() AND s.id <> ALL ($1::bigint[])
-  AND (s.suspended_until IS NULL OR s.suspended_until <= now()) AND taken.off IS NOT TRUE AND {NOT_HELD}
-ORDER BY q.due_at LIMIT 1
-"""
-
-
 async def claim_suspect(db: Connection, lane_id: int, worker: int, *, schedule: Sequence[float]) -> Leased | None:
     """Leases one suspect of that lane."""
     await by_index(db)
@@ -295,7 +193,7 @@ WITH picked AS MATERIALIZED (
 """
 
 
-# ---- 3. dot_sent -----------------------------------------------------------------------------------------------------
+# ---- 2. dot_sent -----------------------------------------------------------------------------------------------------
 
 
 async def mark_dot_sent(store: Store, rows: Sequence[Leased]) -> set[Key]:
@@ -322,7 +220,7 @@ FROM unnest('{{{email_id}}}'::uuid[], '{{{n}}}'::smallint[], '{{{attempt}}}'::sm
 WHERE q.email_id = t.email_id AND q.n = t.n AND {HELD}"""
 
 
-# ---- 4. settle -------------------------------------------------------------------------------------------------------
+# ---- 3. settle -------------------------------------------------------------------------------------------------------
 
 
 async def settle(db: Connection, settlements: Sequence[Settlement]) -> list[Settled]:
@@ -392,7 +290,7 @@ async def complained(db: Connection, email_id: UUID, n: int) -> tuple[UUID, str]
     return None if row is None else (row["org_id"], row["recipient"])
 
 
-# ---- 5. release ------------------------------------------------------------------------------------------------------
+# ---- 4. release ------------------------------------------------------------------------------------------------------
 
 
 async def release(db: Connection, rows: Sequence[Leased]) -> int:
@@ -419,15 +317,3 @@ WITH released AS (
 )
 SELECT count(*) FROM released
 """
-
-
-# ---- what metrics ask ------------------------------------------------------------------------------------------------
-
-
-async def depth(db: Connection, most: int = 10_000) -> int:
-    """Rows waiting, counted up to `most`; beyond that the planner's estimate."""
-    counted: int = await db.fetchval("SELECT count(*) FROM (SELECT FROM queue LIMIT $1) AS bounded", most)
-    if counted < most:
-        return counted
-    estimate: int = await db.fetchval("SELECT reltuples::bigint FROM pg_class WHERE oid = 'queue'::regclass")
-    return max(counted, estimate)

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.deliveries import EVERY_LANE
+from mailcore.store.due import EVERY_LANE
 from mailcore.store.holds import GRACE
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection

@@ -138,15 +138,15 @@ SILENT_BATCH = 5_000
 """Attempts of one step."""
 
 
-async def silent(db: Connection, before: datetime, words: str) -> tuple[int, dict[str, int]]:
+async def silent(db: Connection, before: datetime, words: str, batch: int = SILENT_BATCH) -> tuple[int, dict[str, int]]:
     """One step through what providers took before that time: of each that is `relayed` still, an attempt that says so. Nothing else
     changes: nobody knows what became of it, and a report that comes all the same is welcome.
 
-    Returns the attempts it went past, SILENT_BATCH or more when there may be further ones, and how many were silent by site. Each
+    Returns the attempts it went past, `batch` or more when there may be further ones, and how many were silent by site. Each
     is come to once.
     """
     await by_index(db)
-    rows = await db.fetch(_SILENT, before, SILENT_BATCH, words)
+    rows = await db.fetch(_SILENT, before, batch, words)
     return (rows[0]["passed"] if rows else 0), {row["site"]: row["silent"] for row in rows if row["silent"]}
 
 

@@ -123,7 +123,7 @@ async def depths(db: Connection) -> dict[int, Depth]:
     return {row["site_id"]: Depth(row["waiting"], row["at_least"], row["lanes"], row["oldest_due"]) for row in rows}
 
 
-# as store.deliveries.due_lanes: each step lands on the first row of the next lane that has one
+# as store.due.due_lanes: each step lands on the first row of the next lane that has one
 LANES_WITH_ROWS = """
 WITH RECURSIVE step AS (
   (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)

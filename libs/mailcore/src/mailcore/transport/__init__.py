@@ -3,10 +3,11 @@
 The caller fills a MailQueue and gets one Outcome a mail:
 
 1. `base`      what is handed in (Mail, Hop, Destination, Timeouts) and the seam `Transport`; `memory` is its stand-in
-2. `pool`      connections a (source, site, TLS policy), kept warm between calls; `route` walks the hops
+2. `pool`      connections a (source, site, TLS policy), kept warm between calls (`connections`); `route` walks the hops
 3. `session`   one connection until it can take mail: greeting, EHLO, STARTTLS, AUTH
    `tls`       what its TLS must come to, and whether it did: DANE, MTA-STS (RFC 7672, RFC 8461)
 4. `exchange`  MAIL, RCPT, DATA, content and final dot, or BDAT: pipelined, or in lock-step where the peer offers no PIPELINING
+   `transaction` one mail of it: how far it has come, and what was said about it
    `envelope`  MAIL and RCPT as this peer takes them: SIZE, 8BITMIME, SMTPUTF8, DSN, REQUIRETLS; or why it cannot take the mail
    `leave`     the caller's yes to a final dot
 5. `content`   checks line ends, stuffs dots or cuts chunks: no bare CR or LF ever leaves

@@ -22,44 +22,21 @@ import time
 from collections.abc import Iterator
 
 from mailcore.kit import failpoint
-from mailcore.smtp.outcome import Line, Outcome, Result
+from mailcore.smtp.outcome import Line, Result
 from mailcore.smtp.reply import Reply
 from mailcore.transport import content
 from mailcore.transport.base import BeforeDot, Mail, OnOutcome
-from mailcore.transport.envelope import Opening, Unsendable, opening
+from mailcore.transport.envelope import Unsendable, opening
 from mailcore.transport.leave import Leave
 from mailcore.transport.outcomes import TLS_OFF, own_reply, result_of
 from mailcore.transport.session import Session, Source
+from mailcore.transport.transaction import Lost, Transaction
 from mailcore.transport.wire import CLOSING, Broken, Heard
 
 RSET = b"RSET\r\n"
 _NO_SUCH_COMMAND = (500, 502, 504)
 _OUT_OF_SEQUENCE = 503
 _TLS_FIRST = 530
-
-
-class Lost(Exception):
-    """The session is over and no final dot of `mail` was sent: it may be tried again on another connection."""
-
-    def __init__(self, mail: Mail, broken: Broken, conversation: tuple[Line, ...]) -> None:
-        super().__init__(broken.text)
-        self.mail = mail
-        self.broken = broken
-        self.conversation = conversation
-
-
-class _Transaction:
-    __slots__ = ("behind", "done", "dot_sent", "leave", "lines", "mail", "opening")
-
-    def __init__(self, mail: Mail, lines: list[Line]) -> None:
-        self.mail = mail
-        self.lines = lines
-        self.opening = Opening("", "")
-        self.leave: Leave | None = None
-        self.behind = False
-        """Its envelope went out behind another mail, and no reply to it was heard yet."""
-        self.dot_sent = False
-        self.done = False
 
 
 class Exchange:
@@ -71,8 +48,8 @@ class Exchange:
         self._source = source
         self._before_dot = before_dot
         self._on_outcome = on_outcome
-        self._current: _Transaction | None = None
-        self._next: _Transaction | None = None
+        self._current: Transaction | None = None
+        self._next: Transaction | None = None
         self._pipelining = session.capabilities.pipelining
         self._chunking = session.capabilities.chunking
         self._refused_chunk = False
@@ -110,7 +87,7 @@ class Exchange:
 
     # ---- one mail, pipelined
 
-    async def _pipelined(self, now: _Transaction) -> None:
+    async def _pipelined(self, now: Transaction) -> None:
         """Its envelope has been written; at the end that of `self._next` has."""
         wire = self._wire
         await wire.wait(self._envelope_seconds)
@@ -144,12 +121,12 @@ class Exchange:
             self._refused(now, data)
             await self._resync(RSET)
 
-    def _hear_rest(self, now: _Transaction, before: Heard) -> Heard:
+    def _hear_rest(self, now: Transaction, before: Heard) -> Heard:
         """The next reply of the group, once the one before it is judged: a refusal counts even when the rest is lost."""
         self._judge(now, before)
         return self._hear(now)
 
-    def _judge(self, now: _Transaction, heard: Heard) -> None:
+    def _judge(self, now: Transaction, heard: Heard) -> None:
         if not now.done and not _accepted(heard):
             self._refused(now, heard)
 
@@ -171,7 +148,7 @@ class Exchange:
 
     # ---- one mail in lock-step
 
-    async def _lock_step(self, now: _Transaction) -> None:
+    async def _lock_step(self, now: Transaction) -> None:
         mail_from, rcpt_to = now.opening
         opened = False
         for said, seconds in ((mail_from, self._timeouts.mail), (rcpt_to, self._timeouts.rcpt)):
@@ -193,7 +170,7 @@ class Exchange:
             await self._over(RSET)
         self._next = self._pull()
 
-    async def _ask(self, now: _Transaction, said: str, seconds: float) -> Heard:
+    async def _ask(self, now: Transaction, said: str, seconds: float) -> Heard:
         now.lines.append(Line(time.time(), said))
         self._wire.write(f"{said}\r\n".encode(), 1)
         await self._wire.wait((seconds,))
@@ -201,20 +178,21 @@ class Exchange:
 
     # ---- content and final dot
 
-    async def _send(self, now: _Transaction) -> None:
+    async def _send(self, now: Transaction) -> None:
         """The recipient was accepted, and 354 heard where there is DATA."""
         last: list[bytes] | None
+        pieces = now.pieces(chunking=self._chunking)
         if len(now.mail.content) > content.PIECE:
-            if not await self._may_send(now) or (last := await self._stream(now, self._pieces(now))) is None:
+            if not await self._may_send(now) or (last := await self._stream(now, pieces)) is None:
                 return
         else:
-            last = list(self._pieces(now))
+            last = list(pieces)
         if not await self._may_send(now):
             return
         failpoint.hit("f8")
         if self._pipelining:
             self._next = self._pull()
-        self._note_content(now, last[-1])
+        now.said_content(last[-1], chunking=self._chunking)
         now.dot_sent = True
         self._write(last, 1, self._next)
         impatient = self._next is not None and self._timeouts.patience < self._timeouts.dot
@@ -228,7 +206,7 @@ class Exchange:
         await self._wire.wait((self._timeouts.dot,))
         failpoint.hit("f10")  # here, not at the write: the loop sends later, and the peer shall have it
         heard = self._wire.next()
-        self._record(now, heard)
+        now.heard(heard)
         if self._chunking and heard.code in _NO_SUCH_COMMAND:
             self._no_chunking(now)
         reply = heard.reply()
@@ -238,16 +216,7 @@ class Exchange:
         elif self._chunking and heard.code >= 400:
             self._refused_chunk = True
 
-    def _pieces(self, now: _Transaction) -> Iterator[bytes]:
-        """What is written after the envelope; with the last of it the peer has the whole mail."""
-        if self._chunking:
-            for piece, last in content.chunks(now.mail.content):
-                yield b"BDAT %d%b\r\n%b" % (len(piece), b" LAST" if last else b"", piece)
-        else:
-            yield from content.stuffed(now.mail.content)
-            yield b".\r\n"
-
-    async def _stream(self, now: _Transaction, pieces: Iterator[bytes]) -> list[bytes] | None:
+    async def _stream(self, now: Transaction, pieces: Iterator[bytes]) -> list[bytes] | None:
         """Content too large for one write, as fast as the peer takes it, but for its last piece, which is returned.
 
         None: the peer has refused it already.
@@ -274,38 +243,29 @@ class Exchange:
                 return None
         return [last]
 
-    def _piece_taken(self, now: _Transaction) -> bool:
+    def _piece_taken(self, now: Transaction) -> bool:
         """Judges a reply that came before the end of the content. False: there is no use in the rest."""
         heard = self._wire.next()
         if heard.code == CLOSING and self._wire.broken:
-            self._record(now, heard)
+            now.heard(heard)
             raise self._wire.broken
         if self._chunking and _accepted(heard):
             return True
-        self._record(now, heard)
+        now.heard(heard)
         self._session.abort()
         if self._chunking and heard.code in _NO_SUCH_COMMAND:
             self._no_chunking(now)
         self._refused(now, heard)
         return False
 
-    def _no_chunking(self, now: _Transaction) -> None:
+    def _no_chunking(self, now: Transaction) -> None:
         """It offered CHUNKING and does not know BDAT: it has not kept the mail, and has read its content as commands."""
         now.dot_sent = False
         self._session.no_chunking = True
         self._session.abort()
         raise Broken("chunking-refused", "the peer offers CHUNKING and does not know BDAT")
 
-    def _note_content(self, now: _Transaction, last: bytes) -> None:
-        at, size = time.time(), len(now.mail.content)
-        if self._chunking:
-            now.lines.append(
-                Line(at, f"{last[: last.index(13)].decode()} (of {content.octets(now.mail.content)} bytes)")
-            )
-        else:
-            now.lines.append(Line(at, f"({size} bytes of content and the final dot)"))
-
-    async def _may_send(self, now: _Transaction) -> bool:
+    async def _may_send(self, now: Transaction) -> bool:
         """Whether the caller lets the final dot go; else the mail is deferred."""
         assert now.leave is not None
         if await now.leave.given(age=self._timeouts.gate_age, seconds=self._timeouts.block):
@@ -320,7 +280,7 @@ class Exchange:
 
     # ---- beginning a transaction
 
-    def _pull(self) -> _Transaction | None:
+    def _pull(self) -> Transaction | None:
         """The next mail that can be sent on this session; one that cannot gets its outcome here."""
         while not (self._wire.broken or self._session.retiring):
             mail = self._source.pull(self._session)
@@ -332,12 +292,12 @@ class Exchange:
                 return transaction
         return None
 
-    def _begin(self, mail: Mail) -> _Transaction | None:
+    def _begin(self, mail: Mail) -> Transaction | None:
         session = self._session
         lines, session.lines = session.lines, []
         if session.mails:
             lines.append(Line(time.time(), f"[on a connection {session.opened}]"))
-        transaction = _Transaction(mail, lines)
+        transaction = Transaction(mail, lines)
         try:
             transaction.opening = opening(mail, session.capabilities)
         except Unsendable as fault:
@@ -346,19 +306,12 @@ class Exchange:
         session.mails += 1
         return transaction
 
-    def _write(self, out: list[bytes], replies: int, following: _Transaction | None) -> None:
+    def _write(self, out: list[bytes], replies: int, following: Transaction | None) -> None:
         """`out`, and the envelope of the mail that follows, in one write."""
         if following:
-            mail_from, rcpt_to = following.opening
-            at = time.time()
-            following.lines += (Line(at, mail_from), Line(at, rcpt_to))
-            if self._chunking:
-                out.append(f"{mail_from}\r\n{rcpt_to}\r\n".encode())
-                replies += 2
-            else:
-                out.append(f"{mail_from}\r\n{rcpt_to}\r\nDATA\r\n".encode())
-                following.lines.append(Line(at, "DATA"))
-                replies += 3
+            envelope, more = following.envelope(chunking=self._chunking)
+            out.append(envelope)
+            replies += more
         if out:
             self._wire.write(b"".join(out), replies)
         if following:
@@ -366,10 +319,10 @@ class Exchange:
 
     # ---- hearing and ending
 
-    def _hear(self, now: _Transaction) -> Heard:
+    def _hear(self, now: Transaction) -> Heard:
         """The reply to a command of the envelope. Raises Broken, on 421 too."""
         heard = self._wire.next()
-        self._record(now, heard)
+        now.heard(heard)
         if heard.code == CLOSING and self._wire.broken:
             raise self._wire.broken  # behind another mail it is about the session: "that was it"
         if now.behind and self._refused_chunk and heard.code == _OUT_OF_SEQUENCE:
@@ -377,14 +330,7 @@ class Exchange:
         now.behind = self._refused_chunk = False
         return heard
 
-    @staticmethod
-    def _record(now: _Transaction, heard: Heard) -> None:
-        if len(heard.texts) == 1:
-            now.lines.append(Line(heard.at, None, f"{heard.code} {heard.texts[0]}"))
-        else:
-            now.lines += heard.lines()
-
-    def _refused(self, now: _Transaction, heard: Heard) -> None:
+    def _refused(self, now: Transaction, heard: Heard) -> None:
         """A reply before the final dot that ends the transaction."""
         if heard.code < 400:
             raise self._out_of_step(heard)
@@ -405,30 +351,13 @@ class Exchange:
         self._wire.sever(broken.rule, broken.text)
         return broken
 
-    def _report(self, now: _Transaction, result: Result, reply: Reply, rule: str | None = None) -> None:
+    def _report(self, now: Transaction, result: Result, reply: Reply, rule: str | None = None) -> None:
         session = self._session
         now.done = True
         session.useful = session.useful or (rule is None and reply.code != CLOSING)
-        target = session.target
-        self._on_outcome(
-            now.mail,
-            Outcome(
-                result,
-                reply,
-                target.host,
-                target.ip,
-                session.source_ip,
-                session.tls,
-                rule,
-                tuple(now.lines),
-                now.dot_sent,
-                now.mail.dsn is not None and session.capabilities.dsn and result is Result.DELIVERED,
-                session.tls_policy,
-                session.sessions,
-            ),
-        )
+        self._on_outcome(now.mail, now.outcome(session, result, reply, rule))
 
-    def _put_back(self, transaction: _Transaction) -> None:
+    def _put_back(self, transaction: Transaction) -> None:
         if transaction.leave:
             transaction.leave.forget()
         self._source.put_back(transaction.mail)
@@ -457,7 +386,7 @@ class Exchange:
         try:
             self._give_up(broken)
         except Lost as lost:
-            transaction = _Transaction(lost.mail, list(lost.conversation))
+            transaction = Transaction(lost.mail, list(lost.conversation))
             self._report(transaction, Result.DEFERRED, own_reply(broken.rule, broken.text), broken.rule)
 
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 
 from mailcore.smtp.outcome import Line
 from mailcore.transport.base import BeforeDot, Destination, Mail, OnOutcome, Timeouts
-from mailcore.transport.exchange import Exchange, Lost
+from mailcore.transport.connections import SiteConnections
+from mailcore.transport.exchange import Exchange
 from mailcore.transport.mail_queue import MailQueue
 from mailcore.transport.route import Failure, Quirks, Route
 from mailcore.transport.session import Session
+from mailcore.transport.transaction import Lost
 
 NUDGE_SECONDS = 0.05
+"""How long few waiting mails are left to the sessions there are before another is opened for them."""
 RISE_SECONDS, RISE_LONGEST = 5.0, 300.0
 """How long a peer that refused one more connection is left alone, at first and at most."""
-"""How long few waiting mails are left to the sessions there are before another is opened for them."""
 
 
 class Pool:
@@ -31,7 +31,8 @@ class Pool:
 
     `helo` is our name in EHLO. A connection is closed after `mails` mails, `age` seconds, or `idle` seconds without work;
     a peer may set a lower number of mails (RFC 9422). `chunking`: BDAT where it is offered. `tls_context` verifies peers where the
-    destination has none of its own; None: against the authorities of the system and Mozilla's.
+    destination has none of its own; None: against the authorities of the system and Mozilla's. `rise_seconds`, `rise_longest`: how
+    long a peer that refused one more connection is left alone, at first and at most.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Pool:
         idle: float = 5.0,
         chunking: bool = True,
         tls_context: ssl.SSLContext | None = None,
+        rise_seconds: float = RISE_SECONDS,
+        rise_longest: float = RISE_LONGEST,
     ) -> None:
         _check_helo(helo)
         self.helo = helo
@@ -53,6 +56,8 @@ class Pool:
         self.idle = idle
         self.chunking = chunking
         self.tls_context = tls_context
+        self.rise_seconds = rise_seconds
+        self.rise_longest = rise_longest
         self.quirks = Quirks()
         self._sites: dict[str, dict[object, SiteConnections]] = {}
         """By name, then by source, policy and credentials."""
@@ -74,13 +79,13 @@ class Pool:
         name, key = destination.site, destination.pool_key
         site = self._sites.get(name, {}).get(key)
         if site is None:
-            site = SiteConnections(self, name, lambda: self._forget(name, key))
+            site = SiteConnections(self.mails, self.age, self.idle, lambda: self._forget(name, key))
             self._sites.setdefault(name, {})[key] = site
         site.resize(connections)
         site.mails = destination.mails_per_connection or self.mails
         site.calls += 1
         try:
-            await _Call(site, destination, mails, before_dot, on_outcome).run()
+            await _Call(self, site, destination, mails, before_dot, on_outcome).run()
         finally:
             site.calls -= 1
             site.forget_if_unused()
@@ -109,135 +114,19 @@ class Pool:
         return sum(each.open for each in self._sites.get(site, {}).values())
 
 
-class SiteConnections:
-    """What all calls for one key share: the number of connections, and those that are idle."""
-
-    def __init__(self, pool: Pool, site: str, forget: Callable[[], object]) -> None:
-        self.pool = pool
-        self.site = site
-        self.calls = 0
-        self.mails = pool.mails
-        """A connection takes."""
-        self._forget = forget
-        self._limit = 1
-        self._busy = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._idle: dict[Session, asyncio.TimerHandle] = {}
-        self._leaving: set[asyncio.Future[None]] = set()
-
-    @property
-    def open(self) -> int:
-        return self._busy + len(self._idle) + len(self._leaving)
-
-    @property
-    def limit(self) -> int:
-        return self._limit
-
-    @property
-    def crowded(self) -> bool:
-        """More are busy than the limit is by now: whoever notices leaves."""
-        return self._busy > self._limit
-
-    @property
-    def wanted(self) -> bool:
-        """Another call waits for a place."""
-        return bool(self._waiting)
-
-    def resize(self, limit: int) -> None:
-        self._limit = max(0, limit)
-        self._admit()
-        while len(self._idle) + self._busy > self._limit and self._idle:
-            self._let_go(next(iter(self._idle)))
-
-    async def enter(self) -> None:
-        """Take one of the places for a busy connection."""
-        if self._busy < self._limit and not self._waiting:
-            self._busy += 1
-            return
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self.leave()
-            raise
-
-    def leave(self) -> None:
-        self._busy -= 1
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self._busy < self._limit:
-            place = self._waiting.popleft()
-            if not place.done():
-                self._busy += 1
-                place.set_result(None)
-
-    def take_idle(self, route: Route) -> Session | None:
-        """The one used last, if the route still leads to it."""
-        while self._idle:
-            session, timer = self._idle.popitem()
-            timer.cancel()
-            if session.usable and not self.worn(session) and route.leads_to(session.target):
-                return session
-            self._quit(session)
-        return None
-
-    def park(self, session: Session) -> None:
-        """Keep it for the next call, or end it. The caller has not left yet."""
-        if session.usable and not self.worn(session) and self._busy + len(self._idle) <= self._limit:
-            loop = asyncio.get_running_loop()
-            self._idle[session] = loop.call_later(self.pool.idle, self._let_go, session)
-        else:
-            self._quit(session)
-
-    def worn(self, session: Session) -> bool:
-        """It has served its time: by our limits, as they are now, or by the peer's."""
-        session.most = min(self.mails, session.capabilities.max_mails or self.mails)
-        session.old_at = session.opened_at + self.pool.age
-        return session.mails >= session.most or asyncio.get_running_loop().time() >= session.old_at
-
-    @property
-    def leaving(self) -> set[asyncio.Future[None]]:
-        """Connections that were told to go, each done when it is gone."""
-        return set(self._leaving)
-
-    def quit_idle(self) -> set[asyncio.Future[None]]:
-        for session in list(self._idle):
-            self._let_go(session)
-        return self._leaving
-
-    def _let_go(self, session: Session) -> None:
-        self._idle.pop(session).cancel()
-        self._quit(session)
-
-    def _quit(self, session: Session) -> None:
-        gone = session.quit()
-        self._leaving.add(gone)
-        gone.add_done_callback(self._gone)
-
-    def _gone(self, closed: asyncio.Future[None]) -> None:
-        self._leaving.discard(closed)
-        self.forget_if_unused()
-
-    def forget_if_unused(self) -> None:
-        if not self.calls and not self.open:
-            self._forget()
-
-
 class _Call:
     """One call of `deliver`: its workers, its route, and the queue as their source."""
 
     def __init__(
         self,
+        pool: Pool,
         site: SiteConnections,
         destination: Destination,
         mails: MailQueue,
         before_dot: BeforeDot,
         on_outcome: OnOutcome,
     ) -> None:
-        pool = site.pool
+        self._pool = pool
         self._site = site
         self._mails = mails
         self._before_dot = before_dot
@@ -248,7 +137,7 @@ class _Call:
         self._ceiling = 1 << 30
         """Connections the peer lets us have, once it has refused one more; after a while it is asked for that one again."""
         self._rise: asyncio.TimerHandle | None = None
-        self._rise_seconds = RISE_SECONDS
+        self._rise_seconds = pool.rise_seconds
         self._taken = 0
         """Mails it has answered for since the ceiling was set."""
         self._tried = False
@@ -320,7 +209,7 @@ class _Call:
         """As many as it wants just now. Who refuses the one more that is tried later is left alone twice as long."""
         if self._tried:
             self._tried = False
-            self._rise_seconds = min(2 * self._rise_seconds, RISE_LONGEST)
+            self._rise_seconds = min(2 * self._rise_seconds, self._pool.rise_longest)
             if self._rise:
                 self._rise.cancel()
                 self._rise = None
@@ -333,7 +222,7 @@ class _Call:
         self._rise = None
         if self._taken:
             if self._tried:  # and it was not refused
-                self._rise_seconds = RISE_SECONDS
+                self._rise_seconds = self._pool.rise_seconds
             self._ceiling, self._taken, self._tried = self._ceiling + 1, 0, True
             self._grow()
         if self._ceiling < self._site.limit:
@@ -389,7 +278,7 @@ class _Call:
         """Wait for mail with an open session. False: let it go."""
         if self._site.wanted or self._mails.closed:
             return False
-        if await self._mails.wait(self._site.pool.idle):
+        if await self._mails.wait(self._site.idle):
             return True
         session.retiring = not self._mails.closed
         return False
