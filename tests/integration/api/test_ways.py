@@ -152,8 +152,11 @@ async def test_another_organization_sees_and_names_nothing(
     way = await made(api)
     route = (await api.post("/v1/routes-out", json={"ways": [way["id"]]})).json()
     other = await make_client(await make_key(await make_org()))
-    for path in (f"/v1/ways/{way['id']}", f"/v1/routes-out/{route['id']}"):
-        for method, body in (("GET", None), ("PATCH", {"ways": ["default"]}), ("DELETE", None)):
+    for path, change in (
+        (f"/v1/ways/{way['id']}", {"name": "mine"}),
+        (f"/v1/routes-out/{route['id']}", {"ways": ["default"]}),
+    ):
+        for method, body in (("GET", None), ("PATCH", change), ("DELETE", None)):
             assert_error(await other.request(method, path, json=body), 404, "not_found")
     assert_error(await other.post("/v1/routes-out", json={"ways": [way["id"]]}), 404, "not_found")
     assert (await other.get("/v1/ways")).json()["data"] == []
