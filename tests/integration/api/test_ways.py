@@ -59,6 +59,8 @@ async def test_what_cannot_be_a_way(api: httpx.AsyncClient) -> None:
         ({"settings": {"api_key": "k", "apikey": "k"}}, "has no `settings.apikey`"),
         ({"settings": {"api_key": "k", "region": "mars"}}, "settings.region"),
         ({"settings": {"api_key": "k", "domain": "a b"}}, "settings.domain"),
+        ({"settings": {"api_key": "key-very-secret\r\nX: y"}}, "printable ASCII without spaces"),
+        ({"kind": "resend", "settings": {"api_key": "re_very-secret\u2192"}}, "printable ASCII without spaces"),
         ({"kind": "ses", "settings": {**SETTINGS["ses"], "region": "evil.test/#"}}, "settings.region"),
         ({"kind": "sendgrid", "settings": {"api_key": "k", "verification_key": "x"}}, "signed event webhook"),
         ({"name": ""}, "name"),

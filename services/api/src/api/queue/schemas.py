@@ -49,7 +49,8 @@ class ByQuery(Exact):
 
 class Reroute(ByQuery):
     way_id: Annotated[
-        str | None, Field(description="A way of the installation (GET /v1/installation/ways); null: the domain's own servers again.")
+        str | None,
+        Field(description="A way of the installation (GET /v1/installation/ways); null: the domain's own servers."),
     ]
 
 
