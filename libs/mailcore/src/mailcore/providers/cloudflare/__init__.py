@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import SecretStr, StringConstraints
+from pydantic import StringConstraints
 
 from mailcore.providers.base import Account, Token, endpoint
 from mailcore.providers.cloudflare.send import CloudflareSender

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator
 
 from mailcore.providers.base import Account, EventSource, Token, endpoint
 from mailcore.providers.sendgrid.events import SendGridEvents, public_key
