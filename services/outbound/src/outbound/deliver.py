@@ -301,7 +301,7 @@ class SiteRun:
                 continue
             destination = destinations.get(source)
             if destination is None:
-                destination = destinations[source] = self._destination(identity, content, octets, source)
+                destination = destinations[source] = self._destination(content, octets, source)
             self._handed[row.key] = since
             mail = enveloped(self._office.verp, content, row, identity.return_path, octets)
             self._outlets.put(destination, mail)
@@ -309,13 +309,13 @@ class SiteRun:
     def was_handed(self, key: Key) -> bool:
         return key in self._handed
 
-    def _destination(self, identity: Identity, content: Content, octets: bytes, source: Source) -> Destination:
+    def _destination(self, content: Content, octets: bytes, source: Source) -> Destination:
         way = self._way
         return Destination(
             way.site.key,
             way.hops,
             source.ip4,
-            self._tls(identity, content, octets),
+            self._tls(content, octets),
             credentials=way.credentials,
             helo=source.ehlo,
             mails_per_connection=self._share.shape.mails_per_connection,
@@ -324,9 +324,9 @@ class SiteRun:
             requiretls=content.requiretls,
         )
 
-    def _tls(self, identity: Identity, content: Content, octets: bytes) -> TlsPolicy:
+    def _tls(self, content: Content, octets: bytes) -> TlsPolicy:
         way = self._way
-        if identity.tls_required and not way.bind_tls:
+        if content.tls_required and not way.bind_tls:
             return TlsPolicy.REQUIRED
         if way.tls is TlsPolicy.OPPORTUNISTIC and tls_not_required(content, octets):
             return TlsPolicy.NOT_REQUIRED
