@@ -287,7 +287,7 @@ async def test_what_the_organization_itself_stands_in_the_way_of(
     await admin.execute("UPDATE organizations SET daily_quota = 0")
     await tracing.post(f"/v1/domains/{domain}/pause", json={"reason": "spam"})
     verdict, steps = await traced(tracing, "you@good.test")
-    assert (verdict, steps["reputation"]["text"]) == ("stop", "spam")
+    assert (verdict, steps["reputation"]["text"]) == ("stop", "postroom.test is paused. spam")
     verdict, steps = await traced(tracing, "you@good.test", **{"from": "me@elsewhere.test"})
     assert verdict == "stop" and "elsewhere.test" in steps["sender"]["text"]
 
@@ -347,7 +347,12 @@ async def test_mail_that_is_held_waits_and_its_delivery_says_so(
     verdict, steps = await traced(tracing, "you@good.test")
     assert (verdict, steps["site"]["facts"]["holds"][0]["reason"]) == ("wait", "moving house")
     (told,) = (await tracing.get(f"/v1/emails/{id_}/deliveries")).json()["data"]
-    assert told["next_attempt"]["attempt"] == 1 and "It is held: moving house" in told["next_attempt"]["why"]
+    assert steps["site"]["text"] == "Mail is held until it is resumed: moving house."
+    assert (
+        told["next_attempt"]["attempt"] == 1
+        and "It is held until it is resumed: moving house." in told["next_attempt"]["why"]
+    )
+    assert (told["next_attempt_at"], told["next_attempt"]["at"]) == (None, None), "nobody knows when"
     async with store.worker() as db:
         await holds.lift(db, None, None)
         await holds.place(db, None, None, origin="rule", reason="450 <someone@else.test> of another organization")

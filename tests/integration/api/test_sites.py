@@ -45,7 +45,10 @@ async def test_only_the_first_organization_operates(
     domain: UUID,
     org: UUID,
 ) -> None:
-    mine = await api.request(method, path, json={"all": True, "dry_run": True})
+    asked: dict[str, Any] = {} if method != "POST" else {"dry_run": True}
+    if path.rpartition("/")[2] in ("flush", "bounce", "purge"):
+        asked["all"] = True
+    mine = await api.request(method, path, json=asked)
     assert mine.status_code in (200, 404), mine.text
     stranger = await make_client(await make_key(await make_org()))
     assert_error(await stranger.request(method, path, json={}), 403, "invalid_permission", "first organization")
@@ -212,11 +215,12 @@ async def test_hold_all_and_orders(api: httpx.AsyncClient) -> None:
     assert dry["touches"]["deliveries"] == 1
     assert dry["touches"]["sample"][0]["recipient"] == "you@one.test"
     ordered = (await api.post("/v1/queue/purge", json={"domain": "One.Test", "class": "transactional"})).json()["order"]
-    assert (ordered["state"], ordered["query"]) == ("waiting", {"domain": "one.test", "class_": 0})
+    assert (ordered["state"], ordered["query"]) == ("waiting", {"domain": "one.test", "class": "transactional"})
     assert ordered["ordered_by"].startswith("api key ")
     assert (await api.get(f"/v1/queue/orders/{ordered['id']}")).json() == ordered
-    verbs = [order["verb"] for order in (await api.get("/v1/queue/orders")).json()["data"]]
-    assert verbs == ["purge", "resume", "hold"]
+    listed = (await api.get("/v1/queue/orders")).json()["data"]
+    assert [(each["verb"], each["query"]) for each in listed[1:]] == [("resume", {}), ("hold", {})]
+    assert listed[0] == ordered
     assert_error(await api.get(f"/v1/queue/orders/{uuid4()}"), 404, "not_found", "Order not found")
 
 
@@ -231,8 +235,35 @@ async def test_hold_all_and_orders(api: httpx.AsyncClient) -> None:
         {"site_id": "x"},
         {"email_id": "x"},
         {"older_than_seconds": -1},
+        {"domain": "one.test", "older_than": 3600},
+        {"domain": "one.test", "dryrun": True},
     ],
 )
 async def test_an_order_says_which_mail_it_means(wrong: dict[str, Any], api: httpx.AsyncClient) -> None:
     answer = await api.post("/v1/queue/bounce", json=wrong)
     assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("/v1/queue/hold", {"organisation_id": str(UUID(int=1))}),
+        ("/v1/queue/resume", {"dry-run": True}),
+        ("/v1/sites/{site}/suspend", {"second": 60}),
+        ("/v1/sites/{site}/resume", {"org_id": str(UUID(int=1))}),
+    ],
+)
+async def test_a_misspelt_key_orders_nothing(path: str, wrong: dict[str, Any], api: httpx.AsyncClient) -> None:
+    answer = await api.post(path.format(site=(await _site(api))["id"]), json=wrong)
+    assert_error(answer, 422, "validation_error", "There is no such field")
+    assert (await api.get("/v1/queue/orders")).json()["data"] == []
+
+
+async def test_an_order_for_what_does_not_exist(api: httpx.AsyncClient, org: UUID) -> None:
+    site = await _site(api)
+    mine = await api.post("/v1/queue/flush", json={"site_id": site["id"], "organization_id": str(org)})
+    assert mine.json()["order"]["query"] == {"site_id": site["id"], "organization_id": str(org)}
+    answer = await api.post("/v1/queue/flush", json={"site_id": "424242"})
+    assert_error(answer, 404, "not_found", "Site not found")
+    answer = await api.post("/v1/queue/flush", json={"organization_id": str(uuid4()), "dry_run": True})
+    assert_error(answer, 404, "not_found", "Organization not found")

@@ -337,9 +337,36 @@ async def test_holds_of_a_mail_with_a_route_are_those_of_its_way(
     assert "held" not in await why(), "nothing of this mail goes there"
     async with store.worker() as db:
         await holds.place(db, site, None, origin="operator", reason="the relay moves house")
-    assert "It is held: the relay moves house" in await why()
+    assert "It is held until it is resumed: the relay moves house." in await why()
     # where another way of the route is free, here the installation's own, that one takes it
     await admin.execute("UPDATE routes_out SET ways = $1", [way, UUID(int=0)])
     async with store.worker() as db:
         await holds.lift(db, of_mx, None)
     assert "held" not in await why()
+
+
+async def test_the_next_attempt_is_when_its_site_and_the_operator_let_it_leave(
+    tracing: httpx.AsyncClient, store: Store, admin: asyncpg.Connection, org: UUID
+) -> None:
+    id_ = (await tracing.post("/emails", json=email(to="you@workspace.test"))).json()["id"]
+    due = await admin.fetchval("SELECT due_at FROM queue")
+
+    async def told() -> dict[str, Any]:
+        (found,) = (await tracing.get(f"/v1/emails/{id_}/deliveries")).json()["data"]
+        assert found["next_attempt_at"] == found["next_attempt"]["at"]
+        return dict(found["next_attempt"])
+
+    assert (await told())["at"] == due.isoformat()
+    rest = await admin.fetchval(
+        "UPDATE sites SET suspended_until = now() + interval '1 minute', failures = 1, last_reply = 'The DNS is silent.' "
+        "RETURNING suspended_until"
+    )
+    next_ = await told()
+    assert next_["at"] == rest.isoformat()
+    assert next_["why"].endswith(f"rests until {rest.isoformat()}, after 1 failure: The DNS is silent.")
+    async with store.worker() as db:
+        await holds.place(db, None, None, origin="rule", reason="421", seconds=30)
+        longer = await holds.place(db, None, org, origin="operator", reason="", seconds=3600)
+    next_ = await told()
+    assert longer.until is not None and next_["at"] == longer.until.isoformat(), "the last that ends"
+    assert f"It is held until {longer.until.isoformat()}. " in next_["why"]

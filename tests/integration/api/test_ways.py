@@ -59,6 +59,8 @@ async def test_what_cannot_be_a_way(api: httpx.AsyncClient) -> None:
         ({"settings": {"api_key": "k", "apikey": "k"}}, "has no `settings.apikey`"),
         ({"settings": {"api_key": "k", "region": "mars"}}, "settings.region"),
         ({"settings": {"api_key": "k", "domain": "a b"}}, "settings.domain"),
+        ({"settings": {"api_key": "key-very-secret\r\nX: y"}}, "printable ASCII without spaces"),
+        ({"kind": "resend", "settings": {"api_key": "re_very-secret\u2192"}}, "printable ASCII without spaces"),
         ({"kind": "ses", "settings": {**SETTINGS["ses"], "region": "evil.test/#"}}, "settings.region"),
         ({"kind": "sendgrid", "settings": {"api_key": "k", "verification_key": "x"}}, "signed event webhook"),
         ({"name": ""}, "name"),
@@ -152,8 +154,11 @@ async def test_another_organization_sees_and_names_nothing(
     way = await made(api)
     route = (await api.post("/v1/routes-out", json={"ways": [way["id"]]})).json()
     other = await make_client(await make_key(await make_org()))
-    for path in (f"/v1/ways/{way['id']}", f"/v1/routes-out/{route['id']}"):
-        for method, body in (("GET", None), ("PATCH", {"ways": ["default"]}), ("DELETE", None)):
+    for path, change in (
+        (f"/v1/ways/{way['id']}", {"name": "mine"}),
+        (f"/v1/routes-out/{route['id']}", {"ways": ["default"]}),
+    ):
+        for method, body in (("GET", None), ("PATCH", change), ("DELETE", None)):
             assert_error(await other.request(method, path, json=body), 404, "not_found")
     assert_error(await other.post("/v1/routes-out", json={"ways": [way["id"]]}), 404, "not_found")
     assert (await other.get("/v1/ways")).json()["data"] == []

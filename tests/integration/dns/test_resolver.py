@@ -87,8 +87,9 @@ async def test_names_that_do_not_exist(resolver: Resolver, name: str) -> None:
 
 
 async def test_a_failing_server_is_temporary(resolver: Resolver) -> None:
-    with pytest.raises(TemporaryDNSError):
+    with pytest.raises(TemporaryDNSError) as raised:
         await resolver.mx("broken.example")
+    assert raised.value.public == "The DNS did not answer for broken.example (MX): SERVFAIL."
 
 
 # ---- the real one ---------------------------------------------------------------------------------------------------
@@ -184,8 +185,9 @@ async def test_a_hundred_askers_ask_once(server: DnsServer) -> None:
 
 async def test_no_answer_in_time_is_temporary(server: DnsServer) -> None:
     resolver = DnsResolver([server.address], timeout=0.1, lifetime=0.2)
-    with pytest.raises(TemporaryDNSError):
+    with pytest.raises(TemporaryDNSError) as raised:
         await resolver.a("silent.example")
+    assert raised.value.public == "The DNS did not answer for silent.example (A): no answer in time."
 
 
 async def test_the_next_name_server_is_asked(server: DnsServer) -> None:

@@ -13,7 +13,8 @@ import pytest
 from fakes.provider_api import ProviderApi
 from fakes.provider_posts import SETTINGS
 from mailcore.kit.ids import uuid7
-from mailcore.providers.client import Client
+from mailcore.providers.base import Request
+from mailcore.providers.client import Client, NotSent
 from mailcore.providers.registry import VENDORS
 from mailcore.smtp.outcome import Outcome, Result
 from mailcore.store.deliveries import Leased
@@ -171,3 +172,15 @@ async def test_whoever_is_cancelled_says_what_became_of_each_mail_it_took(setup:
         await running
     assert [(recipient, outcome.rule) for recipient, outcome in setup.outcomes] == [("ada@example.com", "lease-lost")]
     assert [mail.rcpt_to for mail in setup.mails.take_all()] == ["bob@example.com"]
+
+
+@pytest.mark.parametrize("key", ["Bearer re_very-secret\r\nX: y", "Bearer re_very-secret\u2192"])
+async def test_a_header_that_cannot_be_written_is_shown_to_nobody(key: str) -> None:
+    """Words of an attempt are for whoever sent the mail; the account may be the operator's."""
+    client = Client(seconds=5)
+    async with ProviderApi("resend") as api:
+        with pytest.raises(NotSent) as raised:
+            await client.send(Request("POST", f"{api.url}/emails", {"Authorization": key}, b"{}"))
+        assert api.heard == []
+    await client.close()
+    assert "very-secret" not in raised.value.public

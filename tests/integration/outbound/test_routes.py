@@ -310,3 +310,15 @@ async def test_an_enforced_domain_does_not_go_out_in_clear(
     assert sink.caught == []
     # it is this domain's demand: the site is well
     assert await admin.fetchval("SELECT count(*) FROM sites WHERE failures > 0") == 0
+
+
+async def test_a_domain_that_becomes_enforced_means_the_very_next_mail(
+    tenant: Tenant, sink: SmtpServer, outbound: Any, admin: asyncpg.Connection
+) -> None:
+    async with DnsServer({"plain.example": {"A": ["127.0.0.1"]}}) as dns, outbound(**by_mx(dns, sink)):
+        await tenant.state(await tenant.send("a@plain.example"), "delivered")
+        await admin.execute("UPDATE domains SET tls = 'enforced'")
+        email_id = await tenant.send("b@plain.example")
+        await until(lambda: tenant.attempts(email_id), "an attempt")
+    assert (await tenant.attempts(email_id))[0]["rule"] == "tls-not-offered"
+    assert sink.recipients == ["a@plain.example"]

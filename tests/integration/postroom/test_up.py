@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from postroom.local.devfile import settings_of
 from stack import Stack, free_base, traversable, wait_for
 
 pytestmark = pytest.mark.timeout(180)
@@ -153,6 +154,14 @@ def test_doctor_finds_nothing_wrong(stack: Stack) -> None:
     assert len(findings) == 13
     sending = [finding["check"] for finding in findings[9:]]
     assert sending == ["sending: route", "sending: clock", "sending: queue", "sending: refusal"]
+
+
+def test_a_running_stack_is_examined_by_the_settings_that_it_was_started_with(stack: Stack) -> None:
+    known = settings_of(stack.data)
+    assert known["POSTROOM_API__PROCESSES"] == "2", "given to `up`, and to nobody else"
+    assert known["POSTROOM_OUTBOUND__ROUTE"] == "catch"
+    assert stat.S_IMODE((stack.data / "settings.json").stat().st_mode) == 0o600, "secrets are among them"
+    assert {name for name in known if not name.startswith("POSTROOM_")} == set()
 
 
 def test_doctor_says_what_to_do(stack: Stack) -> None:

@@ -264,3 +264,18 @@ def test_durations() -> None:
     for wrong in ("", "0s", "1w", "1.5h", "-1s", "31d", "1 h"):
         with pytest.raises(ValueError, match="90s, 15m, 2h"):
             seconds(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"match": "("}, "Invalid rule 2, `match`: Not a regular expression of RE2: missing ): (."),
+        ({"for": "soon"}, "Invalid rule 2, `for`: Write a duration as 90s, 15m, 2h or 1d; 30d at most."),
+        ({"times": 0}, "Invalid rule 2, `times`: Input should be greater than or equal to 1."),
+        ({"until": "1h"}, "Invalid rule 2, `until`: Extra inputs are not permitted."),
+    ],
+)
+def test_a_wrong_rule_is_told_by_its_place_and_its_key(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        checked_rules([_RULE, {**_RULE, **wrong}])
+    assert raised.value.public == words

@@ -23,6 +23,12 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
+class Exact(Asked):
+    """The same, and an unknown key is refused: with a misspelt one an order would mean other mail than its writer does, or more."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
 async def read_json(request: Request) -> Any:
     """Any JSON value; None for an empty body. Raises ApiError 400 for what is no JSON, 422 for NUL characters in it."""
     raw = await request.body()
@@ -77,6 +83,7 @@ _WORDS = {
     "string_too_long": "It may have at most {max_length} characters",
     "bool_type": "It must be true or false",
     "int_type": "It must be a whole number",
+    "extra_forbidden": "There is no such field",
     "list_type": "It must be an array",
     "dict_type": "It must be an object",
     "model_type": "It must be an object",

@@ -236,7 +236,7 @@ class SiteRun:
                 continue
             to = destinations.get(source)
             if to is None:
-                to = destinations[source] = destination(self.way, source, content, identity, octets, most)
+                to = destinations[source] = destination(self.way, source, content, octets, most)
             self._handed[row.key] = since
             self._outlets.put(to, enveloped(self._office.verp, content, row, identity.return_path, octets))
 

@@ -7,18 +7,15 @@ from mailcore.transport import Destination, TlsPolicy
 from outbound.placement import Source
 from outbound.routes import Way
 from outbound.security import tls_not_required
-from outbound.signer import Identity
 
 
-def destination(
-    way: Way, source: Source, content: Content, identity: Identity, octets: bytes, mails_per_connection: int
-) -> Destination:
-    """`identity`: of the sending domain; `octets`: of the mail."""
+def destination(way: Way, source: Source, content: Content, octets: bytes, mails_per_connection: int) -> Destination:
+    """`octets`: of the mail."""
     return Destination(
         way.site.key,
         way.hops,
         source.ip4,
-        _tls(way, identity, content, octets),
+        _tls(way, content, octets),
         credentials=way.credentials,
         helo=source.ehlo,
         mails_per_connection=mails_per_connection,
@@ -28,8 +25,8 @@ def destination(
     )
 
 
-def _tls(way: Way, identity: Identity, content: Content, octets: bytes) -> TlsPolicy:
-    if identity.tls_required and not way.bind_tls:
+def _tls(way: Way, content: Content, octets: bytes) -> TlsPolicy:
+    if content.tls_required and not way.bind_tls:
         return TlsPolicy.REQUIRED
     if way.tls is TlsPolicy.OPPORTUNISTIC and tls_not_required(content, octets):
         return TlsPolicy.NOT_REQUIRED

@@ -1,6 +1,6 @@
 """Sending domains as they are needed to sign: key objects kept for a minute, so that a revoked key is out of use by then.
 
-That a domain is paused is not remembered: its mail leaves as soon as it is resumed.
+That a domain is paused is not remembered: its mail leaves as soon as it is resumed. Its TLS policy is asked with each content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ MOST = 10_000
 class Identity:
     return_path: str
     """The domain of return paths."""
-    tls_required: bool
     keys: tuple[SigningKey, ...]
     """All sign. Empty: the mail waits, for it never leaves unsigned."""
     paused: bool = False
@@ -72,6 +71,4 @@ class Signer:
             except Exception as error:  # of this domain alone
                 why = error.public if isinstance(error, MailError) else repr(error)
                 log.error("a signing key cannot be used", domain=sender.name, selector=sealed.selector, error=why)
-        return Identity(
-            f"{sender.custom_return_path}.{sender.name}", sender.tls == "enforced", tuple(keys), sender.paused
-        )
+        return Identity(f"{sender.custom_return_path}.{sender.name}", tuple(keys), sender.paused)

@@ -227,10 +227,8 @@ class DnsResolver:
         except dns.resolver.NXDOMAIN as error:
             outcome = _Failure(NoSuchDomain, f"The domain {name} does not exist.", _negative_ttl(error, qname))
         except (dns.exception.DNSException, OSError) as error:
-            reason = type(error).__name__
-            outcome = _Failure(
-                TemporaryDNSError, f"The DNS did not answer for {name} ({rdtype}): {reason}.", self._failure_ttl
-            )
+            words = f"The DNS did not answer for {name} ({rdtype}): {_reason(error)}."
+            outcome = _Failure(TemporaryDNSError, words, self._failure_ttl)
         self._keep(key, outcome)
         return outcome
 
@@ -313,7 +311,7 @@ class StaticResolver:
         for _ in range(_MAX_CNAMES):
             secure = secure and any(name == zone or name.endswith(f".{zone}") for zone in self.signed)
             if name in self.failing:
-                raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): NoNameservers.")
+                raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): SERVFAIL.")
             records = self.zones.get(name)
             if records is None:
                 # RFC 8020: a name exists when one below it does
@@ -323,7 +321,20 @@ class StaticResolver:
             if "CNAME" not in records or rdtype == "CNAME":
                 return Records(tuple(map(value_of, records.get(rdtype, ()))), self.ttl, secure, name)
             name = records["CNAME"][0].lower().removesuffix(".")
-        raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): ChainTooLong.")
+        raise TemporaryDNSError(f"The DNS did not answer for {name} ({rdtype}): its aliases lead in a circle.")
+
+
+def _reason(error: Exception) -> str:
+    """What became of the question, for people: `SERVFAIL`, `REFUSED`, `no answer in time`."""
+    # of each try its name server, over TCP, port, what it said or what went wrong, the response
+    tries = [each[3] for each in getattr(error, "kwargs", {}).get("errors", ())] or [error]
+    return ", ".join(dict.fromkeys(one if isinstance(one, str) else _went_wrong(one) for one in tries))
+
+
+def _went_wrong(error: Exception) -> str:
+    if isinstance(error, dns.exception.Timeout):
+        return "no answer in time"
+    return "no name server can be reached" if isinstance(error, OSError) else "no answer that can be read"
 
 
 def _nameserver(text: str) -> dns.nameserver.Do53Nameserver:

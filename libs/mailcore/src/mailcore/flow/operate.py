@@ -142,10 +142,7 @@ async def resume(
 async def _survey_of(store: Store, site_id: int | None, org_id: UUID | None, *, needed: bool) -> Touches:
     """Raises NotFound. A verb that acts at once waits for no count: without it the queue is as long as it is."""
     async with store.worker() as db:
-        if site_id is not None and await site_list.get(db, site_id) is None:
-            raise NotFound("Site not found")
-        if org_id is not None and not await site_list.organization_exists(db, org_id):
-            raise NotFound("Organization not found")
+        await _known(db, site_id, org_id)
     try:
         async with reading(store) as db:
             return await queue_orders.survey(db, Query(site_id=site_id, org_id=org_id, scheduled=True))
@@ -153,6 +150,14 @@ async def _survey_of(store: Store, site_id: int | None, org_id: UUID | None, *, 
         if needed:
             raise
         return Touches(0, True, 0, [], [], [])
+
+
+async def _known(db: Connection, site_id: int | None, org_id: UUID | None) -> None:
+    """Raises NotFound."""
+    if site_id is not None and await site_list.get(db, site_id) is None:
+        raise NotFound("Site not found")
+    if org_id is not None and not await site_list.organization_exists(db, org_id):
+        raise NotFound("Organization not found")
 
 
 def _pair(site_id: int | None, org_id: UUID | None) -> dict[str, Any]:
@@ -175,10 +180,12 @@ async def order(
 ) -> Told:
     """Counts what the query means (up to a bound); unless `dry_run`, orders it and rings outbound.
 
-    `way_id`: of reroute, a way of the installation; None: the way of the recipient's domain again. Raises NotFound. Mail with
+    `way_id`: of reroute, a way of the installation; None: the way of the recipient's domain again. Raises NotFound, also of a site
+    or an organization that the query names: else a number that was mistyped would look like an empty queue. Mail with
     REQUIRETLS is left where it is when the way is a provider's API: there it could only fail.
     """
     async with reading(store) as db:
+        await _known(db, query.site_id, query.org_id)
         if way_id is not None:
             way = await ways.shown(db, None, way_id)
             if way is None:

@@ -277,19 +277,28 @@ def _read(name: str, text: str) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise Refused(f"The shaping file {name} is no TOML: {error}.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refused(f"The shaping file {name} is wrong at {where}: {first['msg']}.") from error
+        where, words = _wrong(error)
+        raise Refused(f"The shaping file {name} is wrong at {where}: {words}.") from error
 
 
 def checked_rules(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rules of a site as they are stored. Raises Invalid."""
     if len(asked) > MAX_RULES:
         raise Invalid(f"A site may have {MAX_RULES} rules at most.")
-    try:
-        return [_stored(RuleForm.model_validate(dict(rule))) for rule in asked]
-    except ValidationError as error:
-        raise Invalid(f"Invalid rule: {error.errors(include_url=False)[0]['msg']}.") from error
+    stored = []
+    for place, rule in enumerate(asked, 1):
+        try:
+            stored.append(_stored(RuleForm.model_validate(dict(rule))))
+        except ValidationError as error:
+            where, words = _wrong(error)
+            raise Invalid(f"Invalid rule {place}, `{where}`: {words}.") from error
+    return stored
+
+
+def _wrong(error: ValidationError) -> tuple[str, str]:
+    """Where, and what is wrong there, of the first."""
+    first = error.errors(include_url=False)[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ").rstrip(".")
 
 
 def _stored(form: RuleForm) -> dict[str, Any]:

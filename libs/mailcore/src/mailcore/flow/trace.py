@@ -136,7 +136,7 @@ class Tracer:
         steps = [Step("sender", OK, f"Sent from {row['name']}, signed by its keys.", facts)]
         if paused:
             facts = {"alarm_id": str(paused[0]["id"]), "kind": paused[0]["kind"]}
-            steps.append(Step("reputation", STOP, paused[0]["text"], facts))
+            steps.append(Step("reputation", STOP, f"{row['name']} is paused. {paused[0]['text']}", facts))
         else:
             steps.append(Step("reputation", OK, f"{row['name']} is not paused."))
         return steps
@@ -191,7 +191,7 @@ class Tracer:
             "due_since": None if row["due_at"] is None else row["due_at"].isoformat(),
         }
         most = f"{explain.MOST_COUNTED} or more" if row["waiting"] >= explain.MOST_COUNTED else str(row["waiting"])
-        return Step("lane", OK, f"{most} mails wait in the lane {domain}, {kind}.", facts)
+        return Step("lane", OK, f"Waiting in the lane {domain}, {kind}: {most}.", facts)
 
     async def _way(self, asked: Question, found: Found) -> Step:
         leaving = self._leaving
@@ -230,8 +230,11 @@ class Tracer:
         if key is not None:
             found.places = (key, self._shaping.provider(key) or "")
         facts: dict[str, Any] = {**(row or {}), "holds": [dict(hold) for hold in holds]}
+        if row is not None:
+            facts["id"] = str(row["id"])  # as GET /v1/sites has it
         if holds:
-            return Step("site", WAIT, f"Mail is held: {holds[0]['reason']}", facts)
+            words = explain.held_words(holds[0]["reason"], holds[0]["until"])
+            return Step("site", WAIT, f"Mail is {words}", facts)
         if row is None:
             return Step(
                 "site", OK, f"Nothing has been sent to {found.domain} yet: its site becomes known with the first mail."
@@ -251,10 +254,10 @@ class Tracer:
         }
         until = row["suspended_until"]
         if until is not None:
-            words = f" Its last words: {row['last_reply']}" if row["last_reply"] else ""
-            text = f"The site {row['key']} rests until {until}, after {row['failures']} failures in a row.{words}"
-            return Step("site", WAIT, text, facts)
-        return Step("site", OK, f"The site {row['key']} takes mail, over {most} connections at most.", facts)
+            words = explain.rest_words(until, row["failures"], row["last_reply"])
+            return Step("site", WAIT, f"The site {row['key']} {words}", facts)
+        slowed = f" It is slowed to half of that until {row['slow_until']}." if row["slow_until"] else ""
+        return Step("site", OK, f"The site {row['key']} takes mail, over {most} connections at most.{slowed}", facts)
 
     def _source(self, asked: Question, found: Found, known: Known, now: datetime) -> Step:
         own = self._leaving

@@ -132,7 +132,7 @@ class Hosts:
         left = {hop.host for hop, _ in tried}
         facts = {"hosts": [{"host": hop.host, "preference": hop.preference, "tried": hop.host in left} for hop in hops]}
         implicit = len(hops) == 1 and hops[0].host == domain and hops[0].preference == 0
-        text = f"{domain} has no MX: it is its own mail host." if implicit else f"{len(hops)} mail hosts, best first."
+        text = f"{domain} has no MX: it is its own mail host." if implicit else f"Mail hosts, best first: {len(hops)}."
         if len(left) < len(hops):
             text += f" {len(hops) - len(left)} of them are not tried: this installation is among them (RFC 5321 §5.1)."
         return [Step("mx", OK, text, facts), self._addresses(found, tried)]
@@ -160,9 +160,8 @@ class Hosts:
                     found.hosts.append((host, allowed))
         facts = {"addresses": shown}
         if found.hosts:
-            return Step(
-                "addresses", OK, f"{sum(len(ips) for _, ips in found.hosts)} addresses may be connected to.", facts
-            )
+            count = sum(len(ips) for _, ips in found.hosts)
+            return Step("addresses", OK, f"Addresses that may be connected to: {count}.", facts)
         if failed:
             return Step("addresses", WAIT, "The DNS does not tell an address just now: mail waits.", facts)
         if any("ip" in each for each in shown):
@@ -174,7 +173,7 @@ class Hosts:
         if found.simulated:
             return Step("tls", OK, "Nothing is sent.", {"policy": "none"})
         if not found.by_mx:
-            return Step("tls", OK, "As the operator has set it for this host.", {"policy": "by route"})
+            return Step("tls", OK, "As the settings of this way out say.", {"policy": "by route"})
         kept, announced = await self._sts(found.domain)
         hosts = [
             {"host": host, "policy": await self._tls_of(host, found, kept)} for host, _ in found.hosts[:MOST_HOSTS]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
 from mailcore.kit.errors import Invalid
 from mailcore.smtp.reply import Reply
@@ -191,6 +192,17 @@ class EventSource(Protocol):
 
 
 # ---- accounts --------------------------------------------------------------------------------------------------------
+
+
+def _for_a_header(value: SecretStr) -> SecretStr:
+    # RFC 9110 §5.5; one that was pasted with a line end or a long dash in it could only fail, mail by mail
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("it must be printable ASCII without spaces")
+    return value
+
+
+Token: TypeAlias = Annotated[SecretStr, AfterValidator(_for_a_header)]
+"""A secret that a header of each request holds."""
 
 
 class Account(BaseModel, ABC):

@@ -76,6 +76,9 @@ class Client:
                         break
                 headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
                 return _exchange(response, Answer(response.status, headers, bytes(body[:MAX_ANSWER])))
+        except (httpcore.LocalProtocolError, UnicodeEncodeError):
+            # its words would show the header, and that may be the account's secret
+            raise NotSent("a setting of this account holds what no request may") from None
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
             raise NotSent(f"no connection: {_words(error)}") from error
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, TimeoutError) as error:

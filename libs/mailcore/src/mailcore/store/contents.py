@@ -46,6 +46,8 @@ class Content(NamedTuple):
     """What its sender wants to be told (mailcore.dsn.wishes); None: nothing, it came by the API."""
     requiretls: bool = False
     """Its sender wants it to stay under TLS, or not to go (RFC 8689)."""
+    tls_required: bool = False
+    """Its domain wants TLS that is verified."""
     passed_on: dict[str, Any] | None = None
     """`raw` is somebody else's mail that goes on as it came (mailcore.flow.passed_on)."""
 
@@ -93,19 +95,21 @@ _SPECIAL = {
     "track_clicks": "coalesce(clicks, false)",
     "alone": "coalesce(alone, false)",
     "broadcast": "class = 1",
+    "tls_required": "coalesce(tls_required, false)",
 }
 # asked with each content, and not kept: who switches it means the next mail
-_TRACKED = """
+_OF_DOMAIN = """
 LEFT JOIN LATERAL (
   SELECT coalesce(track_opens, d.open_tracking) AS opens, coalesce(track_clicks, d.click_tracking) AS clicks,
          CASE WHEN d.tracking_verified THEN d.tracking_subdomain || '.' || d.name END AS tracking_host,
+         d.tls = 'enforced' AS tls_required,
          cardinality(to_) = 1 AND cardinality(coalesce(cc, '{}') || coalesce(bcc, '{}')) = 0 AS alone
   FROM domains d WHERE d.id = domain_id
-) tracked ON true
+) of_domain ON true
 """
 # a join, not `= ANY`: of each id the month is known, and no other is looked into
 _ASKED = "unnest($1::uuid[]) AS asked (asked_id) JOIN emails ON id = asked_id"
-_CONTENTS = f"SELECT {_columns()} FROM {_ASKED} {_TRACKED}"
+_CONTENTS = f"SELECT {_columns()} FROM {_ASKED} {_OF_DOMAIN}"
 _IF_LIGHT = {
     "html": "CASE WHEN light THEN html END",
     "text": "CASE WHEN light THEN text_ END",
@@ -125,4 +129,4 @@ FROM (
               + coalesce(octet_length(raw), 0) + 2 * coalesce(body_bytes, 0) AS size
     FROM {_ASKED}
   ) sized
-) told {_TRACKED}"""
+) told {_OF_DOMAIN}"""

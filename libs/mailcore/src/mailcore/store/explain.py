@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,27 +14,40 @@ from mailcore.store.session import Connection
 from mailcore.store.ways import TAKEN
 
 
-async def held(db: Connection, org_id: UUID, email_id: UUID) -> dict[int, str]:
-    """By recipient why its mail is held, by the operator or by a rule; most holds are not the organization's to read. Role
-    worker."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    reason: str
+    until: datetime | None
+    """None: until it is resumed."""
+
+
+async def held(db: Connection, org_id: UUID, email_id: UUID) -> dict[int, Held]:
+    """By recipient why its mail is held, by the operator or by a rule, and until when: the hold that ends last; most are not the
+    organization's to read. Role worker."""
     rows = await db.fetch(_HELD, org_id, email_id)
-    return {row["n"]: row["reason"] for row in rows}
+    return {row["n"]: Held(row["reason"], row["until"]) for row in rows}
+
+
+def held_words(reason: str, until: str | None) -> str:
+    """`held until …: moving house.`"""
+    words = reason.rstrip(".")
+    return f"held until {until or 'it is resumed'}{f': {words}' if words else ''}."
 
 
 # what a site said about another organization's mail may name its recipients
 _REASON = "CASE WHEN h.origin = 'operator' OR h.org_id IS NOT NULL THEN h.reason ELSE 'a rule, for what the site has said' END"
 _HELD = f"""
-SELECT DISTINCT ON (q.n) q.n, {_REASON} AS reason
+SELECT DISTINCT ON (q.n) q.n, {_REASON} AS reason, h.until
 FROM queue q JOIN lanes l ON l.id = q.lane_id JOIN recipient_domains r ON r.domain = l.domain
 {TAKEN}
 JOIN holds h ON (h.site_id IS NULL OR h.site_id = s.id) AND (h.org_id IS NULL OR h.org_id = q.org_id)
 WHERE q.email_id = $2 AND q.org_id = $1 AND (h.until IS NULL OR h.until > now())
-ORDER BY q.n, h.id
+ORDER BY q.n, h.until DESC NULLS FIRST, h.id
 """
 
 
 async def deliveries(
-    db: Connection, email_id: UUID, held: Mapping[int, str] | None = None, waits: Mapping[int, str] | None = None
+    db: Connection, email_id: UUID, held: Mapping[int, Held] | None = None, waits: Mapping[int, str] | None = None
 ) -> list[dict[str, Any]]:
     """One a recipient, in the order of To, Cc, Bcc; empty when the organization has no such email. Role app, in a
     snapshot: else an attempt that ends meanwhile shows its state and not itself. `waits`: what those that are put off wait for
@@ -68,19 +82,23 @@ async def deliveries(
                 ],
             }
         )
-    return [
-        {
-            "recipient": row["recipient"],
-            "state": row["state"],
-            "site": row["site"] or sites.get(row["n"]),
-            "possible_duplicate": row["possible_duplicate"],
-            "next_attempt_at": _iso(row["due_at"]),
-            "next_attempt": _next(row, attempts.get(row["n"], []), held.get(row["n"]), waits.get(row["n"])),
-            "attempts": attempts.get(row["n"], []),
-            "reports": reports.get(row["n"], []),
-        }
-        for row in await db.fetch(_DELIVERIES, email_id)
-    ]
+    shown = []
+    for row in await db.fetch(_DELIVERIES, email_id):
+        n = row["n"]
+        next_ = _next(row, attempts.get(n, []), held.get(n), waits.get(n))
+        shown.append(
+            {
+                "recipient": row["recipient"],
+                "state": row["state"],
+                "site": row["site"] or sites.get(n),
+                "possible_duplicate": row["possible_duplicate"],
+                "next_attempt_at": None if next_ is None else next_["at"],
+                "next_attempt": next_,
+                "attempts": attempts.get(n, []),
+                "reports": reports.get(n, []),
+            }
+        )
+    return shown
 
 
 async def _reports(db: Connection, email_id: UUID) -> dict[int, list[dict[str, Any]]]:
@@ -104,9 +122,10 @@ SELECT n, action, created_at, report_id, given_up FROM reports_owed WHERE email_
 
 
 def _next(
-    row: asyncpg.Record, attempts: list[dict[str, Any]], held: str | None, waits: str | None
+    row: asyncpg.Record, attempts: list[dict[str, Any]], held: Held | None, waits: str | None
 ) -> dict[str, Any] | None:
-    """`{"at", "attempt", "why"}`; None: there is no further one."""
+    """`{"at", "attempt", "why"}`; None: there is no further one. `at`: not before its site has rested and holds have ended; None
+    where it is under way, or nobody knows."""
     if row["waiting"] is None:
         return None
     why: list[str] = []
@@ -138,14 +157,21 @@ def _next(
         return {"at": None, "attempt": row["attempt"], "why": " ".join(why)}
     if row["waits_for"] is not None:
         why.append(f"It is put off{f': {waits}' if waits else ''}. That costs no attempt; it leaves as soon as it may.")
+    at = row["due_at"]
     if held is not None:
-        why.append(f"It is held: {held}")
+        why.append("It is " + held_words(held.reason, _iso(held.until)))
+        at = None if held.until is None else max(at, held.until)
     if row["suspended_until"] is not None:
-        words = f": {row['last_reply']}" if row["last_reply"] else ""
-        why.append(
-            f"The site {row['site']} rests until {_iso(row['suspended_until'])}, after {row['failures']} failures{words}."
-        )
-    return {"at": _iso(row["due_at"]), "attempt": row["attempt"] + 1, "why": " ".join(why)}
+        words = rest_words(_iso(row["suspended_until"]), row["failures"], row["last_reply"])
+        why.append(f"The site {row['site']} {words}")
+        at = at and max(at, row["suspended_until"])
+    return {"at": _iso(at), "attempt": row["attempt"] + 1, "why": " ".join(why)}
+
+
+def rest_words(until: str | None, failures: int, reply: str | None) -> str:
+    """`rests until …, after 3 failures in a row: 421 later.`"""
+    after = "1 failure" if failures == 1 else f"{failures} failures in a row"
+    return f"rests until {until}, after {after}{f': {reply}'.rstrip('.') if reply else ''}."
 
 
 # ---- what would happen ----------------------------------------------------------------------------------------------
@@ -233,7 +259,7 @@ async def holds(db: Connection, org_id: UUID, site_id: int | None) -> list[dict[
 _HOLDS = f"""
 SELECT h.origin, {_REASON} AS reason, h.until FROM holds h
 WHERE (h.org_id IS NULL OR h.org_id = $1) AND (h.site_id IS NULL OR h.site_id = $2) AND (h.until IS NULL OR h.until > now())
-ORDER BY h.id
+ORDER BY h.until DESC NULLS FIRST, h.id
 """
 
 

@@ -1,4 +1,4 @@
-"""What delivery needs to know of a sending domain: its return path, its TLS policy, its signing keys (still sealed)."""
+"""What delivery needs to know of a sending domain: its return path, its signing keys (still sealed)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ class Sender:
     domain_id: UUID
     name: str
     custom_return_path: str
-    tls: str
-    """opportunistic or enforced."""
     keys: tuple[SealedKey, ...]
     """The active ones."""
     paused: bool = False
@@ -40,7 +38,6 @@ async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Send
             row["id"],
             row["name"],
             row["custom_return_path"],
-            row["tls"],
             (*(before.keys if before else ()), *keys),
             row["paused"],
         )
@@ -48,7 +45,7 @@ async def senders(db: Connection, domain_ids: Iterable[UUID]) -> dict[UUID, Send
 
 
 _SENDERS = """
-SELECT d.id, d.name, d.custom_return_path, d.tls, k.selector, k.algorithm, k.private_sealed,
+SELECT d.id, d.name, d.custom_return_path, k.selector, k.algorithm, k.private_sealed,
        EXISTS (SELECT FROM alarms a WHERE a.org_id = d.org_id AND a.domain = d.name AND a.action = 'paused'
                AND a.ended_at IS NULL) AS paused
 FROM domains d LEFT JOIN dkim_keys k ON k.domain_id = d.id AND k.active

@@ -275,4 +275,4 @@ def _words(row: asyncpg.Record, turn: int) -> str:
         return f"the warm-up of {row['domain']} {what}"
     if row["alarm"] is not None:
         return f"the sending domain is paused: {row['alarm']}".rstrip(".")
-    return "nothing any more: it is due within a minute"
+    return "what it waited for is over, and it is due within a minute"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +53,7 @@ async def probe(
     except TimeoutError:
         return Probe(f"no answer from {ip}:{port} within {seconds:.0f} s")
     except OSError as error:
-        return Probe(f"{ip}:{port} cannot be reached ({error.strerror or type(error).__name__})")
+        return Probe(f"{ip}:{port} cannot be reached ({_words(error)})")
     return found
 
 
@@ -68,7 +69,13 @@ async def probe_tls(ip: str, port: int, host: str, *, seconds: float) -> Probe:
     except TimeoutError:
         return Probe(f"no answer from {ip}:{port} within {seconds:.0f} s")
     except OSError as error:  # of TLS too
-        return Probe(f"{ip}:{port} cannot be reached ({error.strerror or type(error).__name__})")
+        return Probe(f"{ip}:{port} cannot be reached ({_words(error)})")
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) or not error.errno:
+        return error.strerror or type(error).__name__
+    return os.strerror(error.errno)  # asyncio puts words of its own in the place of the system's
 
 
 async def _talk(ip: str, port: int, host: str, helo: str, source_ip: str | None, *, tls: bool) -> Probe:

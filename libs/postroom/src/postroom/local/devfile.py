@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from postroom.console import CannotStart
+from postroom.settings import PREFIX
 
-from . import postgres
-from .folder import Folder, load_secrets, write_private
+from .folder import Folder, write_private
 
 
 @dataclass(slots=True)
@@ -42,26 +41,24 @@ class DevFile:
 
 
 def settings_of(data: Path) -> dict[str, str]:
-    """The settings by which a running stack can be examined. Raises CannotStart when none runs there."""
+    """The settings that a running stack was started with: those of its mode, and those that were given to it alone. Raises
+    CannotStart when none runs there."""
     folder = Folder(data.absolute())
     try:
-        dev = json.loads(folder.dev_json.read_text(encoding="utf-8"))
+        found = json.loads(folder.settings.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CannotStart(
             f"No stack runs in {folder.root} and POSTROOM_DATABASE__URL is not set: start postroom up, name its folder with"
             " --data, or set the settings of the installation."
         ) from None
-    secrets = load_secrets(folder)
-    settings = {
-        "DATABASE__URL": dev["database_url"],
-        "REDIS__URL": dev["redis_url"],
-        "BLOB__URL": folder.blobs.as_uri(),
-        "ENCRYPTION_KEY": secrets.POSTROOM_ENCRYPTION_KEY,
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def keep_settings(folder: Folder, settings: Mapping[str, str]) -> None:
+    """For `settings_of`. How a process logs is its own matter, and the YAML file's settings are among these."""
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}LOG__") and name != f"{PREFIX}CONFIG"
     }
-    server = urlsplit(dev["database_url"])
-    if server.password == secrets.POSTROOM_DATABASE_PASSWORD:  # it is our own Postgres
-        login = f"{postgres.SUPERUSER}:{secrets.POSTROOM_POSTGRES_PASSWORD}"
-        settings["DATABASE__MIGRATE_URL"] = server._replace(netloc=f"{login}@{server.hostname}:{server.port}").geturl()
-    if dev["dns"]:
-        settings |= {"DNS__NAMESERVERS": dev["dns"], "CATCH__DIR": str(folder.caught), "OUTBOUND__ROUTE": "catch"}
-    return {f"POSTROOM_{name}": value for name, value in settings.items()}
+    write_private(folder.settings, (json.dumps(kept, indent=2) + "\n").encode())

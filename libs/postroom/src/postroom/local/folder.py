@@ -5,6 +5,7 @@ lock                  held by the running `postroom up`
 secrets.env           0600: encryption key and passwords, made once
 dev-credentials.json  0600: the first API key and the admin's password
 dev.json              addresses, keys and process ids of the running stack
+settings.json         0600: the settings that it was started with, for postroom doctor
 pg/ redis/ blobs/ caught/ dns/ tls/ log/
 """
 
@@ -66,6 +67,14 @@ class Folder:
     @property
     def dev_json(self) -> Path:
         return self.root / "dev.json"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "settings.json"
+
+    def forget_running(self) -> None:
+        for path in (self.dev_json, self.settings):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

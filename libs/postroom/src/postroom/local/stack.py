@@ -25,7 +25,7 @@ from postroom.settings import Given
 
 from . import defaults, folder, metrics, postgres, probe, reload, tls, valkey
 from .defaults import HOST, SERVICES, Mode
-from .devfile import DevFile
+from .devfile import DevFile, keep_settings
 from .ports import Ports, Wanted, check
 from .supervisor import Part, Supervisor, silent
 
@@ -177,7 +177,7 @@ async def up(choice: Choice, given: Given) -> int:
     """Runs until it is told to stop. Exit code 0; raises CannotStart when the stack cannot run."""
     stack = Stack(choice, given)
     await _check_ports(stack)
-    stack.folder.dev_json.unlink(missing_ok=True)
+    stack.folder.forget_running()
     told, told_at = asyncio.Event(), 0.0
     dev: list[DevFile] = []
 
@@ -215,7 +215,7 @@ async def up(choice: Choice, given: Given) -> int:
             say("Stopping ...")
         await asyncio.gather(work, telling, return_exceptions=True)
         await supervisor.stop_all(_STOP_STAGES)
-        stack.folder.dev_json.unlink(missing_ok=True)
+        stack.folder.forget_running()
         stack.lock.close()
     say("Postroom has stopped")
     return 0
@@ -255,6 +255,7 @@ async def _bring_up(stack: Stack, supervisor: Supervisor, dev: list[DevFile], ch
         if stack.processes:
             say(f"{', '.join(process.name for process in stack.processes)} started ({timer})")
         supervisor.been_ready = True
+        keep_settings(stack.folder, {**stack.environment, **stack.given.values})
         dev.append(stack.dev_file(credentials))
         changed()
         _banner(stack, dev[0], whole)

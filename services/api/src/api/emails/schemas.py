@@ -168,7 +168,7 @@ class Delivery(BaseModel):
     state: str
     site: str | None
     possible_duplicate: bool
-    next_attempt_at: str | None
+    next_attempt_at: str | None = Field(description="As `next_attempt` says.")
     next_attempt: NextAttempt | None
     attempts: list[Attempt]
     reports: list[Report] = Field(description="To who handed the mail in by SMTP, where he asked to be told.")

@@ -20,7 +20,7 @@ from api.operators import Operator
 from api.pages import PARAMETERS, page, path_id
 from api.queue import schemas
 from api.queue.schemas import ByQuery
-from api.queue.shapes import hold_shape, order_shape, ordered_by, organization, told_shape
+from api.queue.shapes import CLASSES, hold_shape, order_shape, ordered_by, organization, told_shape
 from mailcore.dns.names import normalize_domain
 from mailcore.flow import operate
 from mailcore.flow.operate import QueryVerb
@@ -140,7 +140,7 @@ def _query(asked: ByQuery) -> Query:
         site_id=None if asked.site_id is None else _site(asked.site_id),
         org_id=organization(asked.organization_id),
         domain=_domain(asked.domain, "domain"),
-        class_=None if asked.class_ is None else ("transactional", "broadcast").index(asked.class_),
+        class_=None if asked.class_ is None else CLASSES.index(asked.class_),
         from_domain=_domain(asked.from_domain, "from_domain"),
         recipient=None if asked.recipient is None else folded(asked.recipient.strip()),
         email_id=None if asked.email_id is None else path_id(asked.email_id, "email_id"),

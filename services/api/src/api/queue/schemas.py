@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from api.body import Asked
+from api.body import Exact
 
 Reason = Annotated[str, Field(max_length=500)]
 
 
-class Hold(Asked):
+class Hold(Exact):
     """Without an organization: everything."""
 
     organization_id: str | None = None
@@ -18,12 +18,12 @@ class Hold(Asked):
     dry_run: bool = False
 
 
-class Resume(Asked):
+class Resume(Exact):
     organization_id: str | None = None
     dry_run: bool = False
 
 
-class ByQuery(Asked):
+class ByQuery(Exact):
     """Which waiting mail; at least one, or `all`."""
 
     all: bool = False
@@ -49,7 +49,8 @@ class ByQuery(Asked):
 
 class Reroute(ByQuery):
     way_id: Annotated[
-        str | None, Field(description="A way of the installation (GET /v1/ways); null: the domain's own servers again.")
+        str | None,
+        Field(description="A way of the installation (GET /v1/installation/ways); null: the domain's own servers."),
     ]
 
 
@@ -92,7 +93,7 @@ class OrderShape(BaseModel):
     object: Literal["order"] = "order"
     id: str
     verb: Literal["hold", "resume", "flush", "reroute", "bounce", "purge"]
-    query: dict[str, Any]
+    query: dict[str, Any] = Field(description="As it was asked for; `before` stands for `older_than_seconds`.")
     reason: str
     ordered_by: str
     state: Literal["waiting", "done", "failed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,9 @@ from mailcore.flow.operate import Told
 from mailcore.store.bars import Bar
 from mailcore.store.holds import Hold
 from mailcore.store.queue_orders import Order
+
+CLASSES = ("transactional", "broadcast")
+"""By number, as the queue has it."""
 
 
 def organization(text: str | None) -> UUID | None:
@@ -52,7 +56,7 @@ def order_shape(order: Order) -> dict[str, Any]:
         "object": "order",
         "id": str(order.id),
         "verb": order.verb,
-        "query": {name: value for name, value in order.query.items() if name != "requiretls"},
+        "query": _query_shape(order.query),
         "reason": order.reason,
         "ordered_by": order.ordered_by,
         "state": order.state,
@@ -62,6 +66,23 @@ def order_shape(order: Order) -> dict[str, Any]:
         "created_at": order.created_at.isoformat(),
         "done_at": None if order.done_at is None else order.done_at.isoformat(),
     }
+
+
+def _query_shape(query: Mapping[str, Any]) -> dict[str, Any]:
+    """As it was asked for, but that `older_than_seconds` is a time by now: `before`."""
+    shown: dict[str, Any] = {}
+    for name, value in query.items():
+        if value is None or name == "requiretls":
+            continue
+        if name == "site_id":
+            shown[name] = str(value)
+        elif name == "org_id":
+            shown["organization_id"] = value
+        elif name == "class_":
+            shown["class"] = CLASSES[value]
+        else:
+            shown[name] = value
+    return shown
 
 
 def told_shape(verb: str, told: Told) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from api.body import Asked
+from api.body import Exact
 
 
-class Pause(Asked):
+class Pause(Exact):
     reason: str = Field(min_length=1, max_length=500, description="Shown to whoever sends from the domain.")
 
 

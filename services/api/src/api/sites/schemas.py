@@ -4,26 +4,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from api.body import Asked
+from api.body import Exact
 from api.queue.schemas import Bar
 from mailcore.flow.shaping import MAX_RULES, LimitsForm, Reaction
 
 
-class ChangedSite(Asked):
+class ChangedSite(Exact):
     """What is left out stays; `null` takes the operator's own back."""
 
     limits: LimitsForm | None = None
     rules: Annotated[list[dict[str, Any]], Field(max_length=MAX_RULES)] | None = None
 
 
-class Suspended(Asked):
+class Suspended(Exact):
     seconds: Annotated[int, Field(ge=1, le=366 * 86_400, description="Left out: until it is resumed.")] | None = None
     organization_id: Annotated[str, Field(description="Only this organization's mail to the site.")] | None = None
     reason: Annotated[str, Field(max_length=500)] = ""
     dry_run: bool = False
 
 
-class Resumed(Asked):
+class Resumed(Exact):
     organization_id: str | None = None
     dry_run: bool = False
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from api.body import Asked
+from api.body import Exact
 from api.queue.schemas import Bar
 
 Mail = Literal["transactional", "broadcast"]
@@ -19,7 +19,7 @@ Schedule = Annotated[
 ]
 
 
-class NewPool(Asked):
+class NewPool(Exact):
     name: Name
     mail: Annotated[
         list[Mail], Field(min_length=1, max_length=2, default_factory=lambda: ["transactional", "broadcast"])
@@ -34,7 +34,7 @@ class NewPool(Asked):
     ] = None
 
 
-class PoolChange(Asked):
+class PoolChange(Exact):
     """What is left out stays as it is."""
 
     name: Name | None = None
@@ -43,7 +43,7 @@ class PoolChange(Asked):
     overflow: WayId | None = None
 
 
-class NewSource(Asked):
+class NewSource(Exact):
     pool: PoolName
     ipv4: Address | None = None
     ipv6: Address | None = None
@@ -63,7 +63,7 @@ class NewSource(Asked):
         return self
 
 
-class WarmupChanges(Asked):
+class WarmupChanges(Exact):
     schedule: Schedule | None = None
     step: Annotated[int, Field(ge=1, le=100)] | None = None
     warm: Annotated[bool | None, Field(description="true: no cap from now on. false: warmed up again.")] = None
@@ -79,7 +79,7 @@ class SourceChange(WarmupChanges):
     local_ipv6: Address | None = None
 
 
-class NewWarmup(Asked):
+class NewWarmup(Exact):
     domain: DomainName
     schedule: Schedule | None = None
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.body import Asked
+from api.body import Exact
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
-class NewWay(Asked):
+class NewWay(Exact):
     name: Name
     kind: str
     """`smarthost`, `resend`, `sendgrid`, `mailgun`, `postmark`, `ses` or `cloudflare`."""
@@ -22,7 +22,7 @@ class NewWay(Asked):
     """Requests, or sessions of a smart host, at the same time."""
 
 
-class ChangedWay(Asked):
+class ChangedWay(Exact):
     name: Name | None = None
     settings: dict[str, Any] | None = None
     """What is left out stays as it is; null takes a setting away."""
@@ -74,13 +74,13 @@ class WayGone(BaseModel):
     deleted: Literal[True]
 
 
-class RouteTag(Asked):
+class RouteTag(Exact):
     name: Tag
     value: Tag | None = None
     """Left out: whatever its value."""
 
 
-class NewRoute(Asked):
+class NewRoute(Exact):
     ways: Annotated[list[str], Field(min_length=1, max_length=10)]
     """Ids of ways in order, or `default`: the installation's own. The first that works takes the mail."""
     domain_id: str | None = None
@@ -91,7 +91,7 @@ class NewRoute(Asked):
     """Of the installation's routes: of this organization's mail only."""
 
 
-class ChangedRoute(Asked):
+class ChangedRoute(Exact):
     ways: Annotated[list[str], Field(min_length=1, max_length=10)]
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import SecretStr, StringConstraints
+from pydantic import StringConstraints
 
-from mailcore.providers.base import Account, endpoint
+from mailcore.providers.base import Account, Token, endpoint
 from mailcore.providers.cloudflare.send import CloudflareSender
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
@@ -20,7 +20,7 @@ class Cloudflare(Account):
     vendor: ClassVar[str] = "cloudflare"
 
     account_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-    api_token: SecretStr
+    api_token: Token
     """With the permission to send emails."""
 
     def sender(self, base_url: str | None = None) -> CloudflareSender:

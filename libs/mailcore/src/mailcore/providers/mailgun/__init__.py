@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import SecretStr, StringConstraints
 
-from mailcore.providers.base import Account, EventSource, endpoint
+from mailcore.providers.base import Account, EventSource, Token, endpoint
 from mailcore.providers.mailgun.events import MailgunEvents
 from mailcore.providers.mailgun.send import MailgunSender
 
@@ -17,7 +17,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,2
 class Mailgun(Account):
     vendor: ClassVar[str] = "mailgun"
 
-    api_key: SecretStr
+    api_key: Token
     """A sending key of the domain, or the account's."""
     domain: Name | None = None
     """Of the account. None: the domain of each mail's From."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import SecretStr, StringConstraints
 
-from mailcore.providers.base import Account, EventSource, endpoint
+from mailcore.providers.base import Account, EventSource, Token, endpoint
 from mailcore.providers.postmark.events import PostmarkEvents
 from mailcore.providers.postmark.send import PostmarkSender
 
@@ -16,7 +16,7 @@ BASE_URL = "https://api.postmarkapp.com"
 class Postmark(Account):
     vendor: ClassVar[str] = "postmark"
 
-    server_token: SecretStr
+    server_token: Token
     message_stream: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,30}$")] = "outbound"
     """Postmark keeps transactional mail and broadcasts apart: a way for each."""
     webhook_password: SecretStr | None = None

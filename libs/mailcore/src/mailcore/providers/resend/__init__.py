@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import SecretStr
 
-from mailcore.providers.base import Account, EventSource, endpoint
+from mailcore.providers.base import Account, EventSource, Token, endpoint
 from mailcore.providers.resend.events import ResendEvents
 from mailcore.providers.resend.send import ResendSender
 
@@ -16,7 +16,7 @@ BASE_URL = "https://api.resend.com"
 class Resend(Account):
     vendor: ClassVar[str] = "resend"
 
-    api_key: SecretStr
+    api_key: Token
     """With sending access."""
     signing_secret: SecretStr | None = None
     """`whsec_…` of the webhook that posts to us. Without it a mail counts as delivered once Resend has taken it."""

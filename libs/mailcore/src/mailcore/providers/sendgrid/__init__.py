@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator
 
-from mailcore.providers.base import Account, EventSource, endpoint
+from mailcore.providers.base import Account, EventSource, Token, endpoint
 from mailcore.providers.sendgrid.events import SendGridEvents, public_key
 from mailcore.providers.sendgrid.send import SendGridSender
 
@@ -21,7 +21,7 @@ def _is_key(text: str) -> str:
 class SendGrid(Account):
     vendor: ClassVar[str] = "sendgrid"
 
-    api_key: SecretStr
+    api_key: Token
     """With the right "Mail Send"."""
     region: Literal["global", "eu"] = "global"
     verification_key: Annotated[str, AfterValidator(_is_key)] | None = None
