@@ -31,7 +31,7 @@ async def test_each_mail_arrives_once(tenant: Tenant, sink: SmtpServer, outbound
         outbound(
             route="mx",
             mx_port=sink.port,
-            dns={"nameservers": [dns.address], "timeout_seconds": 2},
+            dns={"nameservers": [dns.address]},
             network={"allow": {"mx": ["127.0.0.0/8"]}},
         ),
     ):

@@ -7,7 +7,7 @@
    (`site_shares`)
 4. outcomes go to the settler; rows that were never begun go back
 5. no connection: the site rests, one mail's attempt tells why, the others are not attempted one by one; a 421 turns a mail away,
-   which costs it nothing, and too many of them in a row rest the site too (ADR 0032)
+   which costs it nothing, and many in a row rest the site too (ADR 0032)
 6. what the site says may slow it down, close it, or hold one organization's mail to it (`flow.shaping`)
 """
 
@@ -122,6 +122,8 @@ class SiteRun:
             while not self.ending():
                 if self._unattempted or self._turned_away:
                     await self._release()
+                    if not self._under_way:
+                        await self._pause(self._office.rests.again(self._share.window.in_row))
                 wanted = self._wanted()
                 if self._lanes and wanted:
                     self._ahead.claimed()
@@ -148,14 +150,19 @@ class SiteRun:
         gone = share.closed or office.draining or not office.lease.alive
         return gone or self._down is not None or self._outlets.broken or time.monotonic() > self._until
 
-    async def _change(self) -> None:
+    async def _change(self, seconds: float = 1.0) -> None:
         self._changed.clear()
         # also looks up by itself: the rate decides how much may be under way
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(seconds):
                 await self._changed.wait()
         except TimeoutError:
             pass
+
+    async def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.ending() and (left := until - time.monotonic()) > 0:
+            await self._change(min(left, 1.0))
 
     def _wanted(self) -> int:
         """Rows to claim now; 0 while enough is under way."""
@@ -362,7 +369,8 @@ class SiteRun:
             if self.ending():
                 self.stop()  # a run that broke holds mails which nobody will take
             await asyncio.wait(self._composing, timeout=1.0)
-        await self._emptied()
+        while self._outlets.waiting and not self.ending():  # for a rate or a connection
+            await self._change()
         if self.ending():
             self.stop()
         self._outlets.close()
@@ -375,11 +383,6 @@ class SiteRun:
             outcome = own(Result.DEFERRED, "this process failed", "4.3.0", "internal-error")
             self._settle(row, outcome._replace(dot_sent=True))
         await self._rest()
-
-    async def _emptied(self) -> None:
-        """What waits for a rate or a connection has left, or the run is ending and it goes back."""
-        while self._outlets.waiting and not self.ending():
-            await self._change()
 
     async def _release(self) -> None:
         rows, self._unattempted = self._unattempted, []
