@@ -195,8 +195,8 @@ _NOT_PAUSED = f"""NOT EXISTS (
       WHERE d.id = e.domain_id AND a.action = 'paused' AND (a.ended_at IS NULL OR a.ended_at > now() - interval '{GRACE}'))"""
 
 
-# a row that moved between the snapshot and its lock is locked in its new version, which the snapshot does not see: it is not deleted,
-# and so not told of
+# a row that moved between the snapshot and its lock is locked in its new version, which the snapshot does not see: it is not
+# deleted, and so not told of
 def _expire(open_: str, old: str) -> str:
     return f"""
 WITH open AS MATERIALIZED ({open_}
