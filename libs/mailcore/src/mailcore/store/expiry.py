@@ -5,7 +5,8 @@
 2. `expire`  of these places, a batch at a time; the next begins where the last one ended
 
 What is held, or waits for the end of a pause, waits without an end, and may be millions of rows: nobody walks over them. When that
-is over the mail has GRACE to leave before it can expire here. Role worker.
+is over the mail has GRACE to leave before it can expire here. A rule's holds, which follow one another for as long as a peer says
+the same, keep it for GRACE in all. Role worker.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ Place = Lanes | Waited | Suspects
 
 # ---- 1. where --------------------------------------------------------------------------------------------------------
 
-_HOLDS = f"(h.until IS NULL OR h.until > now() - interval '{GRACE}')"
+_HOLDS = f"""((h.until IS NULL OR h.until > now() - interval '{GRACE}')
+      AND (h.origin = 'operator' OR h.created_at > now() - interval '{GRACE}'))"""
 _NONE_FOR_ALL = f"""NOT EXISTS (
     SELECT FROM holds h WHERE h.site_id IS NULL AND (h.org_id = l.org_id OR h.org_id IS NULL) AND {_HOLDS})"""
 _NOT_HELD = f"""NOT EXISTS (
