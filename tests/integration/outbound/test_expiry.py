@@ -1,4 +1,4 @@
-"""Expiring costs what expires: nobody walks over what is held or paused, and no batch over what one before it has seen."""
+"""Expiring costs what is due where it looks: nobody walks over what is held, and no batch over what one before it has seen."""
 
 from __future__ import annotations
 
