@@ -1,14 +1,15 @@
-"""Expiring costs what expires: nobody walks over what is held or paused, and no batch over what one before it has seen."""
+"""Expiring costs what is due where it looks: nobody walks over what is held, and no batch over what one before it has seen."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from integration.outbound.harness import Tenant
+from integration.outbound.harness import Tenant, until
 from integration.outbound.test_leases import _pages
 from mailcore.flow import settle
 from mailcore.kit.ids import lower_bound, uuid7
@@ -147,3 +148,49 @@ async def test_a_batch_does_not_begin_again(
             expiry.Waited([(domain, UNREACHED_TURN, tenant.org_id)], ids[-1]),
         )
         assert await expiry.expire(db, after, _ends()) == ([], None)
+
+
+async def test_mail_that_moved_while_a_batch_waited_for_a_lock_is_not_told_of_as_gone(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection, domain: UUID
+) -> None:
+    """Called, claimed and put off again, it has all that expires, and is another version of its row."""
+    lane = await _lane(tenant, admin, "fine.example", down=False)
+    waits = {"due_at": datetime.now(UTC) + timedelta(hours=5), "waits_for": domain, "turn": UNREACHED_TURN}
+    opened, *moved = await _fill(tenant, admin, lane, 3, **waits)
+    async with store.worker() as db:
+        await db.execute("UPDATE deliveries SET last_event = 'opened' WHERE email_id = $1", opened)
+        look = asyncio.create_task(_expire(store))
+        blocked = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        await until(lambda: admin.fetchval(blocked), "the look waits for a delivery that is just being opened")
+        await admin.execute(
+            "UPDATE queue SET due_at = due_at + interval '1 hour' WHERE email_id = ANY ($1::uuid[])", moved
+        )
+    expired = await look
+    states = await admin.fetch("SELECT state, count(*) FROM deliveries JOIN queue USING (email_id, n) GROUP BY state")
+    assert [tuple(row) for row in states] == [("queued", 3 - expired)], "what is queued has not expired"
+    await _expire(store)
+    assert await admin.fetchval("SELECT count(*) FROM queue") == 0
+
+
+async def test_statistics_do_not_make_a_look_walk_over_what_is_held(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection
+) -> None:
+    """Where the planner expects that next to nothing expires, as all domains are paused, it would rather read all that is old."""
+    down, held = [await _lane(tenant, admin, f"{name}.example") for name in ("down", "held")]
+    await _fill(tenant, admin, held, 5_000)
+    await _fill(tenant, admin, down, 5_000, days=1)
+    await admin.execute(
+        "INSERT INTO domains (id, org_id, name, status, sending, record_status) "
+        "SELECT gen_random_uuid(), $1, 'n' || n || '.test', 'verified', true, '{}' FROM generate_series(1, 1000) n",
+        tenant.org_id,
+    )
+    await admin.execute(
+        "INSERT INTO alarms (id, org_id, domain_id, domain, kind, action, text, facts) "
+        "SELECT gen_random_uuid(), org_id, id, name, 'manual', 'paused', '', '{}' FROM domains"
+    )
+    await admin.execute("ANALYZE")
+    async with store.worker() as db:
+        assert await expiry.expire(db, expiry.Lanes([down]), _ends()) == ([], None)
+        read = "SELECT pg_stat_get_xact_tuples_returned($1::text::regclass)"
+        assert await db.fetchval(read, "queue_due") >= 5_000
+        assert await db.fetchval(read, "queue_pkey") == 0

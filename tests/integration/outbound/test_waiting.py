@@ -172,6 +172,24 @@ async def test_a_hold_that_ended_by_itself_is_no_other(tenant: Tenant, store: St
     assert await _expire(store, 30 * DAY) == 1
 
 
+async def test_a_rule_that_holds_again_and_again_keeps_nothing_for_ever(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection
+) -> None:
+    """A peer that refuses us at its greeting, and means it: one mail tries it each time, and the rest would never end."""
+    await tenant.send("you@down.example")
+    site = await admin.fetchval("UPDATE sites SET failures = 3 RETURNING id")
+    async with store.worker() as db:
+        await holds.place(db, site, None, origin="operator", reason="looked at first", seconds=3600)
+    hours_pass = "UPDATE holds SET until = now() - interval '1 second', created_at = created_at - interval '5 hours'"
+    for _ in range(5):
+        await admin.execute(hours_pass)
+        assert await _expire(store, 30 * DAY) == 0
+        async with store.worker() as db:
+            assert await holds.place(db, site, None, origin="rule", reason="554 bad reputation", seconds=6 * 3600)
+    await admin.execute(hours_pass)
+    assert await _expire(store, 30 * DAY) == 1
+
+
 async def test_a_broadcast_that_a_pause_kept_for_longer_than_it_may_wait_has_a_day_for_room(
     desk: Desk, tenant: Tenant, add: Add, store: Store, ringer: Ringer, domain: UUID, admin: asyncpg.Connection
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mailcore.smtp.outcome import Line, Outcome, Result
 from mailcore.smtp.reply import Reply
 from mailcore.transport import TlsPolicy
-from outbound.rest import is_cut_off, is_down, is_turned_away
+from outbound.rest import is_cut_off, is_down, is_turned_away, of_site
 
 CLOSING = Reply(421, "later", "4.7.0")
 OPENING = (Line(1, None, "220 hi"), Line(1, "EHLO us"), Line(1, None, "250 hi"))
@@ -68,3 +68,12 @@ def test_a_connection_that_ends_behind_mail_without_a_word(lines: Sequence[Line]
     outcome = Outcome(Result.DEFERRED, Reply(451, "cut", "4.4.2"), rule=rule, conversation=tuple(lines))
     assert is_cut_off(outcome) is cut_off
     assert not is_cut_off(outcome._replace(dot_sent=True))
+
+
+@pytest.mark.parametrize("rule", ["tls-off", "closing"])
+def test_words_behind_mail_stay_with_that_mail(rule: str) -> None:
+    """The site's are read by all who send there, and these may name its sender."""
+    reply = Reply(451, "the host takes mail under TLS only (530 a@b.test: STARTTLS first)", "4.7.10")
+    down = Outcome(Result.DEFERRED, reply, rule=rule, conversation=(*OPENING, MAIL))
+    assert "a@b.test" not in of_site(down)
+    assert ("set `tls` of the way out" in of_site(down)) is (rule == "tls-off")

@@ -10,6 +10,7 @@ from mailcore.store import sites
 from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import TlsPolicy
+from mailcore.transport.outcomes import TLS_OFF as TLS_OFF_WORDS
 from outbound.bearing import STORM
 
 log = logger(__name__)
@@ -25,7 +26,7 @@ moment, which the same site may count against us."""
 PROBES = 2
 """Mails that find out together, of all processes. Where no connection comes about one pays for both."""
 TLS_OFF = "tls-off"
-"""Rule of a mail that a host refused for want of TLS where the way is to use none. The words are ours: what to set."""
+"""Rule of a mail that a host refused for want of TLS where the way is to use none."""
 TURNED_AWAY = frozenset(("closing", "greeting-refused", "ehlo-refused"))
 """Rules under which a 421 ended the session."""
 
@@ -82,12 +83,9 @@ def is_cut_off(outcome: Outcome) -> bool:
 def of_site(down: Outcome) -> str:
     """What it said, for all who send there: behind MAIL it may have named the sender of that one, and its words stay with it."""
     reply = down.reply
-    if (
-        reply is not None
-        and down.rule != TLS_OFF
-        and any(line.said and line.said.startswith("MAIL ") for line in down.conversation)
-    ):
-        reply = Reply(reply.code, "the peer closes its connections", reply.enhanced)
+    if reply is not None and any(line.said and line.said.startswith("MAIL ") for line in down.conversation):
+        words = TLS_OFF_WORDS if down.rule == TLS_OFF else "the peer closes its connections"
+        reply = Reply(reply.code, words, reply.enhanced)
     return str(reply)
 
 

@@ -16,7 +16,8 @@ from mailcore.store.session import Connection
 Origin = Literal["operator", "rule"]
 MAX_REASON = 500
 GRACE = "1 day"
-"""What was held, or paused, has so long to leave before it can expire (store.expiry): holds that are over are kept for that."""
+"""What was held, or paused, has so long to leave before it can expire (store.expiry): holds that are over are kept for that.
+A rule that holds again and again has begun with the first: it keeps mail from expiring for no longer than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Hold:
     origin: Origin
     reason: str
     created_at: datetime
+    """Of a rule's: of the first of those that followed one another within GRACE."""
 
 
 async def place(
@@ -54,7 +56,8 @@ INSERT INTO holds AS h (id, site_id, org_id, until, origin, reason)
 SELECT $1, $2, $3, now() + make_interval(secs => $4::float8), $5, $6
 WHERE $3::uuid IS NULL OR EXISTS (SELECT FROM organizations o WHERE o.id = $3)
 ON CONFLICT (site_id, org_id) DO UPDATE
-  SET until = excluded.until, origin = excluded.origin, reason = excluded.reason, created_at = now()
+  SET until = excluded.until, origin = excluded.origin, reason = excluded.reason,
+      created_at = CASE WHEN h.origin = 'rule' AND excluded.origin = 'rule' THEN h.created_at ELSE now() END
   WHERE excluded.origin = 'operator' OR h.until <= now() OR h.until < excluded.until AND h.origin = 'rule'
 RETURNING {_COLUMNS}
 """
