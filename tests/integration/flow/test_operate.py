@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from integration.outbound.harness import until
 from mailcore.blob.local import LocalBlobs
 from mailcore.flow import operate
 from mailcore.flow.operate import Told
@@ -103,6 +104,25 @@ async def test_bounce_by_query_ends_them_with_the_operators_words(
     assert {row["recipients"][0] for row in bounced} == {"a@one.test", "b@one.test"}
     assert "decommissioned" in bounced[0]["detail"]["bounce"]["message"]
     assert await admin.fetchval("SELECT count(*) FROM suppressions") == 0
+
+
+async def test_what_moves_while_an_order_waits_for_a_lock_is_ended_too(
+    store: Store, ringer: Ringer, admin: asyncpg.Connection, mails: dict[str, UUID]
+) -> None:
+    """Else it would be told of as bounced, and leave."""
+    async with store.worker() as db:
+        await db.execute("UPDATE deliveries SET last_event = 'opened' WHERE email_id = $1", mails["now"])
+        order = asyncio.create_task(_order(store, ringer, "bounce", Query(domain="one.test")))
+        blocked = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        await until(lambda: admin.fetchval(blocked), "the order waits for a delivery that is just being opened")
+        await admin.execute(
+            "UPDATE queue SET due_at = due_at - interval '1 hour' WHERE email_id = $1", mails["deferred"]
+        )
+    await order
+    bounced = await admin.fetch("SELECT email_id FROM deliveries WHERE state = 'bounced'")
+    assert {row["email_id"] for row in bounced} == {mails["now"], mails["deferred"]}
+    queued = await admin.fetch("SELECT email_id FROM queue")
+    assert {row["email_id"] for row in queued} == {mails["other"], mails["scheduled"]}
 
 
 async def test_purge_takes_them_away_without_a_word_to_the_sender(

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from integration.outbound.harness import Tenant
+from integration.outbound.harness import Tenant, until
 from mailcore.flow import settle as door
 from mailcore.flow.settle import Attempt
 from mailcore.kit.ids import uuid7
@@ -23,6 +23,7 @@ from mailcore.store.session import Store
 
 SCHEDULE = [60.0, 300.0]
 DELIVERED = Outcome(Result.DELIVERED, Reply(250, "ok", "2.0.0"), "mx.test", "192.0.2.1", dot_sent=True)
+BLOCKED = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
 DEFERRED = Outcome(Result.DEFERRED, Reply(451, "later", "4.2.0"), "mx.test")
 
 
@@ -326,6 +327,24 @@ async def test_after_the_dot_the_retry_is_marked(
     await door.settle(store, [_attempt(again)])
     assert (await tenant.attempts(email_id))[-1]["possible_duplicate"]
     assert (await tenant.events(email_id))[-1]["detail"] == {"possible_duplicate": True}
+
+
+async def test_a_mark_that_comes_while_its_worker_is_buried_is_heard(
+    tenant: Tenant, store: Store, admin: asyncpg.Connection, worker: int
+) -> None:
+    """The worker was only slow: its row moves between the sweep's first sight of it and the lock."""
+    email_id = await tenant.send("you@example.com")
+    (row,) = await _claim(store, worker, await _lanes(admin))
+    await _die(admin, worker)
+    async with store.worker() as late:
+        await late.execute("UPDATE queue SET dot_sent = true WHERE email_id = $1", row.email_id)
+        sweeping = asyncio.create_task(door.sweep(store, "outbound", 20))
+        await until(lambda: admin.fetchval(BLOCKED), "the sweep waits for the row")
+    (back,) = await sweeping
+    assert back.possible_duplicate
+    stored = await tenant.queued(email_id)
+    assert stored is not None and (stored["worker"], stored["possible_duplicate"]) == (None, True)
+    assert await door.sweep(store, "outbound", 20) == []
 
 
 async def test_a_lease_older_than_the_server_counts_as_sent(

@@ -38,18 +38,17 @@ async def late(db: Connection, start: UUID | None, end: UUID, before: datetime) 
     """
     await by_index(db)
     rows = await db.fetch(_LATE, start or UUID(int=0), end, before, BATCH, PLANNED)
-    if not rows:
-        return Batch([], None)
     late = [row for row in rows if row["recipient"] is not None]
     words = await why(db, [(row["waits_for"], row["turn"]) for row in late if row["waits_for"] is not None])
     told = [
         Late(row["email_id"], row["n"], row["org_id"], row["recipient"], words.get((row["waits_for"], row["turn"])))
         for row in late
     ]
-    last = max(row["email_id"] for row in rows)
-    if len(rows) < BATCH:
+    looked = rows[0]
+    if looked["rows"] < BATCH:
         return Batch(told, None)
-    return Batch(told, UUID(int=last.int + 1) if all(row["email_id"] == last for row in rows) else last)
+    last: UUID = looked["last"]
+    return Batch(told, UUID(int=last.int + 1) if looked["first"] == last else last)
 
 
 # the last email of a batch may have more rows: it is looked at again, and those that were told are no news. Only news is locked:
@@ -75,6 +74,7 @@ WITH waiting AS MATERIALIZED (
     AND d.state IN ('queued', 'scheduled') AND d.last_event NOT IN ('delivery_delayed', 'opened', 'clicked')
   RETURNING d.email_id, d.n, d.org_id, d.recipient, free.waits_for, free.turn
 )
-SELECT waiting.email_id, waiting.n, told.waits_for, told.turn, told.org_id, told.recipient
-FROM waiting LEFT JOIN told ON told.email_id = waiting.email_id AND told.n = waiting.n
+SELECT looked.*, told.*
+FROM (SELECT count(*) AS rows, min(email_id::text)::uuid AS first, max(email_id::text)::uuid AS last FROM waiting) looked
+LEFT JOIN told ON true
 """

@@ -197,15 +197,14 @@ _NOT_PAUSED = f"""NOT EXISTS (
       WHERE d.id = e.domain_id AND a.action = 'paused' AND (a.ended_at IS NULL OR a.ended_at > now() - interval '{GRACE}'))"""
 
 
-# a row that moved between the snapshot and its lock is locked in its new version, which the snapshot does not see: it is not
-# deleted, and so not told of
+# a row that moved before it was locked has a ctid that the statement does not see: it is met by its key
 def _expire(open_: str, old: str) -> str:
     return f"""
 WITH open AS MATERIALIZED ({open_}
-), old AS MATERIALIZED ({old}
+), ended AS MATERIALIZED ({old}
 ), gone AS (
-  DELETE FROM queue q USING old WHERE q.ctid = old.ctid
-  RETURNING old.*
+  DELETE FROM queue q USING ended WHERE q.email_id = ended.email_id AND q.n = ended.n
+  RETURNING ended.*
 ), moved AS (
   UPDATE deliveries d SET state = 'expired', last_event = 'bounced', last_event_at = now()
   FROM gone WHERE d.email_id = gone.email_id AND d.n = gone.n
@@ -215,7 +214,7 @@ SELECT email_id, n, org_id, recipient, last_reply, waits_for, turn, attempt, due
 """
 
 
-_COLUMNS = "q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.turn, q.due_at"
+_COLUMNS = "q.email_id, q.n, q.org_id, q.attempt, q.turn, q.due_at"
 _OF_LANES = _expire(
     f"""
   SELECT lane.place, l.id, l.class, s.last_reply

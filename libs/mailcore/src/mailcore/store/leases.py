@@ -91,26 +91,27 @@ async def take_back(db: Connection, dead: Sequence[int]) -> list[TakenBack]:
     return [TakenBack(*row) for row in rows]
 
 
+# A row that moved before it was locked, as a mark came late, has a ctid that this statement does not see: it is met by its key.
 # pg_stat_bgwriter.stats_reset: set anew by a crash recovery under a postmaster that goes on, which its start time does not show
 _TAKE_BACK = """
 WITH began AS MATERIALIZED (
   SELECT greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_bgwriter)) AS at
 ), leased AS MATERIALIZED (
-  SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.worker, q.crashes, q.dot_sent,
+  SELECT q.email_id, q.n, q.org_id, q.attempt, q.worker, q.crashes, q.dot_sent,
          q.dot_sent OR q.leased_at < began.at AS unsure, q.possible_duplicate AS before
   FROM queue q CROSS JOIN began WHERE q.worker = ANY ($1::bigint[])
   FOR UPDATE OF q
 ), held AS MATERIALIZED (
-  SELECT ctid, email_id, n, org_id, attempt, unsure, before,
+  SELECT email_id, n, org_id, attempt, unsure, before,
          CASE WHEN crashes > 0 AND dot_sent AND bool_or(crashes > 0 AND NOT dot_sent) OVER (PARTITION BY worker) THEN crashes
               ELSE crashes + 1 END AS crashes
   FROM leased
 ), gone AS (
-  DELETE FROM queue q USING held WHERE q.ctid = held.ctid AND held.crashes >= $2
+  DELETE FROM queue q USING held WHERE q.email_id = held.email_id AND q.n = held.n AND held.crashes >= $2
 ), again AS (
   UPDATE queue q SET worker = NULL, leased_at = NULL, dot_sent = false, due_at = now(), crashes = held.crashes,
                      possible_duplicate = held.before OR held.unsure
-  FROM held WHERE q.ctid = held.ctid AND held.crashes < $2
+  FROM held WHERE q.email_id = held.email_id AND q.n = held.n AND held.crashes < $2
 ), moved AS (
   UPDATE deliveries d
   SET possible_duplicate = d.possible_duplicate OR held.unsure,

@@ -170,8 +170,9 @@ _LANES_OF_EMAIL = f"SELECT DISTINCT step.lane_id FROM (SELECT lane_id FROM queue
 
 # $2 submitted before (as an id), $3 sender's domain, $4 recipient, $5 email, $6 scheduled mail too.
 # Mail that waits for its time is due in the future and was never begun; nothing else is both, but for what waits for room.
+# What is locked is met again by its key: a row that moved before it was locked has a ctid that the statement does not see.
 _ROWS = """
-SELECT q.ctid, q.email_id, q.n, q.org_id, q.attempt, q.due_at, q.lane_id FROM queue q
+SELECT q.email_id, q.n, q.org_id, q.attempt, q.due_at, q.lane_id FROM queue q
 WHERE q.lane_id = {lane} AND q.worker IS NULL AND q.crashes = 0
   AND ($2::uuid IS NULL OR q.email_id < $2)
   AND ($5::uuid IS NULL OR q.email_id = $5)
@@ -259,7 +260,8 @@ async def flush(db: Connection, lane: int, query: Query) -> int:
 
 _FLUSH = f"""
 WITH picked AS MATERIALIZED ({_ROWS.format(lane="$1::bigint")} AND q.due_at > now() LIMIT $7 FOR UPDATE OF q SKIP LOCKED),
-moved AS (UPDATE queue q SET due_at = now(), waits_for = NULL, turn = NULL FROM picked WHERE q.ctid = picked.ctid RETURNING 1)
+moved AS (UPDATE queue q SET due_at = now(), waits_for = NULL, turn = NULL FROM picked
+  WHERE q.email_id = picked.email_id AND q.n = picked.n RETURNING 1)
 SELECT count(*) FROM moved
 """
 
@@ -280,7 +282,7 @@ async def end(db: Connection, lane: int, query: Query, *, verb: Literal["bounce"
 
 _END = f"""
 WITH picked AS MATERIALIZED ({_ROWS.format(lane="$1::bigint")} LIMIT $7 FOR UPDATE OF q SKIP LOCKED),
-gone AS (DELETE FROM queue q USING picked WHERE q.ctid = picked.ctid),
+gone AS (DELETE FROM queue q USING picked WHERE q.email_id = picked.email_id AND q.n = picked.n),
 moved AS (
   UPDATE deliveries d SET state = $8, last_event = $9, last_event_at = now()
   FROM picked WHERE d.email_id = picked.email_id AND d.n = picked.n
@@ -337,7 +339,7 @@ WITH target AS MATERIALIZED (
   UPDATE queue q
   SET lane_id = target.id, due_at = CASE WHEN q.attempt > 0 OR q.waits_for IS NOT NULL THEN now() ELSE q.due_at END,
       waits_for = NULL, turn = NULL
-  FROM picked, target WHERE q.ctid = picked.ctid RETURNING 1
+  FROM picked, target WHERE q.email_id = picked.email_id AND q.n = picked.n RETURNING 1
 )
 SELECT count(*) FROM moved
 """
