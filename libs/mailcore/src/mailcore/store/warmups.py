@@ -97,7 +97,7 @@ async def report(db: Connection, counts: Sequence[tuple[UUID, date, Count]]) -> 
 _COUNTED = ("attempts", "delivered", "deferred", "blocked", "bounced", "returned", "last_words")
 _REPORT = """
 WITH told AS MATERIALIZED (
-  SELECT d.ctid, t.* FROM warmup_days d
+  SELECT t.* FROM warmup_days d
   JOIN unnest($1::uuid[], $2::date[], $3::integer[], $4::integer[], $5::integer[], $6::integer[], $7::integer[], $8::integer[],
               $9::text[])
     AS t (id, on_day, attempts, delivered, deferred, blocked, bounced, returned, words)
