@@ -4,6 +4,7 @@ import pytest
 
 from postroom.console import CannotStart
 from postroom.local.defaults import Mode, of_mode
+from postroom.local.devfile import keep_settings, settings_of
 from postroom.local.folder import Folder, Secrets
 from postroom.local.ports import Ports
 from postroom.settings import given
@@ -58,3 +59,11 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="cannot be read"):
         given({"POSTROOM_CONFIG": str(tmp_path / "none.yml")})
+
+
+def test_what_the_file_sets_to_nothing_is_nothing_for_the_doctor_too(tmp_path: Path) -> None:
+    file = tmp_path / "postroom.yml"
+    file.write_text("dns:\n  trust_ad: null\n  timeout_seconds: 2\noutbound:\n  route: mx\n")
+    known = given({"POSTROOM_CONFIG": str(file)})
+    keep_settings(Folder(tmp_path), {**known.over({"POSTROOM_DNS__TRUST_AD": "true"}), **known.values})
+    assert settings_of(tmp_path) == {"POSTROOM_DNS__TIMEOUT_SECONDS": "2", "POSTROOM_OUTBOUND__ROUTE": "mx"}

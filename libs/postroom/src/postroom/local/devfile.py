@@ -55,10 +55,14 @@ def settings_of(data: Path) -> dict[str, str]:
 
 
 def keep_settings(folder: Folder, settings: Mapping[str, str]) -> None:
-    """For `settings_of`. How a process logs is its own matter, and the YAML file's settings are among these."""
+    """For `settings_of`. How a process logs is its own matter, and the YAML file's settings are among these: those that are null
+    there are left out, for the environment has no such value."""
     kept = {
         name: value
         for name, value in settings.items()
-        if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}LOG__") and name != f"{PREFIX}CONFIG"
+        if name.startswith(PREFIX)
+        and not name.startswith(f"{PREFIX}LOG__")
+        and name != f"{PREFIX}CONFIG"
+        and value != "null"
     }
     write_private(folder.settings, (json.dumps(kept, indent=2) + "\n").encode())
