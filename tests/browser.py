@@ -104,8 +104,11 @@ class Browser:
             await process.wait()
             server.close()
 
-    async def show(self, documents: Sequence[str], *, sandbox: str | None = None, csp: str | None = None) -> Seen:
-        """`sandbox`: of the frames, None: none; `csp`: with which the documents are served."""
+    async def show(
+        self, documents: Sequence[str], *, sandbox: str | None = None, csp: str | None = None, dialogs: int = 0
+    ) -> Seen:
+        """`sandbox`: of the frames, None: none; `csp`: with which the documents are served; `dialogs`: so many are waited for, a
+        minute at most (TimeoutError)."""
         self._seen, known = Seen(), len(self._proxy.others)
         for first in range(0, len(documents), AT_ONCE):
             some = list(enumerate(documents))[first : first + AT_ONCE]
@@ -116,6 +119,8 @@ class Browser:
             async with asyncio.timeout(60):
                 await self._open(f"http://{HOST}/all")
                 await asyncio.sleep(0.15)  # what loads or runs a moment later
+                while len(self._seen.dialogs) < dialogs:
+                    await asyncio.sleep(0.05)
                 await self._open("about:blank")
         # what it does ahead of a request is heard by the proxy alone
         self._seen.requests += [(-1, url) for url in self._proxy.others[known:]]
