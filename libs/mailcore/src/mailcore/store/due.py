@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
+from mailcore.store.lanes import LANES_WITH_ROWS
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 from mailcore.store.ways import TAKEN, TAKEN_COLUMNS, Taken, taken
@@ -55,18 +56,6 @@ NOT_HELD = """NOT EXISTS (
   AND NOT EXISTS (
     SELECT FROM holds h WHERE h.site_id IS NULL AND (h.org_id = l.org_id OR h.org_id IS NULL)
       AND (h.until IS NULL OR h.until > now()))"""
-# queue_due holds only rows that are free and no suspects, by (lane_id, due_at): each step lands on the next lane's first row
-EVERY_LANE = """
-WITH RECURSIVE step AS (
-  (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
-  UNION ALL
-  SELECT following.lane_id, following.due_at
-  FROM step CROSS JOIN LATERAL (
-    SELECT q.lane_id, q.due_at FROM queue q
-    WHERE q.lane_id > step.lane_id AND q.worker IS NULL AND q.crashes = 0
-    ORDER BY q.lane_id, q.due_at LIMIT 1
-  ) following
-)"""
 _THESE_LANES = """
 WITH step AS (
   SELECT first.lane_id, first.due_at
@@ -89,7 +78,7 @@ WHERE step.due_at <= now() AND (s.suspended_until IS NULL OR s.suspended_until <
 ORDER BY row_number() OVER (PARTITION BY org_id ORDER BY turn, class, due_at), due_at
 LIMIT $1
 """
-_DUE_LANES, _DUE_OF = EVERY_LANE + _DUE, _THESE_LANES + _DUE
+_DUE_LANES, _DUE_OF = LANES_WITH_ROWS + _DUE, _THESE_LANES + _DUE
 
 
 async def peek_suspect(db: Connection, busy: Sequence[int] = ()) -> DueLane | None:

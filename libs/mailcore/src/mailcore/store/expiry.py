@@ -18,8 +18,8 @@ from typing import Any
 from uuid import UUID
 
 from mailcore.kit.ids import lower_bound
-from mailcore.store.due import EVERY_LANE
 from mailcore.store.holds import GRACE
+from mailcore.store.lanes import LANES_WITH_ROWS
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 from mailcore.store.waiting import OTHERS_TURN, PAUSED_TURN, TRANSACTIONAL_TURN, YIELDED_TURN, why
@@ -94,13 +94,13 @@ _DOWN = f"(taken.off OR s.failures > 0 AND (s.heard_at IS NULL OR s.heard_at < n
 _SITE = f"""JOIN recipient_domains r ON r.domain = l.domain
   {TAKEN}"""
 _LANES = f"""
-{EVERY_LANE}
+{LANES_WITH_ROWS}
 SELECT l.id FROM step JOIN lanes l ON l.id = step.lane_id
   {_SITE}
 WHERE step.due_at <= now() AND {_DOWN} AND {_NOT_HELD}
 ORDER BY l.id
 """
-# as EVERY_LANE: each step lands on the first row of the next
+# as LANES_WITH_ROWS: each step lands on the first row of the next
 _WAITED_FOR = f"""
 WITH RECURSIVE step AS (
   (SELECT waits_for, turn, org_id FROM queue WHERE waits_for IS NOT NULL AND worker IS NULL

@@ -11,6 +11,19 @@ from mailcore.store.session import Connection
 LaneKey: TypeAlias = tuple[UUID, str, int, int]
 """Organization, recipient domain, class (0 transactional, 1 broadcast), route (0 none; `routes_out.lane_route`, below zero for mail
 with REQUIRETLS)."""
+# `step`: of each lane with rows that are free and no suspects its id and when the first is due. queue_due holds only such rows, by
+# (lane_id, due_at): each step lands on the next lane's first row (loose index scan). For statements `by_index`
+LANES_WITH_ROWS = """
+WITH RECURSIVE step AS (
+  (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
+  UNION ALL
+  SELECT following.lane_id, following.due_at
+  FROM step CROSS JOIN LATERAL (
+    SELECT q.lane_id, q.due_at FROM queue q
+    WHERE q.lane_id > step.lane_id AND q.worker IS NULL AND q.crashes = 0
+    ORDER BY q.lane_id, q.due_at LIMIT 1
+  ) following
+)"""
 
 
 async def ensure(db: Connection, keys: Collection[LaneKey]) -> dict[LaneKey, int]:

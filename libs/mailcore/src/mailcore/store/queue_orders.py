@@ -14,9 +14,9 @@ from uuid import UUID
 import asyncpg
 
 from mailcore.kit.ids import lower_bound, uuid7
+from mailcore.store.lanes import LANES_WITH_ROWS
 from mailcore.store.pages import Page, Slice, fetch
 from mailcore.store.session import Connection
-from mailcore.store.site_list import LANES_WITH_ROWS
 from mailcore.store.ways import TAKEN, add_route, known
 
 BATCH = 500

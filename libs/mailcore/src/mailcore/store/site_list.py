@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from mailcore.store.lanes import LANES_WITH_ROWS
 from mailcore.store.plans import by_index
 from mailcore.store.session import Connection
 from mailcore.store.ways import TAKEN
@@ -123,19 +124,6 @@ async def depths(db: Connection) -> dict[int, Depth]:
     return {row["site_id"]: Depth(row["waiting"], row["at_least"], row["lanes"], row["oldest_due"]) for row in rows}
 
 
-# as store.due.due_lanes: each step lands on the first row of the next lane that has one
-LANES_WITH_ROWS = """
-WITH RECURSIVE step AS (
-  (SELECT lane_id, due_at FROM queue WHERE worker IS NULL AND crashes = 0 ORDER BY lane_id, due_at LIMIT 1)
-  UNION ALL
-  SELECT following.lane_id, following.due_at
-  FROM step CROSS JOIN LATERAL (
-    SELECT q.lane_id, q.due_at FROM queue q
-    WHERE q.lane_id > step.lane_id AND q.worker IS NULL AND q.crashes = 0
-    ORDER BY q.lane_id, q.due_at LIMIT 1
-  ) following
-)
-"""
 _DEPTHS = f"""
 {LANES_WITH_ROWS}
 SELECT s.id AS site_id, sum(least(lane.found, $1))::bigint AS waiting, bool_or(lane.found > $1) AS at_least, count(*) AS lanes,
