@@ -58,19 +58,6 @@ async def test_a_lone_mail_does_not_ask_in_one_breath(tenant: Tenant, outbound: 
         assert len(sink.commands("MAIL")) == 1
 
 
-async def test_nor_does_a_suspect(tenant: Tenant, outbound: Any, admin: asyncpg.Connection) -> None:
-    """Which goes alone, whatever else there is."""
-    mail = Step("421 4.3.2 going down\r\n", cut=True)
-    email_id = await tenant.send("a@example.com")
-    await admin.execute("UPDATE queue SET crashes = 1")
-    async with SmtpServer({"mail": mail}) as sink, outbound(sink, Paces(again_first=600.0), retry_schedule=[3600]):
-        await until(lambda: tenant.attempts(email_id), "turned away")
-        await asyncio.sleep(0.3)
-        assert len(sink.commands("MAIL")) == 1
-    row = await tenant.queued(email_id)
-    assert row is not None and (row["worker"], row["attempt"], row["crashes"]) == (None, 0, 1), "it went back"
-
-
 async def test_one_that_is_always_turned_away_pays_and_the_others_go_on(
     tenant: Tenant, outbound: Any, make_domain: Any
 ) -> None:

@@ -139,10 +139,9 @@ class SiteRun:
             await self._finish()
 
     async def deliver(self, rows: Sequence[Leased], lane: DueLane) -> None:
-        """Just these, of that lane: for a suspect, which goes alone; not at once where the site has just refused."""
+        """Just these, of that lane: for a suspect, which goes alone."""
         self.closed = True
         self._lanes.know(lane)
-        await self._pause(self._office.rests.again(self._share.window.in_row))
         self._begin(rows)
         await self._finish()
 
