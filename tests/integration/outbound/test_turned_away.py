@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import asyncpg
@@ -44,18 +43,6 @@ async def test_it_is_due_again_at_once_and_says_why(
     assert (counted["attempt"], counted["outcome"]) == (1, "delivered")
     assert [event["type"] for event in await tenant.events(email_id)] == ["email.sent", "email.delivered"]
     assert await admin.fetchval("SELECT failures FROM sites WHERE key LIKE 'catch:%'") == 0
-
-
-async def test_a_lone_mail_does_not_ask_in_one_breath(tenant: Tenant, outbound: Any) -> None:
-    mail = Step("421 4.3.2 going down\r\n", cut=True)
-    async with SmtpServer({"mail": mail}) as sink, outbound(sink, Paces(again_first=600.0), retry_schedule=[3600]):
-        email_id = await tenant.send("a@example.com")
-        await until(lambda: tenant.attempts(email_id), "turned away")
-        await until(lambda: _free(tenant, email_id), "given back")
-        row = await tenant.queued(email_id)
-        await asyncio.sleep(0.3)
-        assert await tenant.queued(email_id) == row, "it is due, and waits"
-        assert len(sink.commands("MAIL")) == 1
 
 
 async def test_one_that_is_always_turned_away_pays_and_the_others_go_on(

@@ -57,11 +57,6 @@ class Window:
         return self._value < self.most
 
     @property
-    def in_row(self) -> int:
-        """Refusals since it last dealt with a mail."""
-        return self._in_row
-
-    @property
     def storm(self) -> bool:
         """It refuses, whatever we ask."""
         return self._in_row >= STORM

@@ -122,8 +122,6 @@ class SiteRun:
             while not self.ending():
                 if self._unattempted or self._turned_away:
                     await self._release()
-                    if not self._under_way:
-                        await self._pause(self._office.rests.again(self._share.window.in_row))
                 wanted = self._wanted()
                 if self._lanes and wanted:
                     self._ahead.claimed()
@@ -150,19 +148,14 @@ class SiteRun:
         gone = share.closed or office.draining or not office.lease.alive
         return gone or self._down is not None or self._outlets.broken or time.monotonic() > self._until
 
-    async def _change(self, seconds: float = 1.0) -> None:
+    async def _change(self) -> None:
         self._changed.clear()
         # also looks up by itself: the rate decides how much may be under way
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(1.0):
                 await self._changed.wait()
         except TimeoutError:
             pass
-
-    async def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while not self.ending() and (left := until - time.monotonic()) > 0:
-            await self._change(min(left, 1.0))
 
     def _wanted(self) -> int:
         """Rows to claim now; 0 while enough is under way."""

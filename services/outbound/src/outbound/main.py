@@ -176,7 +176,7 @@ async def start(
         verp=Verp(keyring.derive("verp")),
         retries=retries,
         shares=shares,
-        rests=Rests(store, busy_first=paces.busy_first, busy_longest=paces.busy_longest, again_first=paces.again_first),
+        rests=Rests(store, busy_first=paces.busy_first, busy_longest=paces.busy_longest),
         sources=sources,
         memory=memory(own.memory_bytes),
         tls_results=tls_results,

@@ -15,7 +15,6 @@ class Paces:
     beat: float = site_shares.BEAT_SECONDS
     busy_first: float = rest.BUSY_FIRST
     busy_longest: float = rest.BUSY_LONGEST
-    again_first: float = rest.AGAIN_FIRST
     sources_tick: float = sources.TICK_SECONDS
     tls_flush: float = tls_chores.FLUSH_SECONDS
     keys_ttl: float = signer.TTL_SECONDS

@@ -11,7 +11,6 @@ from mailcore.store.session import Store
 from mailcore.store.sites import Site
 from mailcore.transport import TlsPolicy
 from mailcore.transport.outcomes import TLS_OFF as TLS_OFF_WORDS
-from outbound.bearing import STORM
 
 log = logger(__name__)
 
@@ -20,9 +19,6 @@ REST_FIRST, REST_LONGEST = 30.0, 900.0
 BUSY_FIRST, BUSY_LONGEST, BUSY_GROWTH = 2.0, 60.0, 1.25
 """The same for one that is there and says 421 (RFC 5321 §3.8), each rest a quarter longer than the one before: whenever it is over,
 that is found out within a quarter of the time it lasted."""
-AGAIN_FIRST, AGAIN_LONGEST = 0.05, 1.0
-"""Seconds before it is asked again where nothing else is under way, doubling to the longest: else one mail would ask ten times in a
-moment, which the same site may count against us."""
 PROBES = 2
 """Mails that find out together, of all processes. Where no connection comes about one pays for both."""
 TLS_OFF = "tls-off"
@@ -90,25 +86,11 @@ def of_site(down: Outcome) -> str:
 
 
 class Rests:
-    """Begun and ended in the database, for all processes. `busy_first`, `busy_longest`, and before the first rest `again_first`:
-    of a site that says 421, in seconds."""
+    """Begun and ended in the database, for all processes. `busy_first`, `busy_longest`: of a site that says 421, in seconds."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        busy_first: float = BUSY_FIRST,
-        busy_longest: float = BUSY_LONGEST,
-        again_first: float = AGAIN_FIRST,
-    ) -> None:
+    def __init__(self, store: Store, *, busy_first: float = BUSY_FIRST, busy_longest: float = BUSY_LONGEST) -> None:
         self._store = store
         self._busy = (busy_first, busy_longest, BUSY_GROWTH)
-        self._again_first = again_first
-
-    def again(self, refusals: int) -> float:
-        """Seconds before a site is asked again after so many refusals in a row."""
-        longest = max(AGAIN_LONGEST, self._again_first)
-        return min(longest, self._again_first * 2 ** (min(refusals, STORM) - 1)) if refusals else 0.0
 
     async def begin(self, site: Site, down: Outcome) -> None:
         """Written before anything else is tried there: so one mail pays for it."""
