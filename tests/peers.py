@@ -5,6 +5,7 @@ With POSTROOM_TEST_REQUIRE_PEERS=1 it fails instead.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -26,7 +27,25 @@ def peer(program: str) -> str:
     pytest.skip(f"{program} is not installed: make peers")
 
 
+_FIRST, _COUNT = 3_000, 9_000
+"""Away from those that the kernel gives to whoever connects, or a test would meet a stranger on them, or itself."""
+_offered = itertools.count(os.getpid() * 53)
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """One that nobody listens on, offered once. Tests that run beside each other begin at places of their own."""
+    for offered in itertools.islice(_offered, _COUNT):
+        if is_free(port := _FIRST + offered % _COUNT):
+            return port
+    raise AssertionError("no free port")
+
+
+def is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True

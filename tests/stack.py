@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from mailcore.blob.caught import Caught, list_caught, read_raw
+from peers import is_free
 
 T = TypeVar("T")
 SPAN = 60  # ports from the base on that a stack may use
@@ -32,22 +32,11 @@ SPAN = 60  # ports from the base on that a stack may use
 def free_base(after: int = 0) -> int:
     """A base from which on all ports of a stack are free just now, away from those that the kernel gives out by itself. `after`:
     another one that is about to be used."""
-    step = os.getpid() % 97
-    for base in range(12_000 + step * 2 * SPAN // 2, 32_000, SPAN):
-        if base > after and all(_is_free(base + offset) for offset in range(SPAN)):
+    first = 12_000 + os.getpid() % 16 * 20 * SPAN  # room for twenty before those of a test that runs beside this one
+    for base in range(first, 32_000, SPAN):
+        if base > after and all(is_free(base + offset) for offset in range(SPAN)):
             return base
     raise AssertionError("no free range of ports")
-
-
-def _is_free(port: int) -> bool:
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-    return True
 
 
 def wait_for(check: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:

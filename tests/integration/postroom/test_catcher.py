@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from mailcore.blob.caught import list_caught, read_raw
+from peers import free_port
 from postroom.local import tls
 from postroom.local.catcher import SLOW_SECONDS
 from stack import wait_for
@@ -52,12 +53,6 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -14,14 +14,13 @@ import dns.rcode
 import pytest
 
 from mailcore.dns.lab import put_zone
+from peers import free_port
 from stack import wait_for
 
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "-m", "postroom.local.dns", "--listen", f"127.0.0.1:{port}", "--dir", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 

@@ -28,7 +28,8 @@ from mailcore.store.session import Store
 
 from .harness import FACTS, TO, Desk, MakeDesk, mail
 
-SPAM, VIRUS, DOUBT = b"buy now", b"a worm", b"perhaps"
+SPAM, VIRUS, DOUBT, DUBIOUS = b"buy now", b"a worm", b"perhaps so", b" too good"
+"""With a space: an id never holds them."""
 
 
 def spam_filter() -> NullScanner:
@@ -48,7 +49,7 @@ def virus_scanner() -> NullScanner:
 
 
 def opinion() -> NullScanner:
-    return NullScanner({b"bad": Finding("ai", Verdict.SPAM, 9.0)}, name="ai", kind=Kind.OPINION)
+    return NullScanner({DUBIOUS: Finding("ai", Verdict.SPAM, 9.0)}, name="ai", kind=Kind.OPINION)
 
 
 # ---- what a domain wants ---------------------------------------------------------------------------------------------
@@ -175,7 +176,7 @@ async def test_b46_matrix(make_desk: MakeDesk, first: str, said: str, fails: str
     spamd, ai = spam_filter(), opinion()
     desk = make_desk(spamd, ai, opens=(spamd, ai) if fails == "open" else (ai,))
     spamd.away, ai.away = first == "away", said == "nothing"
-    text = (DOUBT if first == "unsure" else b"Hello") + (b" bad" if said == "spam" else b"")
+    text = (DOUBT if first == "unsure" else b"Hello") + (DUBIOUS if said == "spam" else b"")
     id_ = await desk.deliver(mail(text))
     asked = len(ai.scanned)
     assert asked == (0 if first == "ham" else 1)
