@@ -43,14 +43,16 @@ def _learning(folder: Path, server: str) -> tuple[Daemon, int]:
     port, controller = free_port(), free_port()
     (folder / "tld.dat").write_text("com\norg\ntest\nexample\n")
     (folder / "rspamd.conf").write_text(
-        f'options {{ url_tld = "{folder}/tld.dat"; filters = "chartable"; disable_hyperscan = true; tempdir = "{folder}"; task_timeout = 60s;\n'
+        f'options {{ url_tld = "{folder}/tld.dat"; filters = "chartable"; disable_hyperscan = true; tempdir = "{folder}";\n'
+        "  task_timeout = 60s;\n"
         '  dns { nameserver = ["127.0.0.1:9"]; timeout = 0.3s; retransmits = 1; } }\n'
         'logging { type = "console"; level = "notice"; }\n'
         "actions { reject = 15; add_header = 6; greylist = 4; }\n"
         f'worker "normal" {{ bind_socket = "127.0.0.1:{port}"; count = 1; }}\n'
         f'worker "controller" {{ bind_socket = "127.0.0.1:{controller}"; count = 1; password = "q1"; secure_ip = "127.0.0.1"; }}\n'
         'classifier "bayes" { tokenizer { name = "osb"; } backend = "redis"; min_learns = 2; min_tokens = 1;\n'
-        f'  servers = "{redis.hostname}:{redis.port}"; password = "{redis.password}"; db = "1"; timeout = 30s; cache {{ type = "redis"; }}\n'
+        f'  servers = "{redis.hostname}:{redis.port}"; password = "{redis.password}"; db = "1"; cache {{ type = "redis"; }}\n'
+        "  timeout = 30s;\n"
         '  statfile { symbol = "BAYES_HAM"; spam = false; }\n'
         '  statfile { symbol = "BAYES_SPAM"; spam = true; } }\n'
     )

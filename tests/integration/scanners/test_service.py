@@ -82,7 +82,12 @@ async def test_c6_the_service_waits_for_clamd_and_goes_on_when_it_is_back(
                     return found
                 await asyncio.sleep(0.05)
 
-    scanners = {"spamd": f"127.0.0.1:{spamd.port}", "clamd": f"127.0.0.1:{clamd.port}", "again_seconds": 0.2, "spamd_seconds": 60}
+    scanners = {
+        "spamd": f"127.0.0.1:{spamd.port}",
+        "clamd": f"127.0.0.1:{clamd.port}",
+        "again_seconds": 0.2,
+        "spamd_seconds": 60,
+    }
     async with running(
         database={"url": database_url},
         redis={"url": redis_url, "timeout_seconds": 1},
