@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ from mailcore.mailauth.dkim.keys import generate_rsa
 from mailcore.store import sources
 from mailcore.store.health import Finding, findings
 from mailcore.store.session import Store
+from mailcore.transport.probe import Probe, probe
 from peers import free_port
 
 IP = "127.0.0.1"
@@ -320,7 +321,11 @@ async def test_a_port_that_nobody_answers_on(mx: SmtpServer) -> None:
     ids=["refuses", "cuts", "silent", "long", "endless", "nonsense"],
 )
 async def test_a_server_that_does_not_greet(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks, "SECONDS", 2.0)
+    def soon(*where: Any, **how: Any) -> Awaitable[Probe]:
+        """The server is given up before the check is."""
+        return probe(*where, **{**how, "seconds": 1.0})
+
+    monkeypatch.setattr(health_checks, "probe", soon)
     async with SmtpServer(script) as server:
         assert (await examined(scene(server)))["port-in"].status == "wrong"
 
