@@ -71,16 +71,20 @@ def start(
     process = subprocess.Popen(
         [str(BINARY), "-F", "-c", str(folder / "dovecot.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", ports[0]), 1) as sock:
-                assert sock.recv(64).startswith(b"* OK")
-                return Dovecot(ports[0], ports[1], folder, ports[2] if LMTP.exists() else 0), process
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "Dovecot does not start"
-            time.sleep(0.05)
+    deadline = time.monotonic() + 60
+    while not _greets(ports[0]):
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, "Dovecot does not start"
+        time.sleep(0.05)
+    return Dovecot(ports[0], ports[1], folder, ports[2] if LMTP.exists() else 0), process
+
+
+def _greets(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+            return sock.recv(64).startswith(b"* OK")
+    except OSError:
+        return False
 
 
 _LMTP = """

@@ -25,6 +25,7 @@ import pytest
 
 from fakes import dovecot
 from fakes.dovecot import Dovecot
+from mailcore.flow.route import Routes
 from mailcore.kit.ids import uuid7
 from mailcore.kit.seal import Keyring
 from mailcore.queue.bell import Ringer
@@ -60,7 +61,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
-async def _until(ready: Callable[[], Awaitable[object]], seconds: float = 30) -> None:
+async def _until(ready: Callable[[], Awaitable[object]], seconds: float = 90) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
@@ -167,7 +168,8 @@ def database_url(postgres_server: Server, database: str) -> str:
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
-    store = await Store.open(database_url)
+    """A busy machine is not a database that is away: who means that one opens a store of his own."""
+    store = await Store.open(database_url, connect_seconds=60)
     yield store
     await store.close()
 
@@ -195,9 +197,16 @@ async def redis_url(redis_server: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def ringer(redis_url: str) -> AsyncIterator[Ringer]:
-    ringer = Ringer(redis_url, timeout_seconds=1)
+    ringer = Ringer(redis_url, timeout_seconds=30)
     yield ringer
     await ringer.close()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a round has claimed is routed when it ends: a busy machine reads no mail slowly, unless a test says so itself."""
+    defaults = Routes.__init__.__kwdefaults__  # of PATIENCE_SECONDS they have the value, not the name
+    monkeypatch.setitem(defaults, "patience", 60.0)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 from mailcore import blob
 from mailcore.blob.base import INLINE_BYTES
 from mailcore.flow import quarantine
-from mailcore.flow import route as flow_route
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.route import Routes
@@ -43,10 +42,7 @@ def blobs(api_settings: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def deliver(
-    org: UUID, store: Store, ringer: Ringer, blobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Deliver:
-    monkeypatch.setattr(flow_route, "PATIENCE_SECONDS", 60.0)
+def deliver(org: UUID, store: Store, ringer: Ringer, blobs: Any, tmp_path: Path) -> Deliver:
     receives = Receives(store, ringer, blobs)
 
     async def deliver(raw: bytes = RAW.encode(), to: str = "support@postroom.test") -> UUID:

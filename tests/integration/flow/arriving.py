@@ -15,7 +15,7 @@ from mailcore.flow.authenticate import Authenticator
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.returned import Returned
-from mailcore.flow.route import PATIENCE_SECONDS, Routes
+from mailcore.flow.route import Routes
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
@@ -75,15 +75,17 @@ async def desk(
     blobs: BlobStore,
     resolver: Resolver,
     verp: Verp | None = None,
-    patience: float = PATIENCE_SECONDS,
+    patience: float = 60.0,
+    dns_seconds: float = 60.0,
 ) -> Desk:
+    """A busy machine reads no mail slowly, and no DNS is away for it, unless a test says so."""
     lease = WorkerLease(store, "inbound_smtp")
     await lease.enrol()
     routes = Routes(
         store,
         ringer,
         blobs,
-        authenticator=Authenticator(resolver, HOSTNAME, seconds=1.6),
+        authenticator=Authenticator(resolver, HOSTNAME, seconds=dns_seconds),
         returned=Returned(store, ringer, verp) if verp is not None else None,
         patience=patience,
     )

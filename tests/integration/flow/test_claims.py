@@ -101,7 +101,7 @@ async def test_a_proven_claim_moves_the_domain(
     assert row is not None, "one is left"
     assert (row["id"], row["org_id"], row["status"]) == (claim["domain_id"], other, "pending")
     assert row["check_due_at"] <= datetime.now(UTC), "and it is looked at"
-    events = await admin.fetch("SELECT org_id, type, detail FROM events ORDER BY id")
+    events = await admin.fetch("SELECT org_id, type, detail FROM events ORDER BY created_at")
     assert [(event["org_id"], event["type"]) for event in events] == [
         (other, "domain.created"),
         (org, "domain.deleted"),

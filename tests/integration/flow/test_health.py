@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from mailcore.mailauth.dkim.keys import generate_rsa
 from mailcore.store import sources
 from mailcore.store.health import Finding, findings
 from mailcore.store.session import Store
+from mailcore.transport.probe import Probe, probe
 from peers import free_port
 
 IP = "127.0.0.1"
@@ -89,6 +91,12 @@ def certificate(folder: Path, name: str, *, days: int = 90, issuer: str | None =
     return context
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no host that does not answer."""
+    monkeypatch.setattr(health_checks, "SECONDS", 110.0)
+
+
 @pytest.fixture
 async def mx(tmp_path: Path) -> AsyncIterator[SmtpServer]:
     """Our own MX, and everybody else's: one server stands for both."""
@@ -114,7 +122,7 @@ async def examined(
 ) -> dict[str, Finding]:
     zones = {name: records for name, records in {**GOOD, **(changed or {})}.items() if name not in gone}
     async with DnsServer(zones, failing=failing) as server:
-        found = await examine(what, DnsResolver([server.address], timeout=2, cache_size=0))
+        found = await examine(what, DnsResolver([server.address], timeout=60, cache_size=0))
     return {each.check: each for each in found}
 
 
@@ -197,7 +205,7 @@ def with_news(mx: SmtpServer, **changed: Any) -> Scene:
 async def found_wrong(what: Scene, changed: Zones | None = None, gone: Sequence[str] = ()) -> list[Finding]:
     zones = {name: records for name, records in {**GOOD_NEWS, **(changed or {})}.items() if name not in gone}
     async with DnsServer(zones) as server:
-        found = await examine(what, DnsResolver([server.address], timeout=2, cache_size=0))
+        found = await examine(what, DnsResolver([server.address], timeout=60, cache_size=0))
     return [each for each in found if each.status != "ok"]
 
 
@@ -313,7 +321,11 @@ async def test_a_port_that_nobody_answers_on(mx: SmtpServer) -> None:
     ids=["refuses", "cuts", "silent", "long", "endless", "nonsense"],
 )
 async def test_a_server_that_does_not_greet(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks, "SECONDS", 2.0)
+    def soon(*where: Any, **how: Any) -> Awaitable[Probe]:
+        """The server is given up before the check is."""
+        return probe(*where, **{**how, "seconds": 1.0})
+
+    monkeypatch.setattr(health_checks, "probe", soon)
     async with SmtpServer(script) as server:
         assert (await examined(scene(server)))["port-in"].status == "wrong"
 
@@ -353,7 +365,7 @@ async def test_the_certificate_of_the_api(mx: SmtpServer, tmp_path: Path) -> Non
         try:
             what = scene(mx, public_url=f"https://api.test:{server.sockets[0].getsockname()[1]}")
             async with DnsServer({**GOOD, "api.test": {"A": [IP]}}) as dns:
-                found = await examine(what, DnsResolver([dns.address], timeout=2, cache_size=0))
+                found = await examine(what, DnsResolver([dns.address], timeout=60, cache_size=0))
         finally:
             server.close()
         of_api = next(each for each in found if each.check == "certificate" and each.subject == "api.test")
@@ -394,14 +406,16 @@ async def test_where_no_mail_leaves_nothing_is_looked_at(mx: SmtpServer) -> None
 
 async def test_the_clock(store: Store) -> None:
     def later() -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=60)
+        return datetime.now(UTC) + timedelta(seconds=600)
 
     def earlier() -> datetime:
-        return datetime.now(UTC) - timedelta(seconds=60)
+        return datetime.now(UTC) - timedelta(seconds=600)
 
     for clock in (later, earlier):
         found = {each.check: each for each in await examine_store(store, clock)}
-        assert found["clock"].status == "wrong" and "60 s" in found["clock"].text and "NTP" in found["clock"].advice
+        assert found["clock"].status == "wrong" and "NTP" in found["clock"].advice
+        apart = re.search(r"(\d+) s apart", found["clock"].text)
+        assert apart is not None and 500 < int(apart[1]) <= 600  # less what the database took to answer
     found = {each.check: each for each in await examine_store(store, lambda: datetime.now(UTC))}
     assert found["clock"].status == "ok"
 
@@ -459,7 +473,7 @@ async def test_a_look_is_kept_for_everybody_to_read_and_takes_the_place_of_the_o
     )
     what = await health.scene(settings, Published("mx.test", f"ip4:{IP}"), store)
     async with DnsServer(GOOD) as server:
-        resolver = DnsResolver([server.address], timeout=2, cache_size=0)
+        resolver = DnsResolver([server.address], timeout=60, cache_size=0)
         for _ in range(2):
             found = await look(store, resolver, what)
     async with store.tenant(org) as db:

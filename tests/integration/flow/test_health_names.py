@@ -15,7 +15,7 @@ import pytest
 
 from fakes.dns_server import DnsServer
 from fakes.smtp_server import SmtpServer
-from integration.flow.test_health import DOMAIN, GOOD, IP, Zones, certificate, examined, mx, scene
+from integration.flow.test_health import DOMAIN, GOOD, IP, Zones, certificate, examined, mx, patient, scene
 from mailcore.dns.required import Published
 from mailcore.dns.resolver import DnsResolver, Records
 from mailcore.flow import health
@@ -28,7 +28,7 @@ from mailcore.store.health import Finding
 from mailcore.store.session import Store
 from peers import free_port
 
-__all__ = ["mx"]
+__all__ = ["mx", "patient"]
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 SHOP = {
@@ -61,7 +61,7 @@ async def https(context: ssl.SSLContext) -> AsyncIterator[int]:
 async def of_hosts(mx: SmtpServer, port: int, zones: Zones = ANNOUNCED, **changed: Any) -> dict[str, Finding]:
     what = scene(mx, **{"domains": (SHOP,), "https_port": port, "allow": LOOPBACK, **changed})
     async with DnsServer(zones) as dns:
-        found = await examine(what, DnsResolver([dns.address], timeout=2, cache_size=0))
+        found = await examine(what, DnsResolver([dns.address], timeout=60, cache_size=0))
     return {each.subject: each for each in found if each.check == "certificate" and each.subject != "mx.test"}
 
 
@@ -130,7 +130,7 @@ class Broken(DnsResolver):
 
 async def test_a_check_that_fails_is_a_finding_and_the_others_stand(mx: SmtpServer) -> None:
     async with DnsServer(GOOD) as dns:
-        found = {each.check: each for each in await examine(scene(mx), Broken([dns.address], timeout=2, cache_size=0))}
+        found = {each.check: each for each in await examine(scene(mx), Broken([dns.address], timeout=60, cache_size=0))}
     assert found["ptr"].status == "unknown" and "RuntimeError" in found["ptr"].text and found["ptr"].advice
     assert {check: each.status for check, each in found.items() if check != "ptr"} == dict.fromkeys(
         ("port-out", "ehlo", "spf", "dkim", "dmarc", "blocklist", "port-in", "certificate"), "ok"

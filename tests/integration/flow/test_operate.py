@@ -405,7 +405,7 @@ async def test_two_who_carry_out_one_order_take_turns(
     assert told.order is not None
 
     async def until_waiting(count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:
                 await asyncio.sleep(0.01)
 

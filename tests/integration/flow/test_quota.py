@@ -103,7 +103,7 @@ async def test_far_from_the_limit_nobody_waits_for_anybody(
         from mailcore.store import usage
 
         await usage.lock(db, [org])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await submits.submit(org, [letter()], door="test")
         near = asyncio.ensure_future(make_submits(daily=10).submit(org, [letter()], door="test"))
         await asyncio.sleep(0.2)

@@ -230,7 +230,7 @@ async def test_a_report_rings_and_is_learned_at_once(
     serving = asyncio.create_task(bells.run())
     try:
         await training.report(store, ringer, org, message, spam=True, by=None)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await row(admin, message))["state"] != "done":
                 await asyncio.sleep(0.02)
     finally:
@@ -247,7 +247,7 @@ async def test_without_redis_it_is_learned_by_the_sweep(
     await away.close()
     one = Notebook()
     watching = asyncio.create_task(Trainings(store, blobs, [Pupil("one", one, 0)]).watch())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await row(admin, message))["state"] != "done":
             await asyncio.sleep(0.02)
     watching.cancel()

@@ -50,7 +50,8 @@ def look(store: Store, admin: asyncpg.Connection, domain: UUID, zones: Zones) ->
 
 async def _events(admin: asyncpg.Connection) -> list[Any]:
     return [
-        row["detail"] for row in await admin.fetch("SELECT * FROM events WHERE type = 'domain.updated' ORDER BY id")
+        row["detail"]
+        for row in await admin.fetch("SELECT * FROM events WHERE type = 'domain.updated' ORDER BY created_at")
     ]
 
 

@@ -34,7 +34,7 @@ MAIL = (
 @pytest.fixture
 def door(certificates: Path) -> ImapDoor:
     return ImapDoor(
-        Guard("imap", [ip_network("127.0.0.0/8")]), ports=(), ca_file=str(certificates / "ca.pem"), timeout=10
+        Guard("imap", [ip_network("127.0.0.0/8")]), ports=(), ca_file=str(certificates / "ca.pem"), timeout=60
     )
 
 
@@ -168,7 +168,7 @@ async def test_a_wrong_password_says_so_and_is_tried_later(
 ) -> None:
     await _add(store, keyring, org, dovecot_server, user, "wrong")
     await _round(sync, admin)
-    account = await admin.fetchrow("SELECT *, due_at > now() + interval '50 seconds' AS later FROM accounts")
+    account = await admin.fetchrow("SELECT *, due_at > now() + interval '10 seconds' AS later FROM accounts")
     assert account["state"] == "error" and "refused the user name or password" in account["error"]
     assert account["failures"] == 1 and account["worker"] is None and account["later"]
     assert "wrong" not in account["error"]
@@ -208,7 +208,7 @@ async def test_logins_are_tried_over_every_kind_of_connection(
 
 
 async def test_a_certificate_of_nobody_we_know_is_refused(dovecot_server: Dovecot) -> None:
-    door = ImapDoor(Guard("imap", [ip_network("127.0.0.0/8")]), ports=(), timeout=10)
+    door = ImapDoor(Guard("imap", [ip_network("127.0.0.0/8")]), ports=(), timeout=60)
     for port, security in ((dovecot_server.imaps, Security.TLS), (dovecot_server.imap, Security.STARTTLS)):
         with pytest.raises(Refused, match="certificate"):
             await door.try_login(Login("127.0.0.1", port, security, "user0@mail.test", PASSWORD))

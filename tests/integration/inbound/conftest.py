@@ -10,7 +10,6 @@ import pytest
 from inbound_smtp.recipients import Recipients
 from mailcore import blob
 from mailcore.blob.base import BlobStore
-from mailcore.flow import route
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
@@ -36,12 +35,6 @@ async def server(domain: UUID, store: Store, receives: Receives) -> AsyncIterato
     """An MX for postroom.test."""
     async with serving(Recipients(store), receives) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine reads no mail slowly here: what a round has claimed is routed when it ends."""
-    monkeypatch.setattr(route, "PATIENCE_SECONDS", 60.0)
 
 
 @pytest.fixture

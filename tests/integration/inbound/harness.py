@@ -27,7 +27,7 @@ class Client:
         """One reply: its code, and its lines without code joined by newlines."""
         lines = []
         while True:
-            line = await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 20)
+            line = await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 60)
             lines.append(line[4:-2].decode())
             if line[3:4] == b" ":
                 return int(line[:3]), "\n".join(lines)
@@ -48,7 +48,7 @@ class Client:
 
     async def ends(self) -> bytes:
         """What still comes until the server closes."""
-        return await asyncio.wait_for(self.reader.read(), 20)
+        return await asyncio.wait_for(self.reader.read(), 60)
 
     async def start_tls(self) -> None:
         context = ssl.create_default_context()

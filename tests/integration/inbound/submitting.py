@@ -71,9 +71,9 @@ class Submitting:
 
         def run() -> T:
             if tls:
-                connection: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", self.tls_port, timeout=20, context=self.tls)
+                connection: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", self.tls_port, timeout=60, context=self.tls)
             else:
-                connection = smtplib.SMTP("127.0.0.1", self.port, timeout=20)
+                connection = smtplib.SMTP("127.0.0.1", self.port, timeout=60)
                 connection.starttls(context=self.tls)
             with connection:
                 return use(connection)

@@ -71,7 +71,7 @@ SIGNED = {
 
 @pytest.fixture
 async def strict(server: Server, store: Store, admin: asyncpg.Connection) -> Server:
-    authenticator = Authenticator(StaticResolver(ZONES), "mx.postroom.test", seconds=4)
+    authenticator = Authenticator(StaticResolver(ZONES), "mx.postroom.test", seconds=60)
     server.mx.before_reply = BeforeReply(authenticator, DmarcPolicies(store))
     await admin.execute("UPDATE domains SET dmarc_policy = 'reject'")
     return server

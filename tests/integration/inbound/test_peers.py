@@ -53,13 +53,13 @@ def pem(tmp_path: Path, mx: Server) -> Path:
 
 
 def _hand_over(port: int, message: bytes, *to: str, rcpt_options: tuple[str, ...] = ()) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.ehlo()
         client.sendmail("a@sender.example", list(to), message, ["BODY=8BITMIME"], rcpt_options)
 
 
 async def _arrived(admin: asyncpg.Connection, count: int) -> list[asyncpg.Record]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         while await admin.fetchval("SELECT count(*) FROM arrivals") < count:
             await asyncio.sleep(0.05)
     return await admin.fetch("SELECT * FROM arrivals ORDER BY size, id")

@@ -30,7 +30,7 @@ FORGED = b"From: <ceo@bank.example>\r\nTo: <someone@postroom.test>\r\nSubject: p
 @pytest.fixture
 async def strict(server: Server, store: Store, admin: asyncpg.Connection) -> Server:
     """postroom.test refuses."""
-    authenticator = Authenticator(StaticResolver(ZONES), "mx.postroom.test", seconds=4)
+    authenticator = Authenticator(StaticResolver(ZONES), "mx.postroom.test", seconds=60)
     server.mx.before_reply = BeforeReply(authenticator, DmarcPolicies(store))
     await admin.execute("UPDATE domains SET dmarc_policy = 'reject'")
     return server
@@ -87,7 +87,7 @@ async def test_b10_what_a_trusted_list_has_changed_is_taken(
     results = ["dmarc=pass header.from=bank.example"]
     sealed = seal(head + b"\r\n", body, Chain("none"), key, server="lists.example", results=results, now=1) + FORGED
     for trusted, code in (([], 550), (["lists.example"], 250)):
-        authenticator = Authenticator(StaticResolver(zones), "mx.postroom.test", seconds=4, trusted=trusted)
+        authenticator = Authenticator(StaticResolver(zones), "mx.postroom.test", seconds=60, trusted=trusted)
         strict.mx.before_reply = BeforeReply(authenticator, DmarcPolicies(store))
         assert (await strict.deliver(sealed, "someone@postroom.test"))[0] == code
     found = await admin.fetchval("SELECT auth FROM arrivals")

@@ -40,7 +40,7 @@ class Service:
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        while b'"event": "listening"' not in (line := await asyncio.wait_for(process.stdout.readline(), 30)):
+        while b'"event": "listening"' not in (line := await asyncio.wait_for(process.stdout.readline(), 60)):
             assert line, "the service ended"
         drain = asyncio.create_task(process.stdout.read())
         try:
@@ -55,7 +55,7 @@ class Service:
         """The reply's text. Raises when the connection ends before it."""
 
         def run() -> str:
-            with smtplib.SMTP_SSL("127.0.0.1", self.port, timeout=20, context=self.tls) as connection:
+            with smtplib.SMTP_SSL("127.0.0.1", self.port, timeout=60, context=self.tls) as connection:
                 connection.login("resend", token)
                 connection.mail("a@elsewhere.test")
                 connection.rcpt("you@example.com")
@@ -93,7 +93,7 @@ async def test_a_kill_between_data_and_250_costs_a_repeat_that_is_recognised(
     async with service.running(failpoint) as process:
         with pytest.raises((smtplib.SMTPServerDisconnected, OSError)):
             await service.submit(token, message)
-        assert await asyncio.wait_for(process.wait(), 20) == 137
+        assert await asyncio.wait_for(process.wait(), 60) == 137
     assert await admin.fetchval("SELECT count(*) FROM emails") == stored
     async with service.running():
         text = await service.submit(token, message)
@@ -108,5 +108,5 @@ async def test_what_was_answered_is_kept_through_a_kill(service: Service, org: U
     token = await make_key(admin, org)
     async with service.running("f17") as process:
         text = await service.submit(token, SMALL)
-        assert await asyncio.wait_for(process.wait(), 20) == 137
+        assert await asyncio.wait_for(process.wait(), 60) == 137
     assert text == f"2.0.0 Ok: {await admin.fetchval('SELECT email_id FROM queue')}"

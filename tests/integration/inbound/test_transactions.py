@@ -152,7 +152,7 @@ async def test_smtplib_delivers_over_starttls(tls_server: Server, admin: asyncpg
     def deliver() -> None:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with smtplib.SMTP("127.0.0.1", tls_server.port, timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", tls_server.port, timeout=60) as client:
             client.starttls(context=context)
             client.ehlo()
             assert not client.has_extn("starttls")

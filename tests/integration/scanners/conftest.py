@@ -12,12 +12,12 @@ from fakes.scanner_daemons import Daemon
 from inbound_smtp.router import Router
 from mailcore import blob
 from mailcore.blob.base import BlobStore
-from mailcore.flow import route
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Receives
 from mailcore.flow.route import Routes
 from mailcore.flow.scan import Scans
 from mailcore.queue.bell import Ringer
+from mailcore.scanners import wire
 from mailcore.scanners.base import Scanner
 from mailcore.scanners.registry import Configured
 from mailcore.store.session import Store
@@ -58,9 +58,9 @@ def blobs(tmp_path: Path) -> BlobStore:
 
 
 @pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a round has claimed is routed when it ends, however busy the machine is."""
-    monkeypatch.setattr(route, "PATIENCE_SECONDS", 60.0)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is not a scanner that is away."""
+    monkeypatch.setattr(wire, "CONNECT_SECONDS", 60.0)
 
 
 @pytest.fixture

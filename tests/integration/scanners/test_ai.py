@@ -18,6 +18,7 @@ from mailcore.kit.guard import Guard, GuardedClient
 from mailcore.mime.parse import Message
 from mailcore.scanners.ai import Ai
 from mailcore.scanners.base import Facts, Verdict
+from peers import free_port
 
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 RAW = b"From: a@x.example\r\nSubject: win money\r\n\r\nthe text of it\r\n"
@@ -111,14 +112,12 @@ async def test_who_does_not_answer_in_time_has_no_opinion() -> None:
 
     async with JsonApi(never) as api:
         found = await ai(api, seconds=0.1).scan(RAW, facts())
-    assert found.verdict is Verdict.UNAVAILABLE and len(api.asked) == 1
+    assert found.verdict is Verdict.UNAVAILABLE and len(api.asked) < 2
 
 
 async def test_its_address_is_not_told() -> None:
-    async with JsonApi(says("0")) as api:
-        gone = api.url
-    api.url = gone
-    found = await ai(api).scan(RAW, facts())
+    gone = JsonApi(says("0"), url=f"http://127.0.0.1:{free_port()}")
+    found = await ai(gone).scan(RAW, facts())
     assert found.verdict is Verdict.UNAVAILABLE and "No connection to the model's server" in found.detail
     assert "127.0.0.1" not in found.detail
 

@@ -44,6 +44,7 @@ def _learning(folder: Path, server: str) -> tuple[Daemon, int]:
     (folder / "tld.dat").write_text("com\norg\ntest\nexample\n")
     (folder / "rspamd.conf").write_text(
         f'options {{ url_tld = "{folder}/tld.dat"; filters = "chartable"; disable_hyperscan = true; tempdir = "{folder}";\n'
+        "  task_timeout = 60s;\n"
         '  dns { nameserver = ["127.0.0.1:9"]; timeout = 0.3s; retransmits = 1; } }\n'
         'logging { type = "console"; level = "notice"; }\n'
         "actions { reject = 15; add_header = 6; greylist = 4; }\n"
@@ -51,6 +52,7 @@ def _learning(folder: Path, server: str) -> tuple[Daemon, int]:
         f'worker "controller" {{ bind_socket = "127.0.0.1:{controller}"; count = 1; password = "q1"; secure_ip = "127.0.0.1"; }}\n'
         'classifier "bayes" { tokenizer { name = "osb"; } backend = "redis"; min_learns = 2; min_tokens = 1;\n'
         f'  servers = "{redis.hostname}:{redis.port}"; password = "{redis.password}"; db = "1"; cache {{ type = "redis"; }}\n'
+        "  timeout = 30s;\n"
         '  statfile { symbol = "BAYES_HAM"; spam = false; }\n'
         '  statfile { symbol = "BAYES_SPAM"; spam = true; } }\n'
     )
@@ -98,7 +100,7 @@ async def reported(desk: Desk, store: Store, ringer: Ringer, text: bytes, *, spa
 async def test_spamassassin_learns_what_is_reported(
     make_desk: MakeDesk, store: Store, ringer: Ringer, blobs: BlobStore, spamd: Daemon
 ) -> None:
-    desk, scanner = make_desk(), Spamd(Address("127.0.0.1", spamd.port))
+    desk, scanner = make_desk(), Spamd(Address("127.0.0.1", spamd.port), seconds=60)
     trainings = Trainings(store, blobs, [Pupil("spamd", scanner, scanner.max_bytes)])
     message, raw = await reported(desk, store, ringer, PILLS % 0, spam=True)
     await trainings.teach(str(message))
@@ -112,7 +114,9 @@ async def test_rspamd_learns_what_is_reported_and_says_so_of_the_next_mail(
     make_desk: MakeDesk, store: Store, ringer: Ringer, blobs: BlobStore, learning: tuple[Daemon, int]
 ) -> None:
     daemon, port = learning
-    scanner = Rspamd(operators_client(), f"http://127.0.0.1:{port}", controller=f"http://127.0.0.1:{daemon.port}")
+    scanner = Rspamd(
+        operators_client(), f"http://127.0.0.1:{port}", controller=f"http://127.0.0.1:{daemon.port}", seconds=60
+    )
     desk = make_desk()
     trainings = Trainings(store, blobs, [Pupil("rspamd", scanner, scanner.max_bytes)])
     before = mail(PILLS % 100)

@@ -21,13 +21,18 @@ from peers import free_port
 RESOLVER = DnsResolver(["127.0.0.1:9"], timeout=0.1)
 
 
+@pytest.fixture(autouse=True)
+def _unhurried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_scanners, "SECONDS", 60.0)
+
+
 def at(name: str, port: int) -> dict[str, Any]:
     return {name: f"http://127.0.0.1:{port}" if name == "rspamd" else f"127.0.0.1:{port}"}
 
 
 @pytest.mark.parametrize("name", ["spamd", "rspamd", "clamd"])
 async def test_a_scanner_is_well_or_away(name: str, request: pytest.FixtureRequest) -> None:
-    there = Scanners(**at(name, request.getfixturevalue(name).port))
+    there = Scanners(**at(name, request.getfixturevalue(name).port), **{f"{name}_seconds": 60.0})
     (found,) = await health_scanners.examine(there, RESOLVER)
     assert (found.check, found.subject, found.status, found.advice) == ("scanner", name, "ok", "")
     for fails, meanwhile in (("closed", "waits until"), ("open", "goes on without being scanned")):

@@ -239,7 +239,7 @@ async def test_c6_nobody_has_to_let_pending_mail_go_on(make_desk: MakeDesk) -> N
     id_ = await desk.deliver(mail())
     assert QUEUE_DEPTH.labels("arrivals_pending")._value.get() == 1
     clamd.away = False
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await desk.state(id_) != "routed":
             await asyncio.sleep(0.02)
             await desk.route()
@@ -446,7 +446,9 @@ _FAILS = {
 
 
 async def test_c6_real_scanners_find_what_they_are_for(make_desk: MakeDesk, spamd: Daemon, clamd: Daemon) -> None:
-    desk = make_desk(Spamd(Address("127.0.0.1", spamd.port)), Clamd(Address("127.0.0.1", clamd.port)))
+    desk = make_desk(
+        Spamd(Address("127.0.0.1", spamd.port), seconds=60), Clamd(Address("127.0.0.1", clamd.port), seconds=60)
+    )
     good = await desk.deliver(mail(b"The minutes of Tuesday are attached, as promised."))
     trial, virus = await desk.deliver(mail(STRINGS[0].encode())), await desk.deliver(mail(EICAR))
     assert (await desk.state(good), await desk.flags(good)) == ("routed", [[]])
@@ -459,15 +461,16 @@ async def test_c6_real_scanners_find_what_they_are_for(make_desk: MakeDesk, spam
 
 
 async def test_c6_a_scanner_killed_among_the_mail_loses_none(make_desk: MakeDesk, clamd: Daemon) -> None:
-    desk = make_desk(Clamd(Address("127.0.0.1", clamd.port)), at_once=4)
+    desk = make_desk(Clamd(Address("127.0.0.1", clamd.port), seconds=60), at_once=4)
     ids: list[UUID] = []
     for n in range(60):
         ids.append(await desk.take(mail(EICAR if n % 10 == 3 else b"Hello")))
     before = SCANS.labels("clamd", "clean")._value.get()
     routing = asyncio.create_task(desk.route())
     try:
-        while SCANS.labels("clamd", "clean")._value.get() < before + 8:  # some have been scanned, most have not
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while SCANS.labels("clamd", "clean")._value.get() < before + 8:  # some have been scanned, most have not
+                await asyncio.sleep(0)
         clamd.kill()
         await routing
         states = [await desk.state(id_) for id_ in ids]

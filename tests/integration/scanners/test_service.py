@@ -42,7 +42,7 @@ async def _send(port: int, *mails: bytes) -> None:
     async def ask(line: bytes, code: bytes) -> None:
         writer.write(line)
         while True:
-            said = await asyncio.wait_for(reader.readline(), 20)
+            said = await asyncio.wait_for(reader.readline(), 60)
             assert said.startswith(code), said
             if said[3:4] == b" ":
                 return
@@ -75,14 +75,19 @@ async def test_c6_the_service_waits_for_clamd_and_goes_on_when_it_is_back(
         return [row["s"] for row in rows]
 
     async def until(count: int, *wanted: str) -> list[str]:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while True:
                 found = await states()
                 if len(found) == count and set(found) <= set(wanted):
                     return found
                 await asyncio.sleep(0.05)
 
-    scanners = {"spamd": f"127.0.0.1:{spamd.port}", "clamd": f"127.0.0.1:{clamd.port}", "again_seconds": 0.2}
+    scanners = {
+        "spamd": f"127.0.0.1:{spamd.port}",
+        "clamd": f"127.0.0.1:{clamd.port}",
+        "again_seconds": 0.2,
+        "spamd_seconds": 60,
+    }
     async with running(
         database={"url": database_url},
         redis={"url": redis_url, "timeout_seconds": 1},
@@ -97,7 +102,7 @@ async def test_c6_the_service_waits_for_clamd_and_goes_on_when_it_is_back(
         try:
             await _send(port, *(mail(EICAR if n == 7 else b"Hello") for n in range(12)))
             found = await until(15, "routed", "quarantined", "pending")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(100):
                 while (await states())[3:] != ["pending"] * 12:
                     await asyncio.sleep(0.05)
             assert found[:3] == ["routed", "quarantined", "routed"]

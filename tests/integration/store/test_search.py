@@ -21,6 +21,12 @@ from mailcore.store.session import Store
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def _patient_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is whole however busy the machine is."""
+    monkeypatch.setattr(search, "PATIENCE", timedelta(minutes=1))
+
+
 @pytest.fixture
 def put(store: Store) -> Callable[..., Awaitable[list[UUID]]]:
     async def put(

@@ -26,7 +26,7 @@ async def test_a_swallowed_error_is_not_a_commit(store: Store, org) -> None:
 
 async def test_scope_never_outlives_its_block(database_url: str, make_org) -> None:
     """10,000 mixed uses of few connections, with errors and cancellations between: each sees its own organization only."""
-    store = await Store.open(database_url, pool_size=4)
+    store = await Store.open(database_url, pool_size=4, connect_seconds=60)
     orgs = [await make_org() for _ in range(8)]
 
     async def use(n: int) -> None:

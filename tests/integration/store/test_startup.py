@@ -35,11 +35,12 @@ async def test_only_what_pgbouncer_tracks_is_asked_for_at_start() -> None:
         writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    store = await Store.open(f"postgresql://postroom:x@127.0.0.1:{server.sockets[0].getsockname()[1]}/x")
+    url = f"postgresql://postroom:x@127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+    store = await Store.open(url, connect_seconds=60)
     try:
         with pytest.raises(Unavailable):
             await store.check()
-        words = (await asyncio.wait_for(asked.get(), 5)).rstrip(b"\0").split(b"\0")
+        words = (await asyncio.wait_for(asked.get(), 60)).rstrip(b"\0").split(b"\0")
         assert {word.decode().lower() for word in words[::2]} <= TRACKED
     finally:
         store.terminate()

@@ -37,7 +37,7 @@ class Clamd:
     async def scan(self, raw: bytes, facts: Facts) -> Finding:
         """Raises Unavailable."""
         try:
-            async with asyncio.timeout(self.seconds), connected(self._to) as wire:
+            async with asyncio.timeout(self.seconds), connected(self._to, end=b"\0") as wire:
                 await wire.send(b"zINSTREAM\0")
                 await _stream(wire, raw)
                 said = await wire.read()

@@ -47,11 +47,12 @@ def address(text: str, port: int) -> Address:
 
 
 class Wire:
-    """One exchange with a daemon."""
+    """One exchange with a daemon. It is heard all the while: what it said before it reset the connection is lost later on."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: bytes) -> None:
         self._writer = writer
+        self._said = asyncio.create_task(_all(reader, end))
+        self._said.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may come to read it
 
     async def send(self, *parts: bytes | memoryview) -> None:
         """Waits for the daemon to read. One that closes while we write may have said why: the answer is still to be read."""
@@ -74,18 +75,31 @@ class Wire:
 
     async def read(self) -> bytes:
         """All it says until it closes. Raises Unavailable when that is too much."""
-        found = bytearray()
-        while piece := await self._reader.read(_PIECE):
+        return await self._said
+
+    def abort(self) -> None:
+        self._said.cancel()
+        self._writer.transport.abort()  # nothing that we wrote is waited for any more
+
+
+async def _all(reader: asyncio.StreamReader, end: bytes) -> bytes:
+    """Raises Unavailable, OSError."""
+    found = bytearray()
+    try:
+        while piece := await reader.read(_PIECE):
             found += piece
             if len(found) > MAX_ANSWER:
                 raise Unavailable("It says more than can be meant.")
-        return bytes(found)
+    except ConnectionError:
+        if not end or not found.endswith(end):
+            raise
+    return bytes(found)
 
 
 @asynccontextmanager
-async def connected(to: Address) -> AsyncIterator[Wire]:
-    """Closed at the end, whatever happened. Raises Unavailable for whatever goes wrong on the way, within too."""
-    writer: asyncio.StreamWriter | None = None
+async def connected(to: Address, *, end: bytes = b"") -> AsyncIterator[Wire]:
+    """Closed at the end, whatever happened. `end`: of a whole answer, after which a reset takes nothing away; empty: none is known.
+    Raises Unavailable for whatever goes wrong on the way, within too."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             if to.path:
@@ -96,12 +110,13 @@ async def connected(to: Address) -> AsyncIterator[Wire]:
         raise Unavailable(f"No connection within {CONNECT_SECONDS:g} s.") from None
     except OSError as error:
         raise Unavailable(f"No connection: {_words(error)}.") from error
+    wire = Wire(reader, writer, end)
     try:
-        yield Wire(reader, writer)
+        yield wire
     except (OSError, EOFError) as error:
         raise Unavailable(f"The connection broke: {_words(error)}.") from error
     finally:
-        writer.transport.abort()  # nothing that we wrote is waited for any more
+        wire.abort()
 
 
 def _words(error: Exception) -> str:
