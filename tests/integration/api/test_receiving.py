@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from mailcore import blob
-from mailcore.flow import route as flow_route
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.route import Routes
@@ -23,7 +22,7 @@ from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
 from mailcore.store.session import Store
 
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 PNG = bytes(range(256))
 MAIL = (
@@ -43,10 +42,9 @@ Deliver = Callable[..., Awaitable[UUID]]
 
 
 @pytest.fixture
-def deliver(store: Store, ringer: Ringer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deliver:
-    monkeypatch.setattr(flow_route, "PATIENCE_SECONDS", 60.0)  # a busy machine reads no mail slowly
+def deliver(store: Store, ringer: Ringer, tmp_path: Path) -> Deliver:
     blobs = blob.open((tmp_path / "blobs").as_uri())
-    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs)
+    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs, patience=PATIENT)
 
     async def deliver(org: UUID, raw: bytes, *, route: bool = True, to: str = "support@postroom.test") -> UUID:
         done = await receives.receive(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +13,6 @@ import pytest
 from mailcore import blob
 from mailcore.blob.base import INLINE_BYTES
 from mailcore.flow import quarantine
-from mailcore.flow import route as flow_route
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.route import Routes
@@ -23,7 +21,7 @@ from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
 from mailcore.store.session import Store
 
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 RAW = "From: Jane <jane@sender.example>\r\nTo: support@postroom.test\r\nSubject: Invoice 17\r\nX-Kind: bill\r\n\r\nHello\r\n"
 DROP = {"name": "noise", "match": {"from": "*@noise.example"}, "actions": [{"type": "drop"}]}
@@ -43,10 +41,7 @@ def blobs(api_settings: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def deliver(
-    org: UUID, store: Store, ringer: Ringer, blobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Deliver:
-    monkeypatch.setattr(flow_route, "PATIENCE_SECONDS", 60.0)
+def deliver(org: UUID, store: Store, ringer: Ringer, blobs: Any) -> Deliver:
     receives = Receives(store, ringer, blobs)
 
     async def deliver(raw: bytes = RAW.encode(), to: str = "support@postroom.test") -> UUID:
@@ -60,7 +55,7 @@ def deliver(
         await lease.enrol()
         async with store.worker() as db:
             claimed = await arrivals.claim(db, lease.id, 10)
-        await Routes(store, ringer, blobs).route(lease.id, claimed)
+        await Routes(store, ringer, blobs, patience=PATIENT).route(lease.id, claimed)
 
     deliver.route = route  # type: ignore[attr-defined]
     return deliver

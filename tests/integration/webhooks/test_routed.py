@@ -9,11 +9,9 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-import pytest
 
 from integration.webhooks.harness import Receiver, Run, Tenant
 from mailcore import blob, events
-from mailcore.flow import route as flow_route
 from mailcore.flow.lease import WorkerLease
 from mailcore.flow.receive import Arrival, Receives
 from mailcore.flow.route import Routes
@@ -79,7 +77,7 @@ async def routed(tenant: Tenant, folder: Path, webhook_id: UUID, **action: objec
     await lease.enrol()
     async with tenant.store.worker() as db:
         claimed = await arrivals.claim(db, lease.id, 10)
-    assert await Routes(tenant.store, tenant.ringer, blobs).route(lease.id, claimed) == 1
+    assert await Routes(tenant.store, tenant.ringer, blobs, patience=60.0).route(lease.id, claimed) == 1
     return done.ids[tenant.org_id]
 
 
@@ -89,9 +87,7 @@ async def test_a_mail_is_posted_as_postmark_would_and_more(
     receiver: Receiver,
     run: Run,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(flow_route, "PATIENCE_SECONDS", 60.0)
     webhook_id = await tenant.endpoint(receiver.url("/app"), "email.sent")
     await tenant.endpoint(receiver.url("/all"), "*")
     receiver.answers["/app"] = [500, 200]  # it is tried again, as every event is
@@ -138,9 +134,7 @@ async def test_attachments_go_along_where_the_route_asks_for_it(
     receiver: Receiver,
     run: Run,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(flow_route, "PATIENCE_SECONDS", 60.0)
     webhook_id = await tenant.endpoint(receiver.url("/app"), "email.sent")
     id_ = await routed(tenant, tmp_path, webhook_id, inline_attachments=True)
     async with run():
