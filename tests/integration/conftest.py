@@ -122,6 +122,7 @@ async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
 
 _HASTE = (
     *("--fsync=off", "--max-connections=300", "--min-wal-size=32MB", "--max-wal-size=256MB"),
+    "--autovacuum=off",  # in no test's database for long: it would only change a plan, or hold a transaction id, now and then
     "--scram-iterations=1",  # every test opens connections of its own: little work for a password that guards nothing
 )
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+PATIENT = 60.0
+"""Seconds that a batch waits for the last of its mails: what it claimed is routed when `route` returns, on a busy machine too."""
 MakeKey = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., Awaitable[httpx.AsyncClient]]
 

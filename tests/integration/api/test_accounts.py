@@ -31,7 +31,7 @@ def opened(certificates: Path) -> dict[str, Any]:
     """Settings of an installation that lets accounts name servers on loopback."""
     return {
         "network": {"allow": {"imap": LOOPBACK}},
-        "imap": {"ports": [], "ca_file": str(certificates / "ca.pem"), "timeout_seconds": 10},
+        "imap": {"ports": [], "ca_file": str(certificates / "ca.pem"), "timeout_seconds": 60},
     }
 
 

@@ -24,7 +24,7 @@ from mailcore.store import arrivals
 from mailcore.store.session import Store
 
 from .conftest import MASTER_KEY
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 GTUBE = (
     b"From: Ann <ann@sender.example>\r\nSubject: offer\r\nX-Spam-Flag: NO\r\n\r\n"
@@ -37,7 +37,7 @@ Deliver = Callable[..., Awaitable[UUID]]
 @pytest.fixture
 def deliver(org: UUID, store: Store, ringer: Ringer, tmp_path: Path) -> Deliver:
     blobs = blob.open((tmp_path / "blobs").as_uri())
-    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs)
+    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs, patience=PATIENT)
 
     async def deliver(raw: bytes, to: str = "support@postroom.test") -> UUID:
         lease = WorkerLease(store, "inbound_smtp")

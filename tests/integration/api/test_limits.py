@@ -74,10 +74,10 @@ async def test_strangers_are_limited_by_address(make_client: MakeClient, token: 
     api = await make_client(None, rate_limit={"requests_per_second": 1000, "unauthenticated": 3})
     for path in ("/openapi.json", "/nowhere", "/emails"):
         found, windows = await burst(api, "GET", path, 20)
-        assert found[429] >= 20 - 3 * windows, path
+        assert found.get(429, 0) >= 20 - 3 * windows, path
     guessed, windows = await burst(api, "GET", "/emails", 20, headers={"authorization": "Bearer re_guessed0_0000"})
     assert set(guessed) <= {400, 429}
-    assert guessed[429] >= 20 - 3 * windows
+    assert guessed.get(429, 0) >= 20 - 3 * windows
     # who has a key is no stranger, and a balancer may look
     assert (await burst(api, "GET", "/domains", 20, headers={"authorization": f"Bearer {token}"}))[0] == {200: 20}
     assert (await burst(api, "GET", "/health", 20))[0] == {200: 20}

@@ -102,7 +102,7 @@ async def test_what_was_refused_is_there_too(api: httpx.AsyncClient, org: UUID, 
     assert (log["response_status"], log["request_body"]["to"]) == (422, "nobody")
     assert log["response_body"]["name"] == "validation_error"
     await api.post("/emails", content=b"{broken")
-    log = await newest(api)
+    log = await newest(api, status="400")  # calls of the same millisecond have no order
     assert (log["response_status"], log["request_body"]) == (400, None)
     restricted = {"authorization": f"Bearer {await make_key(org, permission='sending_access')}"}
     await api.get("/domains", headers=restricted)
@@ -271,7 +271,7 @@ async def test_rows_outlive_the_process(
     writer: LogWriter = api._transport.app.ctx.logs  # type: ignore[attr-defined]
     task = asyncio.create_task(writer.run())
     await api.get("/domains")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await admin.fetchval("SELECT count(*) FROM logs"):
             await asyncio.sleep(0.05)
     task.cancel()

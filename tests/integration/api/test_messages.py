@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,11 +23,11 @@ from mailcore.kit.ids import uuid7
 from mailcore.mime.parse import Message
 from mailcore.queue.bell import Ringer
 from mailcore.smtp.envelope import Envelope
-from mailcore.store import arrivals
+from mailcore.store import arrivals, search
 from mailcore.store.messages import RoutedMessage
 from mailcore.store.session import Store
 
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 Deliver = Callable[..., Awaitable[None]]
@@ -56,7 +56,7 @@ def mail(
 @pytest.fixture
 def deliver(store: Store, ringer: Ringer, tmp_path: Path) -> Deliver:
     blobs = blob.open((tmp_path / "blobs").as_uri())
-    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs)
+    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs, patience=PATIENT)
 
     async def deliver(org: UUID, *raw: bytes, to: str = "support@postroom.test", at_once: bool = False) -> None:
         """One after the other, or routed as one batch."""
@@ -360,7 +360,10 @@ async def test_a_thread_is_full_some_day(
 # ---- search ----------------------------------------------------------------------------------------------------------
 
 
-async def test_search_as_people_type_it(api: httpx.AsyncClient, org: UUID, deliver: Deliver) -> None:
+async def test_search_as_people_type_it(
+    api: httpx.AsyncClient, org: UUID, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "PATIENCE", timedelta(minutes=1))  # to the end, however busy the machine
     await deliver(
         org,
         mail("Quarterly report", "The figures of Müller & Söhne are in: 1,234.50 EUR", message_id="<q1@x.example>"),

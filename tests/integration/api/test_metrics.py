@@ -217,7 +217,7 @@ async def test_scheduled_mail_is_sent_when_it_leaves(api: httpx.AsyncClient) -> 
         ({"timezone": "Mars/Base"}, "timezone"),
         ({"timezone": "../../etc/passwd"}, "timezone"),
         ({"start_date": "yesterday"}, "start_date"),
-        ({"start_date": "2030-01-01"}, "start_date"),
+        ({"start_date": "2999-01-01"}, "start_date"),
         ({"start_date": "2020-01-02", "end_date": "2020-01-01"}, "start_date"),
         ({"start_date": "0001-01-01", "timezone": "Asia/Tokyo"}, "start_date"),
         ({"end_date": "0001-01-01"}, "end_date"),

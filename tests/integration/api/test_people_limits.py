@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -43,7 +44,7 @@ async def test_ten_logins_from_an_address(make_client: MakeClient, admin: asyncp
     answers = [await (api, other)[n % 2].post("/auth/login", json=WRONG | {"email": f"u{n}@x.test"}) for n in range(12)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
     assert_error(answers[-1], 429, "rate_limit_exceeded", "minutes")
-    assert 880 <= int(answers[-1].headers["retry-after"]) <= 900
+    assert 600 < int(answers[-1].headers["retry-after"]) <= 900
     as_browser = await api.post("/v1/auth/session", json=LOGIN, headers={"x-requested-with": "x"})
     assert as_browser.status_code == 429, "one limit for both ways in"
     assert (await api.post("/auth/register", json=ANN)).status_code == 201, "registering has its own"
@@ -158,7 +159,7 @@ async def test_only_a_trusted_proxy_says_who_asks(serve: Any, admin: asyncpg.Con
         await serve(auth={"attempts": 3}),
         await serve(auth={"attempts": 3}, http={"trusted_proxies": ["127.0.0.1/32", "10.0.0.0/8"]}),
     )
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
 
         async def login(port: int, forwarded: str, n: int) -> httpx.Response:
             headers = {"x-forwarded-for": forwarded, "x-forwarded-proto": "https", "forwarded": f"for={forwarded}"}
@@ -204,22 +205,26 @@ async def test_a_proxy_is_known_by_its_ipv4_address_on_a_socket_of_both_families
         server, sock = make_server(app, "::", 0, trusted)
         task = asyncio.create_task(server.serve(sockets=[sock]))
         headers = {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https"}
-        async with httpx.AsyncClient() as client_:
+        async with httpx.AsyncClient(timeout=60) as client_:
             answers.append((await client_.get(f"http://127.0.0.1:{sock.getsockname()[1]}/", headers=headers)).json())
         server.should_exit = True
         await task
     assert answers == [["192.0.2.1", "https"], ["192.0.2.1", "https"], ["::ffff:127.0.0.1", "http"]]
 
 
-async def _raw(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
+async def _raw(port: int, *pieces: bytes, drips_until: asyncio.Event | None = None) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(pause)
-        writer.write_eof()
-        async with asyncio.timeout(20):
+            await asyncio.sleep(0)
+        while drips_until is not None and not drips_until.is_set():
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+        with contextlib.suppress(OSError):  # the other side was quicker
+            writer.write_eof()
+        async with asyncio.timeout(60):
             return await reader.read()
     except ConnectionError:
         return b""
@@ -262,14 +267,15 @@ async def test_no_second_request_hides_in_a_first(serve: Any) -> None:
 
 async def test_bodies_that_drip_hold_up_nobody(serve: Any) -> None:
     port = await serve()
-    slow = [
-        asyncio.create_task(_raw(port, POST + b"content-length: 40\r\n\r\n", *[b"x"] * 5, pause=0.1)) for _ in range(50)
-    ]
+    registered = asyncio.Event()
+    head = POST + b"content-length: 1000\r\n\r\n"
+    slow = [asyncio.create_task(_raw(port, head, drips_until=registered)) for _ in range(50)]
     await asyncio.sleep(0.1)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         answer = await client.post("/auth/register", json=ANN)
         assert answer.status_code == 201
         assert not any(task.done() for task in slow), "answered while they drip"
+    registered.set()
     for answered in await asyncio.gather(*slow):
         assert b"HTTP/1.1 5" not in answered
 

@@ -22,7 +22,7 @@ from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
 from mailcore.store.session import Store
 
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 PNG = bytes(range(256))
 MAIL = (
@@ -44,7 +44,7 @@ Deliver = Callable[..., Awaitable[UUID]]
 @pytest.fixture
 def deliver(store: Store, ringer: Ringer, tmp_path: Path) -> Deliver:
     blobs = blob.open((tmp_path / "blobs").as_uri())
-    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs)
+    receives, routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs, patience=PATIENT)
 
     async def deliver(org: UUID, raw: bytes, *, route: bool = True, to: str = "support@postroom.test") -> UUID:
         done = await receives.receive(

@@ -41,12 +41,14 @@ async def test_a_paused_domain_is_refused_with_a_reason_shown_and_resumed_by_the
     api: httpx.AsyncClient, store: Store, org: UUID, domain: UUID, admin: asyncpg.Connection
 ) -> None:
     assert (await api.post("/emails", json=email())).status_code == 200
+    today = datetime.now(UTC).date().isoformat()
     await bounced(store, admin, org, domain, 30, 70)
     await guard(store, Reputation())
     found = (await api.get(f"/v1/domains/{domain}/reputation")).json()
     assert (found["object"], found["name"], found["state"]) == ("reputation", "postroom.test", "paused")
-    assert found["last_24_hours"]["bounce_rate"] == 0.3 and found["days"][0]["bounced"] == 30
-    assert found["days"][0]["date"] == datetime.now(UTC).date().isoformat()
+    days = {day["date"]: day["bounced"] for day in found["days"][:2]}
+    assert found["last_24_hours"]["bounce_rate"] == 0.3
+    assert days[today] == 30 or datetime.now(UTC).date().isoformat() != today, days
     assert [alarm["kind"] for alarm in found["alarms"]] == ["bounces"]
     assert found["broadcasts"]["allowed"] is False
     assert found["thresholds"]["bounce_limit"] == 0.05
@@ -188,7 +190,7 @@ async def tracing(token: str, make_client: MakeClient) -> Any:
     async with DnsServer(ZONES, failing=["dead.test", "mx.broken.test"]) as server:
         yield await make_client(
             token,
-            dns={"nameservers": [server.address], "timeout_seconds": 2},
+            dns={"nameservers": [server.address], "timeout_seconds": 60},
             network={"allow": {"mx": ["127.0.0.0/8"]}},
             outbound={"route": "mx", "source_ip": "127.0.0.1", "ehlo_name": "out.test"},
             tracking={"url": "https://links.test"},

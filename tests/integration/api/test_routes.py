@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,7 +21,7 @@ from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
 from mailcore.store.session import Store
 
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 RAW = "From: Jane <jane@sender.example>\r\nTo: support@postroom.test\r\nSubject: Invoice 17\r\nX-Kind: bill\r\n\r\nHello\r\n"
 DROP = {"name": "noise", "match": {"from": "*@noise.example"}, "actions": [{"type": "drop"}]}
@@ -42,7 +41,7 @@ def blobs(api_settings: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def deliver(org: UUID, store: Store, ringer: Ringer, blobs: Any, tmp_path: Path) -> Deliver:
+def deliver(org: UUID, store: Store, ringer: Ringer, blobs: Any) -> Deliver:
     receives = Receives(store, ringer, blobs)
 
     async def deliver(raw: bytes = RAW.encode(), to: str = "support@postroom.test") -> UUID:
@@ -56,7 +55,7 @@ def deliver(org: UUID, store: Store, ringer: Ringer, blobs: Any, tmp_path: Path)
         await lease.enrol()
         async with store.worker() as db:
             claimed = await arrivals.claim(db, lease.id, 10)
-        await Routes(store, ringer, blobs).route(lease.id, claimed)
+        await Routes(store, ringer, blobs, patience=PATIENT).route(lease.id, claimed)
 
     deliver.route = route  # type: ignore[attr-defined]
     return deliver

@@ -23,7 +23,7 @@ from mailcore.smtp.envelope import Envelope
 from mailcore.store import arrivals
 from mailcore.store.session import Store
 
-from .harness import MakeClient, MakeKey, assert_error
+from .harness import PATIENT, MakeClient, MakeKey, assert_error
 
 MAIL = (
     b"From: Ann <ann@sender.example>\r\nTo: support@postroom.test\r\nSubject: %s\r\nMIME-Version: 1.0\r\n"
@@ -44,7 +44,8 @@ class Scanned:
         scans = Scans(store, [Configured(self.spamd, False), Configured(self.clamd, False)], again_seconds=60)
         blobs = blob.open((folder / "blobs").as_uri())
         self._store, self._lease = store, WorkerLease(store, "inbound_smtp")
-        self._receives, self._routes = Receives(store, ringer, blobs), Routes(store, ringer, blobs, scans=scans)
+        self._receives = Receives(store, ringer, blobs)
+        self._routes = Routes(store, ringer, blobs, scans=scans, patience=PATIENT)
 
     async def deliver(self, org: UUID, subject: bytes) -> UUID:
         envelope = Envelope("ann@sender.example", (TO,))

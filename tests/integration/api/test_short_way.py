@@ -45,7 +45,7 @@ class Answer:
 
 
 async def read(reader: asyncio.StreamReader) -> Answer:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
         pairs = [line.split(": ", 1) for line in lines]
         headers = dict(pairs)
@@ -72,7 +72,7 @@ async def ask(port: int, *pieces: bytes, answers: int = 1) -> list[Answer]:
 
 
 async def logged(client: httpx.AsyncClient, admin: asyncpg.Connection, count: int) -> list[asyncpg.Record]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await admin.fetchval("SELECT count(*) FROM logs") < count:
             await client._transport.app.ctx.logs.flush()  # type: ignore[attr-defined]
             await asyncio.sleep(0.01)
@@ -124,8 +124,8 @@ async def test_requests_behind_each_other_and_refusals_among_them(
         (400, "c"),
         (200, "d"),
     ]
-    rows = await logged(client, admin, 3)
-    assert [(row["request_id"], row["status"]) for row in rows] == [("a", 200), ("b", 400), ("d", 200)]
+    rows = await logged(client, admin, 3)  # those of one millisecond have no order
+    assert sorted((row["request_id"], row["status"]) for row in rows) == [("a", 200), ("b", 400), ("d", 200)]
     assert await admin.fetchval("SELECT count(*) FROM emails") == 2
 
 
@@ -170,7 +170,7 @@ async def test_what_is_under_way_at_shutdown_is_answered(
     await admin.execute("LOCK TABLE emails IN ACCESS EXCLUSIVE MODE")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write((head(token) + BODY) * 2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await admin.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
             await asyncio.sleep(0.01)
     server.should_exit = True

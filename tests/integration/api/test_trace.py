@@ -50,7 +50,7 @@ async def tracer(
     """A client of the api, and the settings that it runs with."""
     async with DnsServer(ZONES) as server:
         given: dict[str, Any] = {
-            "dns": {"nameservers": [server.address], "timeout_seconds": 2},
+            "dns": {"nameservers": [server.address], "timeout_seconds": 60},
             "network": {"allow": {"mx": ["127.0.0.0/8", "192.0.2.0/24", "::1/128"]}},
             "domains": {"mx_host": "mail.ours.test"},
             "outbound": {"route": "mx", "ehlo_name": "out.test", **outbound},
@@ -67,7 +67,7 @@ async def tracing(token: str, make_client: MakeClient) -> AsyncIterator[httpx.As
 def finder(store: Store, given: dict[str, Any]) -> Finder:
     """As outbound makes it of the same settings."""
     settings = Settings(encryption_key=SEALED_BY, **given)
-    resolver = DnsResolver(settings.dns.nameservers, timeout=2, cache_size=0)
+    resolver = DnsResolver(settings.dns.nameservers, timeout=60, cache_size=0)
     return routes(settings, store, resolver)._finder
 
 

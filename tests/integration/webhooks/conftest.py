@@ -36,13 +36,13 @@ def make_settings(database_url: str, redis_url: str, tmp_path: Path) -> MakeSett
         *,
         allow: tuple[str, ...] = ("127.0.0.0/8",),
         sweep_seconds: float = 0.5,
-        lease_seconds: float = 5,
+        lease_seconds: float = 60,  # a machine that stands still takes no lease away
         redis: str = redis_url,
         **webhooks: Any,
     ) -> Settings:
         return Settings(  # type: ignore[call-arg]
             encryption_key=KEY,
-            database={"url": database_url},
+            database={"url": database_url, "connect_seconds": 60},
             redis={"url": redis},
             blob={"url": (tmp_path / "blobs").as_uri()},
             network={"allow": {"webhooks": list(allow)}},
@@ -74,7 +74,7 @@ async def client(
     await add_key(admin, org, TOKEN)
     settings = ApiSettings(  # type: ignore[call-arg]
         encryption_key=KEY,
-        database={"url": database_url},
+        database={"url": database_url, "connect_seconds": 60},
         redis={"url": redis_url},
         blob={"url": (tmp_path / "blobs").as_uri()},
         network={"allow": {"webhooks": ["127.0.0.0/8"]}},

@@ -65,7 +65,7 @@ class Receiver:
     def at(self, path: str) -> list[Post]:
         return [post for post in self.posts if post.path == path]
 
-    async def until(self, there: Callable[[], bool], seconds: float = 30) -> None:
+    async def until(self, there: Callable[[], bool], seconds: float = 100) -> None:
         async with self._changed, asyncio.timeout(seconds):
             await self._changed.wait_for(there)
 
@@ -186,12 +186,12 @@ class Tenant:
     def ring(self) -> None:
         self.ringer.ring(WEBHOOKS)
 
-    async def until(self, there: Callable[[], Awaitable[Any]], seconds: float = 30) -> None:
+    async def until(self, there: Callable[[], Awaitable[Any]], seconds: float = 100) -> None:
         async with asyncio.timeout(seconds):
             while not await there():
                 await asyncio.sleep(0.02)
 
-    async def until_state(self, state: str, seconds: float = 30) -> None:
+    async def until_state(self, state: str, seconds: float = 100) -> None:
         """Some event is in that state, and nothing is in hand."""
         sql = (
             "SELECT EXISTS (SELECT FROM webhook_deliveries WHERE state = $1) "
@@ -199,7 +199,7 @@ class Tenant:
         )
         await self.until(lambda: self.admin.fetchval(sql, state), seconds)
 
-    async def until_empty(self, seconds: float = 30) -> None:
+    async def until_empty(self, seconds: float = 100) -> None:
         """Nothing waits and nothing is in hand any more."""
         async with asyncio.timeout(seconds):
             while await self.admin.fetchval("SELECT count(*) FROM webhook_queue"):

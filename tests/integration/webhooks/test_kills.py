@@ -8,9 +8,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from integration.webhooks.harness import KEY, Receiver, Tenant
 from mailcore import events
 
+pytestmark = pytest.mark.timeout(600)  # each starts some processes, one after the other
 Environment = dict[str, str]
 
 
@@ -39,7 +42,7 @@ async def test_killed_between_post_and_commit_it_posts_again_with_the_same_id(
     webhook_id = await tenant.endpoint(receiver.url())
     [event_id] = await tenant.raise_events()
     process = await _start(_environment(database_url, redis_url, POSTROOM_FAILPOINT="f18"), tmp_path)
-    assert await asyncio.wait_for(process.wait(), 30) == 137
+    assert await asyncio.wait_for(process.wait(), 100) == 137
     assert len(receiver.posts) == 1
     assert await tenant.states() == {"pending": 1}
     process = await _start(_environment(database_url, redis_url), tmp_path)
@@ -50,7 +53,7 @@ async def test_killed_between_post_and_commit_it_posts_again_with_the_same_id(
         assert await tenant.states() == {"success": 1}
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), 100) == 0
 
 
 async def test_an_event_that_kills_each_worker_is_given_up_with_the_reason(
@@ -63,10 +66,10 @@ async def test_an_event_that_kills_each_worker_is_given_up_with_the_reason(
     while True:
         process = await _start(deadly, tmp_path)
         dying, given_up = asyncio.create_task(process.wait()), asyncio.create_task(tenant.until_empty())
-        await asyncio.wait([dying, given_up], return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        await asyncio.wait([dying, given_up], return_when=asyncio.FIRST_COMPLETED, timeout=100)
         if given_up.done():
             process.terminate()
-            assert await asyncio.wait_for(dying, 30) == 0
+            assert await asyncio.wait_for(dying, 100) == 0
             break
         given_up.cancel()
         assert dying.result() == 137
@@ -88,13 +91,13 @@ async def test_many_kills_lose_nothing(
     kills = 5
     for _ in range(kills):
         process = await _start(_environment(database_url, redis_url, POSTROOM_FAILPOINT="f18:40"), tmp_path)
-        assert await asyncio.wait_for(process.wait(), 30) == 137
+        assert await asyncio.wait_for(process.wait(), 100) == 137
     process = await _start(_environment(database_url, redis_url), tmp_path)
     try:
         await tenant.until_empty()
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), 100) == 0
     seen = Counter(post.id for post in receiver.posts)
     repeats = sum(seen.values()) - len(seen)
     print(f"400 posts, {kills} kills: {len(seen)} arrived, {repeats} repeats")

@@ -113,13 +113,14 @@ async def test_an_answer_that_is_not_2xx_is_tried_again_with_the_same_id(
 async def test_silence_is_a_failure(tenant: Tenant, receiver: Receiver, run: Run) -> None:
     receiver.answers["/hook"] = [0, 200]
     await tenant.endpoint(receiver.url())
-    async with run(retry_schedule=[0.1], timeout_seconds=0.3):
+    # a machine that stands still is silent, too: then there are more attempts
+    async with run(retry_schedule=[0.1] * 20, timeout_seconds=0.3):
         await tenant.raise_events()
         await tenant.until_empty()
-    assert len(receiver.posts) == 2
     attempts = await tenant.admin.fetch("SELECT http_status, response FROM webhook_attempts ORDER BY attempt")
-    assert attempts[0]["http_status"] is None and "0.3 s" in attempts[0]["response"]
-    assert attempts[1]["http_status"] == 200
+    *silent, answered = attempts
+    assert silent and all(row["http_status"] is None and "0.3 s" in row["response"] for row in silent)
+    assert answered["http_status"] == 200
 
 
 async def test_a_used_up_schedule_ends_it(tenant: Tenant, receiver: Receiver, run: Run) -> None:
@@ -214,7 +215,7 @@ async def test_a_drain_finishes_what_is_in_hand(tenant: Tenant, receiver: Receiv
     await tenant.endpoint(receiver.url())
     async with run(timeout_seconds=60) as drain:
         await tenant.raise_events(3)
-        await receiver.until(lambda: len(receiver.posts) == 2)
+        await receiver.until(lambda: len(receiver.posts) >= 2)
         draining = asyncio.create_task(drain())
         receiver.released.set()
         await draining

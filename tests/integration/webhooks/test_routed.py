@@ -77,7 +77,7 @@ async def routed(tenant: Tenant, folder: Path, webhook_id: UUID, **action: objec
     await lease.enrol()
     async with tenant.store.worker() as db:
         claimed = await arrivals.claim(db, lease.id, 10)
-    assert await Routes(tenant.store, tenant.ringer, blobs).route(lease.id, claimed) == 1
+    assert await Routes(tenant.store, tenant.ringer, blobs, patience=60.0).route(lease.id, claimed) == 1
     return done.ids[tenant.org_id]
 
 
