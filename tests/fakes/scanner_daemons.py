@@ -26,19 +26,22 @@ class Daemon:
     argv: Sequence[str]
     port: int
     log: Path
+    others: tuple[int, ...] = ()
+    """Ports of its other workers: each begins to listen when it likes."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Returns when it takes connections, on each port."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
             )
         until = time.monotonic() + START_SECONDS
-        while True:
+        waited_for = [self.port, *self.others]
+        while waited_for:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
+                socket.create_connection(("127.0.0.1", waited_for[0]), 1).close()
+                del waited_for[0]
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"{self.argv[0]} does not start: {self.log.read_text()[-2000:]}") from None

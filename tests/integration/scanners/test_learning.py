@@ -59,7 +59,7 @@ def _learning(folder: Path, server: str) -> tuple[Daemon, int]:
     places = [f"--var={name}={folder}" for name in ("DBDIR", "RUNDIR", "LOGDIR")]
     account = ["-u", "nobody", "-g", "nogroup"] if os.getuid() == 0 else []
     argv = [peer("rspamd"), "-f", "-i", "-c", str(folder / "rspamd.conf"), *places, *account]
-    return Daemon(argv, controller, folder / "rspamd.log"), port
+    return Daemon(argv, controller, folder / "rspamd.log", (port,)), port
 
 
 @pytest.fixture
