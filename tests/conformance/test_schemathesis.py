@@ -36,7 +36,7 @@ def _run(there: World, tmp_path: Path, phases: str, *which: str) -> None:
     url = f"{there.stack.dev['api_url']}/openapi.json"
     argv = [str(Path(sys.executable).with_name("st")), "run", url, "--max-examples", EXAMPLES, "--checks", CHECKS]
     argv += ["--header", f"Authorization: Bearer {there.stack.dev['api_key']}", "--phases", phases, *which]
-    argv += ["--suppress-health-check", "all", "--no-color"]
+    argv += ["--suppress-health-check", "all", "--no-color", "--request-timeout", "60"]
     argv += ["--workers", "1"]  # in two threads ast.parse of Python 3.11 fails with a SystemError now and then
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=int(EXAMPLES) * 60, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]

@@ -86,7 +86,7 @@ def world(folder: Path) -> Iterator[World]:
 
 
 def _client(stack: Stack, key: str) -> httpx.Client:
-    return httpx.Client(base_url=stack.dev["api_url"], headers={"authorization": f"Bearer {key}"}, timeout=30)
+    return httpx.Client(base_url=stack.dev["api_url"], headers={"authorization": f"Bearer {key}"}, timeout=60)
 
 
 def _organization(stack: Stack, name: str) -> str:
@@ -195,7 +195,7 @@ def _receive(there: World) -> tuple[str, str]:
     mail.add_alternative('<p>hello <img src="cid:pixel"></p>', subtype="html")
     mail.add_attachment(PIXEL, "image", "gif", filename="p.gif", cid="<pixel>", disposition="inline")
     host, port = there.stack.dev["mx"].split(":")
-    with smtplib.SMTP(host, int(port), timeout=20) as smtp:
+    with smtplib.SMTP(host, int(port), timeout=60) as smtp:
         smtp.send_message(mail)
     received = wait_for(lambda: there.api.get("/emails/receiving").json()["data"], "the mail is routed")[0]["id"]
     return received, there.api.get(f"/emails/receiving/{received}/attachments").json()["data"][0]["id"]

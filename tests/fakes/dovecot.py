@@ -49,7 +49,9 @@ class Dovecot:
 
     def recreate_inbox(self, user: str) -> None:
         """A mailbox of the same name with another UIDVALIDITY."""
-        shutil.rmtree(self.folder / "mail" / user)
+        gone = self.folder / "mail" / f"{user}.gone"  # Dovecot may be writing into it just now
+        (self.folder / "mail" / user).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def start(
@@ -71,16 +73,21 @@ def start(
     process = subprocess.Popen(
         [str(BINARY), "-F", "-c", str(folder / "dovecot.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", ports[0]), 1) as sock:
-                assert sock.recv(64).startswith(b"* OK")
-                return Dovecot(ports[0], ports[1], folder, ports[2] if LMTP.exists() else 0), process
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "Dovecot does not start"
-            time.sleep(0.05)
+    deadline = time.monotonic() + 100
+    while not _greets(ports[0]):
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, "Dovecot does not start"
+        time.sleep(0.05)
+    return Dovecot(ports[0], ports[1], folder, ports[2] if LMTP.exists() else 0), process
+
+
+def _greets(port: int) -> bool:
+    """Not where it takes the connection and ends it again, as while it starts."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            return sock.recv(64).startswith(b"* OK")
+    except OSError:
+        return False
 
 
 _LMTP = """

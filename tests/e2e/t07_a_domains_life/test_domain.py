@@ -24,7 +24,7 @@ def other(stack: Stack) -> Iterator[httpx.Client]:
     made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert made.returncode == 0, made.stderr
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
-    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as client:
         yield client
 
 
