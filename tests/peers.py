@@ -45,8 +45,8 @@ def free_port() -> int:
 
 
 def claim(firsts: Sequence[int], count: int) -> int:
-    """The first of so many ports that are this process's from now on, the last of which is the sign of it: bound, so that of two who
-    claim at once one fails, in whatever run of pytest. Each begins to look at another place."""
+    """The first of so many ports that are this process's from now on. The last of them is the sign of it: bound, so that of two who
+    claim at the same time one fails, in whatever run of pytest. Each begins to look at another place."""
     begin = os.getpid() * 7 % len(firsts)
     for first in (*firsts[begin:], *firsts[:begin]):
         sign = socket.socket()

@@ -223,7 +223,11 @@ def test_every_type_of_the_sending_half_has_its_payload(stack: Stack, api: httpx
     html = _arrived(stack, "reader@example.com").get_body(("html",))
     assert html is not None
     for url in re.findall(r'(?:src|href)="([^"]*/track/[^"]*)"', html.get_content()):
-        httpx.get(url, headers={"user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}, timeout=60)
+        httpx.get(
+            url,
+            headers={"user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"},
+            timeout=60,
+        )
 
     def posts() -> dict[str, dict[str, Any]]:
         bodies = [json.loads(post["body"]) for post in endpoint.posts if post["path"].endswith("/types")]

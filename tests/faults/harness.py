@@ -44,8 +44,8 @@ def fsync_sink(folder: Path, port: int, delay: float) -> Iterator[Path]:
 
 
 class Load(threading.Thread):
-    """Sends `total` numbered mails, each until it is accepted, with the same idempotency key at each try; then, slowly, more of them
-    until `enough` is set."""
+    """Sends `total` numbered mails, each until it is accepted, with the same idempotency key at each try; then, slowly, more until
+    `enough` is set."""
 
     def __init__(self, stack: Stack, folder: Path, total: int, workers: int = 4) -> None:
         super().__init__(name="load")
@@ -124,8 +124,8 @@ class Faults:
     signers: int = 0
     """Kills of a child process that composes and signs."""
     aimed: bool = False
-    """Kills wait until a process has mail in hand, and the load until all is done: for short runs, which would else now and then hit
-    nothing."""
+    """Kills wait until a process has mail in hand, and the load goes on until all is done: for short runs, which would else now and
+    then hit nothing."""
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, stack: Stack, alive: Callable[[], bool]) -> None:

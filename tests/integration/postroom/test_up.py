@@ -78,6 +78,13 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
         return answer.status, answer.read()
 
 
+def is_ready(url: str) -> bool:
+    try:
+        return get(f"{url}/readyz")[0] == 200
+    except (OSError, HTTPException):
+        return False
+
+
 def test_dev_json_says_where_everything_is(stack: Stack) -> None:
     dev = stack.dev
     assert set(dev) == KEYS
@@ -95,8 +102,8 @@ def test_dev_json_says_where_everything_is(stack: Stack) -> None:
         "dns": 1,
         "api": 2,
     }
-    for url in (f"{dev['api_url']}/readyz", *(f"{url}/readyz" for url in dev["ops"].values())):
-        assert get(url)[0] == 200
+    for url in (dev["api_url"], *dev["ops"].values()):
+        wait_for(lambda url=url: is_ready(url), f"{url} is ready")
     assert Path(dev["tls_ca"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
 
 
@@ -208,14 +215,7 @@ def test_a_killed_part_is_started_again(stack: Stack, group: str) -> None:
     stack.kill(group)
     assert f"{group} was killed by SIGKILL; starting it again" in stack.output()
     assert not [pid for pid in old if Path(f"/proc/{pid}").exists()]
-
-    def is_ready() -> bool:
-        try:
-            return get(f"{stack.dev['api_url']}/readyz")[0] == 200
-        except (OSError, HTTPException):
-            return False
-
-    wait_for(is_ready, "ready again")
+    wait_for(lambda: is_ready(stack.dev["api_url"]), "ready again")
 
 
 def test_a_second_start_finds_everything_again(tmp_path: Path) -> None:
