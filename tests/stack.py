@@ -41,7 +41,7 @@ def free_base() -> int:
             return base
 
 
-def wait_for(check: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
+def wait_for(check: Callable[[], T | None], what: str, seconds: float = 100.0) -> T:
     """The first true value that `check` gives; fails loudly when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -74,7 +74,7 @@ class Stack:
         port_base: int | None = None,
         env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
-        ready_seconds: float = 90.0,
+        ready_seconds: float = 200.0,
     ) -> None:
         self.folder = folder
         self.port_base = port_base or free_base()

@@ -20,8 +20,6 @@ import pytest
 from postroom.local.devfile import settings_of
 from stack import Stack, free_base, traversable, wait_for
 
-pytestmark = pytest.mark.timeout(400)
-
 # two of api share one port; what the other services do is told by their own tests
 LIGHT = {
     "POSTROOM_API__PROCESSES": "2",
