@@ -27,7 +27,11 @@ from mailcore.blob.caught import Caught, list_caught, read_raw
 from peers import claim, is_free
 
 T = TypeVar("T")
-CALM = {"POSTROOM_DNS__TIMEOUT_SECONDS": "15", "POSTROOM_DATABASE__CONNECT_SECONDS": "30"}
+CALM = {
+    "POSTROOM_DNS__TIMEOUT_SECONDS": "15",
+    "POSTROOM_DATABASE__CONNECT_SECONDS": "30",
+    "POSTROOM_WEBHOOKS__TIMEOUT_SECONDS": "60",
+}
 """A machine that stands still for a while is no failure: what is given up after so long is told as a fault of the other side."""
 SPAN = 60  # ports from the base on that are a stack's; the last is left free
 

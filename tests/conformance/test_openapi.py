@@ -132,7 +132,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 def _verified_by_another(stack: Stack, api: httpx.Client, name: str) -> None:
     command = [sys.executable, "-m", "postroom", "org", "create", "Other", "--json", "--data", str(stack.data)]
-    made = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
     with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as other:
         domain = other.post("/domains", json={"name": name}).json()

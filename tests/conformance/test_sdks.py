@@ -42,7 +42,7 @@ def _environment(stack: Stack, **more: str) -> dict[str, str]:
 
 
 def _run(argv: list[str], env: dict[str, str], cwd: Path) -> dict[str, Any]:
-    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -136,7 +136,7 @@ def test_resend_from_npm(stack: Stack) -> None:
             cwd=CACHE,
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stderr

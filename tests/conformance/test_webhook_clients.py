@@ -299,7 +299,7 @@ def _node(script: str, *arguments: str, input: str | None = None, env: dict[str,
         shutil.copy(SOURCE / name, CACHE / name)
     if not (CACHE / "node_modules" / "svix").exists():
         argv = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(argv, cwd=CACHE, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(argv, cwd=CACHE, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
     done = subprocess.run(
         [node, script, *arguments],
@@ -308,7 +308,7 @@ def _node(script: str, *arguments: str, input: str | None = None, env: dict[str,
         input=input,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

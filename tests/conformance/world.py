@@ -93,7 +93,7 @@ def _client(stack: Stack, key: str) -> httpx.Client:
 
 def _organization(stack: Stack, name: str) -> str:
     argv = [sys.executable, "-m", "postroom", "org", "create", name, "--data", str(stack.data), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=True)
     token: str = json.loads(done.stdout)["api_key"]
     return token
 
