@@ -73,7 +73,7 @@ def start(
     process = subprocess.Popen(
         [str(BINARY), "-F", "-c", str(folder / "dovecot.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 60
     while not _greets(ports[0]):
         assert process.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < deadline, "Dovecot does not start"
@@ -82,9 +82,8 @@ def start(
 
 
 def _greets(port: int) -> bool:
-    """Not where it takes the connection and ends it again, as while it starts."""
     try:
-        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
             return sock.recv(64).startswith(b"* OK")
     except OSError:
         return False
