@@ -80,7 +80,8 @@ class XmlReader:
                 return
             except expat.ExpatError as error:
                 self.wrong = f"the XML is broken in line {error.lineno}: {expat.ErrorString(error.code)}"
-            except (LookupError, ValueError):  # Expat asks Python's codecs about an encoding that it does not know itself
+            except (LookupError, ValueError):
+                # Expat asks Python's codecs about an encoding that it does not know itself
                 self.wrong = "the XML says that it is in an encoding that cannot be read"
             else:
                 self.wrong = ""
