@@ -14,11 +14,13 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,7 +45,7 @@ _FLAGS = (
     "--disable-features=OptimizationHints,MediaRouter,Translate,DialMediaRouteProvider,CertificateTransparencyComponentUpdater",
 )
 
-_OWN = re.compile(r"(?:http://)?[a-z0-9-]+\.(?:google|googleapis)\.com[:/]")
+_OWN = re.compile(r"(?:http://)?(?:[a-z0-9-]+\.)+(?:google|googleapis|gstatic|gvt1)\.com[:/]")
 """What it asks for by itself, whatever it shows. What a document asks for is heard over the pipe, too."""
 
 
@@ -77,7 +79,7 @@ class Browser:
         with (folder / "chromium.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *("bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "chromium", program, *_FLAGS),
-                *(f"--user-data-dir={folder}/profile", f"--proxy-server={address}", "about:blank"),
+                *(f"--user-data-dir={mkdtemp(dir=folder)}", f"--proxy-server={address}", "about:blank"),
                 pass_fds=(theirs_in, theirs_out),
                 env={"PATH": os.environ["PATH"], "HOME": str(folder)},
                 stdout=log,
@@ -92,7 +94,7 @@ class Browser:
         browser = cls(proxy, reader, ours_out)
         listening = asyncio.create_task(browser._listen())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(100):
                 await browser._attach()
             yield browser
         finally:
@@ -105,26 +107,36 @@ class Browser:
             server.close()
 
     async def show(
-        self, documents: Sequence[str], *, sandbox: str | None = None, csp: str | None = None, dialogs: int = 0
+        self,
+        documents: Sequence[str],
+        *,
+        sandbox: str | None = None,
+        csp: str | None = None,
+        enough: Callable[[Seen], bool] = lambda _: True,
     ) -> Seen:
-        """`sandbox`: of the frames, None: none; `csp`: with which the documents are served; `dialogs`: so many are waited for, a
-        minute at most (TimeoutError)."""
+        """`sandbox`: of the frames, None: none; `csp`: with which the documents are served; `enough`: whether all is there that is
+        waited for, a minute at most."""
         self._seen, known = Seen(), len(self._proxy.others)
+
+        def so_far() -> Seen:
+            # what it does ahead of a request is heard by the proxy alone
+            ahead = [(-1, url) for url in self._proxy.others[known:]]
+            return Seen([*self._seen.dialogs], [*self._seen.requests, *ahead])
+
         for first in range(0, len(documents), AT_ONCE):
             some = list(enumerate(documents))[first : first + AT_ONCE]
             self._proxy.pages = {"/favicon.ico": "", **{f"/{n}": document for n, document in some}}
             self._proxy.csp = csp
             held = "" if sandbox is None else f' sandbox="{escape(sandbox)}"'
             self._proxy.pages["/all"] = "".join(f'<iframe{held} src="/{n}"></iframe>' for n, _ in some)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(110):
                 await self._open(f"http://{HOST}/all")
                 await asyncio.sleep(0.15)  # what loads or runs a moment later
-                while len(self._seen.dialogs) < dialogs:
+                until = time.monotonic() + 60
+                while not enough(so_far()) and time.monotonic() < until:
                     await asyncio.sleep(0.05)
                 await self._open("about:blank")
-        # what it does ahead of a request is heard by the proxy alone
-        self._seen.requests += [(-1, url) for url in self._proxy.others[known:]]
-        return self._seen
+        return so_far()
 
     async def _open(self, url: str) -> None:
         self._loaded.clear()

@@ -30,6 +30,8 @@ structlog.configure(
 _OURS = pytest.StashKey[Path]()
 FIRST = ("conformance", "e2e", "integration/postroom", "integration/outbound", "integration", "unit")
 """What boots whole stacks is given out first and the many short files last, so that all workers end at the same time."""
+STACK_SECONDS = 600
+"""For a test that asks a whole stack, and may have to boot it: on a busy machine that alone takes most of a minute."""
 TOGETHER = {
     "tests/e2e/": "tests/e2e",
     **{f"tests/conformance/test_{name}.py": "world" for name in ("idor", "resend_api", "sdk_methods", "sdks")},
@@ -70,12 +72,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByStack 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _rank(item.path) < FIRST.index("integration/outbound") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STACK_SECONDS))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _rank(item.path))
 
 
 def _rank(file: Path) -> int:
-    here = file.relative_to(Path(__file__).parent).as_posix()
+    here = Path(os.path.relpath(file, Path(__file__).parent)).as_posix()
     return next((n for n, folder in enumerate(FIRST) if here.startswith(f"{folder}/")), len(FIRST))
 
 

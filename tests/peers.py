@@ -5,10 +5,11 @@ With POSTROOM_TEST_REQUIRE_PEERS=1 it fails instead.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import socket
+from collections import deque
+from collections.abc import Sequence
 
 import pytest
 
@@ -27,17 +28,36 @@ def peer(program: str) -> str:
     pytest.skip(f"{program} is not installed: make peers")
 
 
-_FIRST, _COUNT = 3_000, 9_000
+_FIRST, _COUNT, _BLOCK = 3_000, 9_000, 50
 """Away from those that the kernel gives to whoever connects, or a test would meet a stranger on them, or itself."""
-_offered = itertools.count(os.getpid() * 53)
+_held: list[socket.socket] = []
+_offered: deque[int] = deque()
 
 
 def free_port() -> int:
-    """One that nobody listens on, offered once. Tests that run beside each other begin at places of their own."""
-    for offered in itertools.islice(_offered, _COUNT):
-        if is_free(port := _FIRST + offered % _COUNT):
+    """One that nobody listens on, offered once by this process, and by no other while this one lives."""
+    while True:
+        if not _offered:
+            first = claim(range(_FIRST, _FIRST + _COUNT, _BLOCK), _BLOCK)
+            _offered.extend(range(first, first + _BLOCK - 1))
+        if is_free(port := _offered.popleft()):
             return port
-    raise AssertionError("no free port")
+
+
+def claim(firsts: Sequence[int], count: int) -> int:
+    """The first of so many ports that are this process's from now on. The last of them is the sign of it: bound, so that of two who
+    claim at the same time one fails, in whatever run of pytest. Each begins to look at another place."""
+    begin = os.getpid() * 7 % len(firsts)
+    for first in (*firsts[begin:], *firsts[:begin]):
+        sign = socket.socket()
+        try:
+            sign.bind(("127.0.0.1", first + count - 1))
+        except OSError:
+            sign.close()
+        else:
+            _held.append(sign)
+            return first
+    raise AssertionError("no free range of ports")
 
 
 _CLOSED = {3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670), 6679, 6697, 10080}

@@ -5,7 +5,8 @@
         stack.kill("outbound")            SIGKILL; returns when the supervisor has started it again
         stack.caught(to="you@example.com")
 
-`env` adds settings (`{"POSTROOM_OUTBOUND__PROCESSES": "2"}`). On leaving it is stopped with SIGTERM and has to end with 0.
+`env` adds settings (`{"POSTROOM_OUTBOUND__PROCESSES": "2"}`) to those of CALM. On leaving it is stopped with SIGTERM and has to end
+with 0.
 """
 
 from __future__ import annotations
@@ -23,23 +24,28 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from mailcore.blob.caught import Caught, list_caught, read_raw
-from peers import is_free
+from peers import claim, is_free
 
 T = TypeVar("T")
-SPAN = 60  # ports from the base on that a stack may use
+CALM = {
+    "POSTROOM_DNS__TIMEOUT_SECONDS": "15",
+    "POSTROOM_DATABASE__CONNECT_SECONDS": "30",
+    "POSTROOM_WEBHOOKS__TIMEOUT_SECONDS": "60",
+}
+"""A machine that stands still for a while is no failure: what is given up after so long is told as a fault of the other side."""
+SPAN = 60  # ports from the base on that are a stack's; the last is left free
 
 
-def free_base(after: int = 0) -> int:
-    """A base from which on all ports of a stack are free just now, away from those that the kernel gives out by itself. `after`:
-    another one that is about to be used."""
-    first = 12_000 + os.getpid() % 16 * 20 * SPAN  # room for twenty before those of a test that runs beside this one
-    for base in range(first, 32_000, SPAN):
-        if base > after and all(is_free(base + offset) for offset in range(SPAN)):
+def free_base() -> int:
+    """A base from which on all ports of a stack are free and this process's alone (`claim`), away from those that the kernel gives
+    out by itself."""
+    while True:
+        base = claim(range(12_000, 32_000 - SPAN, SPAN), SPAN)
+        if all(is_free(base + offset) for offset in range(SPAN - 1)):
             return base
-    raise AssertionError("no free range of ports")
 
 
-def wait_for(check: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
+def wait_for(check: Callable[[], T | None], what: str, seconds: float = 100.0) -> T:
     """The first true value that `check` gives; fails loudly when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -72,7 +78,7 @@ class Stack:
         port_base: int | None = None,
         env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
-        ready_seconds: float = 90.0,
+        ready_seconds: float = 200.0,
     ) -> None:
         self.folder = folder
         self.port_base = port_base or free_base()
@@ -92,7 +98,7 @@ class Stack:
         self._begins = len(self.output())
         with self.console.open("ab") as console:
             self.process = subprocess.Popen(
-                [*command, *self.arguments], stdout=console, stderr=subprocess.STDOUT, env={**own, **self.env}
+                [*command, *self.arguments], stdout=console, stderr=subprocess.STDOUT, env={**own, **CALM, **self.env}
             )
         wait_for(self._is_ready, f"Postroom is ready (see {self.console})", self.ready_seconds)
         return self
@@ -140,7 +146,7 @@ class Stack:
         assert content is not None
         return content
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 60.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 110.0) -> int:
         """Stops it and gives its exit code."""
         assert self.process is not None
         if self.process.poll() is None:

@@ -118,23 +118,23 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with Stack(tmp_path_factory.mktemp("openapi") / "stack", env=env) as stack:
         host, port = stack.dev["mx"].split(":")
         headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as client:
             hold = {"name": "hold", "match": {"recipient": "held*"}, "actions": [{"type": "quarantine"}]}
             assert client.post("/v1/routes", json=hold).status_code == 201
         raw = "From: Ann <ann@example.com>\r\nTo: t@postroom.test\r\nContent-Disposition: attachment; filename=a\r\n\r\nx\r\n"
-        with smtplib.SMTP(host, int(port), timeout=20) as smtp:
+        with smtplib.SMTP(host, int(port), timeout=60) as smtp:
             for to in ("held-1@postroom.test", "held-2@postroom.test", "t@postroom.test"):
                 smtp.sendmail("ann@example.com", [to], raw)
-        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as client:
             _verified_by_another(stack, client, CLAIMED)
             yield client
 
 
 def _verified_by_another(stack: Stack, api: httpx.Client, name: str) -> None:
     command = [sys.executable, "-m", "postroom", "org", "create", "Other", "--json", "--data", str(stack.data)]
-    made = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
-    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as other:
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as other:
         domain = other.post("/domains", json={"name": name}).json()
         records = [
             {key: record[key] for key in ("name", "type", "value", "priority") if key in record}

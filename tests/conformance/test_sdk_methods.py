@@ -28,7 +28,7 @@ def _run(there: World, argv: list[str], cwd: Path, claim: str, **env: str) -> di
     own = {name: value for name, value in os.environ.items() if not name.startswith(("POSTROOM_", "RESEND_"))}
     url = there.stack.dev["api_url"]
     env = {**own, **env, "RESEND_API_KEY": there.stack.dev["api_key"], "RESEND_API_URL": url, "RESEND_BASE_URL": url}
-    done = subprocess.run([*argv, given], env=env, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run([*argv, given], env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     assert told["wrong"] == {}
@@ -45,7 +45,7 @@ def _npm(name: str) -> Path:
     shutil.copy(HERE / "resend-npm" / "methods.mjs", folder / "methods.mjs")
     if not (folder / "node_modules" / "resend").exists():
         argv = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -61,7 +61,7 @@ def test_python_of_2024(there: World, tmp_path: Path) -> None:
     if not (folder / "resend").exists():
         wanted = str(HERE / "resend-pypi-2024" / "requirements.txt")
         argv = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "--target", str(folder)]
-        done = subprocess.run([*argv, "-r", wanted], capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run([*argv, "-r", wanted], capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0 and os.environ.get("POSTROOM_TEST_REQUIRE_PEERS") != "1":
             pytest.skip("resend 2.4.0 cannot be installed here")
         assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ def _environment(stack: Stack, **more: str) -> dict[str, str]:
 
 
 def _run(argv: list[str], env: dict[str, str], cwd: Path) -> dict[str, Any]:
-    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -50,7 +50,7 @@ def _run(argv: list[str], env: dict[str, str], cwd: Path) -> dict[str, Any]:
 
 def _caught(stack: Stack, to: str) -> list[dict[str, Any]]:
     headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-    answer = httpx.get(f"{stack.dev['api_url']}/v1/caught", params={"to": to}, headers=headers)
+    answer = httpx.get(f"{stack.dev['api_url']}/v1/caught", params={"to": to}, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["data"]
     return found
@@ -58,12 +58,12 @@ def _caught(stack: Stack, to: str) -> list[dict[str, Any]]:
 
 def _raw(stack: Stack, id_: str) -> bytes:
     headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-    return httpx.get(f"{stack.dev['api_url']}/v1/caught/{id_}/raw", headers=headers).content
+    return httpx.get(f"{stack.dev['api_url']}/v1/caught/{id_}/raw", headers=headers, timeout=60).content
 
 
 def _txt(stack: Stack, name: str) -> bytes:
     host, _, port = stack.dev["dns"].rpartition(":")
-    answer = dns.query.udp_with_fallback(dns.message.make_query(name, "TXT"), host, port=int(port), timeout=5)[0]
+    answer = dns.query.udp_with_fallback(dns.message.make_query(name, "TXT"), host, port=int(port), timeout=60)[0]
     for found in answer.answer:
         if found.rdtype == dns.rdatatype.TXT:
             return b"".join(found[0].strings)
@@ -136,7 +136,7 @@ def test_resend_from_npm(stack: Stack) -> None:
             cwd=CACHE,
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -147,6 +147,6 @@ def test_resend_from_npm(stack: Stack) -> None:
 def test_too_large_a_body_over_a_real_connection(stack: Stack) -> None:
     """The answer comes before the body is read, in the usual shape, and the server goes on."""
     headers = {"authorization": f"Bearer {stack.dev['api_key']}", "content-type": "application/json"}
-    answer = httpx.post(f"{stack.dev['api_url']}/emails", headers=headers, content=b"x" * 70_000_000, timeout=30)
+    answer = httpx.post(f"{stack.dev['api_url']}/emails", headers=headers, content=b"x" * 70_000_000, timeout=60)
     assert (answer.status_code, answer.json()["name"]) == (413, "validation_error")
-    assert httpx.get(f"{stack.dev['api_url']}/emails", headers=headers).status_code == 200
+    assert httpx.get(f"{stack.dev['api_url']}/emails", headers=headers, timeout=60).status_code == 200

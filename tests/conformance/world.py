@@ -8,9 +8,11 @@ import smtplib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -86,12 +88,12 @@ def world(folder: Path) -> Iterator[World]:
 
 
 def _client(stack: Stack, key: str) -> httpx.Client:
-    return httpx.Client(base_url=stack.dev["api_url"], headers={"authorization": f"Bearer {key}"}, timeout=30)
+    return httpx.Client(base_url=stack.dev["api_url"], headers={"authorization": f"Bearer {key}"}, timeout=60)
 
 
 def _organization(stack: Stack, name: str) -> str:
     argv = [sys.executable, "-m", "postroom", "org", "create", name, "--data", str(stack.data), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=True)
     token: str = json.loads(done.stdout)["api_key"]
     return token
 
@@ -157,9 +159,10 @@ def _fill(there: World) -> None:
 def told_about_tls(api: httpx.Client, domain: str, name: str) -> str:
     """Somebody reports about TLS with that domain's mail host; the report's id."""
     record = api.get(f"/v1/domains/{domain}/tls").json()["records"][0]["value"]
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)  # one that is too old is deleted soon
     report = {
         "report-id": "1",
-        "date-range": {"start-datetime": "2026-03-01T00:00:00Z", "end-datetime": "2026-03-01T23:59:59Z"},
+        "date-range": {"start-datetime": f"{yesterday}T00:00:00Z", "end-datetime": f"{yesterday}T23:59:59Z"},
         "policies": [{"policy": {"policy-type": "sts", "policy-domain": name}}],
     }
     path = "/v1/tls/intake/" + record.rpartition("/")[2]
@@ -177,9 +180,10 @@ def told_about_dmarc(api: httpx.Client, name: str, report_id: str = "1") -> str:
 
 def dmarc_report(name: str, report_id: str) -> str:
     """In base64."""
+    begin = int(time.time()) - 100_000  # one that is too old is deleted soon
     xml = (
         f"<feedback><report_metadata><org_name>o</org_name><email>a@b.example</email><report_id>{report_id}</report_id>"
-        "<date_range><begin>1790000000</begin><end>1790086399</end></date_range></report_metadata>"
+        f"<date_range><begin>{begin}</begin><end>{begin + 86_399}</end></date_range></report_metadata>"
         f"<policy_published><domain>{name}</domain><p>none</p></policy_published><record><row><source_ip>192.0.2.1</source_ip>"
         "<count>1</count><policy_evaluated><disposition>none</disposition><dkim>pass</dkim><spf>fail</spf></policy_evaluated>"
         f"</row><identifiers><header_from>{name}</header_from></identifiers></record></feedback>"
@@ -195,7 +199,7 @@ def _receive(there: World) -> tuple[str, str]:
     mail.add_alternative('<p>hello <img src="cid:pixel"></p>', subtype="html")
     mail.add_attachment(PIXEL, "image", "gif", filename="p.gif", cid="<pixel>", disposition="inline")
     host, port = there.stack.dev["mx"].split(":")
-    with smtplib.SMTP(host, int(port), timeout=20) as smtp:
+    with smtplib.SMTP(host, int(port), timeout=60) as smtp:
         smtp.send_message(mail)
     received = wait_for(lambda: there.api.get("/emails/receiving").json()["data"], "the mail is routed")[0]["id"]
     return received, there.api.get(f"/emails/receiving/{received}/attachments").json()["data"][0]["id"]

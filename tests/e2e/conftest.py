@@ -27,5 +27,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def api(stack: Stack) -> Iterator[httpx.Client]:
     """A program with the first organization's key."""
     headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as client:
         yield client

@@ -49,7 +49,9 @@ class Dovecot:
 
     def recreate_inbox(self, user: str) -> None:
         """A mailbox of the same name with another UIDVALIDITY."""
-        shutil.rmtree(self.folder / "mail" / user)
+        gone = self.folder / "mail" / f"{user}.gone"  # Dovecot may be writing into it just now
+        (self.folder / "mail" / user).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def start(

@@ -206,4 +206,4 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
             os.killpg(program.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        program.wait(10)
+        program.wait(60)

@@ -18,7 +18,7 @@ from peers import peer
 
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-" + b"ANTIVIRUS-TEST-FILE!$H+H*"
 """In two pieces: this file is not to be found by a scanner."""
-START_SECONDS = 60.0
+START_SECONDS = 100.0
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Daemon:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(60)
             self.process = None
 
 

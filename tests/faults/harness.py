@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,8 @@ import asyncpg
 import httpx
 import redis
 
-from stack import Stack, free_base, wait_for
+from peers import free_port
+from stack import Stack, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,19 +40,22 @@ def fsync_sink(folder: Path, port: int, delay: float) -> Iterator[Path]:
         yield log
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
 class Load(threading.Thread):
-    """Sends `total` numbered mails, each until it is accepted, with the same idempotency key at each try."""
+    """Sends `total` numbered mails, each until it is accepted, with the same idempotency key at each try; then, slowly, more until
+    `enough` is set."""
 
     def __init__(self, stack: Stack, folder: Path, total: int, workers: int = 4) -> None:
         super().__init__(name="load")
         self._url, self._key = stack.dev["api_url"], stack.dev["api_key"]
         self._file = (folder / "accepted.log").open("a", encoding="ascii")
         self._lock = threading.Lock()
-        self._numbers = iter(range(total))
+        self._total = total
+        self._numbers = itertools.count()
         self._workers = workers
+        self.enough = threading.Event()
         self.accepted: dict[str, str] = {}
         """Number → id of the email; each on disk before the next is sent."""
         self.unanswered = 0
@@ -69,8 +74,8 @@ class Load(threading.Thread):
         with httpx.Client(base_url=self._url, headers=headers, timeout=20) as client:
             while True:
                 with self._lock:
-                    number = next(self._numbers, None)
-                if number is None:
+                    number = next(self._numbers)
+                if number >= self._total and self.enough.wait(0.2):
                     return
                 self._send(client, str(number))
 
@@ -119,7 +124,8 @@ class Faults:
     signers: int = 0
     """Kills of a child process that composes and signs."""
     aimed: bool = False
-    """Kills wait until a process has mail in hand: for short runs, which would else now and then hit nothing."""
+    """Kills wait until a process has mail in hand, and the load goes on until all is done: for short runs, which would else now and
+    then hit nothing."""
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, stack: Stack, alive: Callable[[], bool]) -> None:
@@ -270,7 +276,7 @@ def run(
     processes: int = 2,
 ) -> Count:
     """One run: load and faults side by side, then quiet, then the count. The seed is printed; with it a run can be repeated."""
-    sink_port = free_base() + 59
+    sink_port = free_port()
     print(f"\nseed {faults.seed}")
     settings = {
         "POSTROOM_OUTBOUND__ROUTE": "catch",
@@ -283,10 +289,15 @@ def run(
     }
     with fsync_sink(folder, sink_port, delay) as sink, Stack(folder / "stack", env=settings) as stack:
         load = Load(stack, folder, total)
+        if not faults.aimed:
+            load.enough.set()
         load.start()
         superuser = _superuser(stack)
-        faults.run(stack, lambda: load.is_alive() or not asyncio.run(empty(superuser)))
-        load.join()
+        try:
+            faults.run(stack, lambda: load.is_alive() or not asyncio.run(empty(superuser)))
+        finally:
+            load.enough.set()
+            load.join()
         assert load.refused == []
         try:
             wait_for(lambda: asyncio.run(empty(superuser)), "the queue is empty", quiet_seconds)

@@ -61,7 +61,7 @@ def _verifies(stack: Stack, raw: bytes) -> bool:
 
     def txt(name: bytes | str, timeout: int = 5) -> bytes:
         query = dns.message.make_query(name.decode() if isinstance(name, bytes) else name, "TXT")
-        answer = dns.query.udp_with_fallback(query, host, port=int(port), timeout=timeout)[0]
+        answer = dns.query.udp_with_fallback(query, host, port=int(port), timeout=60)[0]
         found = [record for record in answer.answer if record.rdtype == dns.rdatatype.TXT]
         return b"".join(found[0][0].strings) if found else b""
 

@@ -34,7 +34,7 @@ RAW = (
 
 def _connect(stack: Stack) -> smtplib.SMTP:
     host, port = stack.dev["mx"].split(":")
-    return smtplib.SMTP(host, int(port), local_hostname="client.example", timeout=20)
+    return smtplib.SMTP(host, int(port), local_hostname="client.example", timeout=60)
 
 
 def _received(api: httpx.Client, message_id: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _received(api: httpx.Client, message_id: str) -> dict[str, Any]:
 def _download(api: httpx.Client, url: str) -> httpx.Response:
     """By the signed link alone, without a key."""
     link = urlsplit(url)
-    return httpx.get(f"{str(api.base_url).rstrip('/')}{link.path}?{link.query}")
+    return httpx.get(f"{str(api.base_url).rstrip('/')}{link.path}?{link.query}", timeout=60)
 
 
 def test_a_mail_is_kept_bit_for_bit_and_read(stack: Stack, api: httpx.Client) -> None:
@@ -119,7 +119,7 @@ def test_who_talks_nonsense_disturbs_nobody(stack: Stack, api: httpx.Client) -> 
         begin + b"DATA\r\nSubject: nul\0\r\nMessage-ID: <t03-half@example.com>\r\n\r\n\r\n.\r\n",
         b"EHLO x\r\nSTARTTLS\r\n" + bytes(300),
     ):
-        with socket.create_connection((host, int(port)), 20) as peer:
+        with socket.create_connection((host, int(port)), 60) as peer:
             assert peer.recv(4096).startswith(b"220")
             answer = _say(peer, octets)
             # cut off without goodbye, as a process that was killed does

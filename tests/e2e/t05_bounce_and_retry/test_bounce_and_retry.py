@@ -69,7 +69,7 @@ async def test_a_temporary_refusal_ends_in_a_delivery_by_mx(tmp_path: Path) -> N
 def _by_mx(stack: Stack) -> None:
     with stack:
         headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as api:
+        with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as api:
             records = [
                 {"name": "@", "type": "MX", "value": "10 mx.t05.test"},
                 {"name": "mx", "type": "A", "value": "127.0.0.1"},

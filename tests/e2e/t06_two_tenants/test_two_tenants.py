@@ -27,10 +27,10 @@ SHARED = {"/v1/caught", "/v1/caught/{id}/raw"}
 def other(stack: Stack) -> Iterator[httpx.Client]:
     """A program with the key of a second organization."""
     command = [sys.executable, "-m", "postroom", "org", "create", "Second", "--json", "--data", str(stack.data)]
-    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert made.returncode == 0, made.stderr
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
-    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as client:
         yield client
 
 
@@ -40,7 +40,7 @@ def objects(stack: Stack, api: httpx.Client) -> dict[str, str]:
     text = {"from": "hello@postroom.test", "to": "550-t06@example.com", "subject": "t06 secret", "text": "t06 secret"}
     host, port = stack.dev["mx"].split(":")
     raw = "Message-ID: <t06@example.com>\r\nContent-Disposition: attachment; filename=a.bin\r\n\r\nt06 secret\r\n"
-    with smtplib.SMTP(host, int(port), timeout=20) as client:
+    with smtplib.SMTP(host, int(port), timeout=60) as client:
         client.sendmail("ann@example.com", ["t06@postroom.test"], raw)
 
     def received() -> str | None:

@@ -21,10 +21,10 @@ NAME = "t07.example"
 def other(stack: Stack) -> Iterator[httpx.Client]:
     """A program with the key of a second organization."""
     command = [sys.executable, "-m", "postroom", "org", "create", "T07", "--json", "--data", str(stack.data)]
-    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert made.returncode == 0, made.stderr
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
-    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as client:
         yield client
 
 

@@ -28,7 +28,7 @@ def _connected(stack: Stack, port: str) -> smtplib.SMTP:
     tls = ssl.create_default_context(cafile=stack.dev["tls_ca"])
     if port == "submissions":
         return smtplib.SMTP_SSL(host, int(number), timeout=30, context=tls)
-    connection = smtplib.SMTP(host, int(number), timeout=30)
+    connection = smtplib.SMTP(host, int(number), timeout=60)
     connection.starttls(context=tls)
     return connection
 
@@ -46,7 +46,7 @@ def _verifies(stack: Stack, raw: bytes) -> bool:
 
     def txt(name: bytes | str, timeout: int = 5) -> bytes:
         query = dns.message.make_query(name.decode() if isinstance(name, bytes) else name, "TXT")
-        answer = dns.query.udp_with_fallback(query, host, port=int(port), timeout=timeout)[0]
+        answer = dns.query.udp_with_fallback(query, host, port=int(port), timeout=60)[0]
         found = [record for record in answer.answer if record.rdtype == dns.rdatatype.TXT]
         return b"".join(found[0][0].strings) if found else b""
 
@@ -92,7 +92,8 @@ def test_mail_that_must_stay_under_tls_reaches_the_catcher_under_tls(stack: Stac
         connection.sendmail("me@elsewhere.test", ["strict@example.com"], message, mail_options=["REQUIRETLS"])
     _caught(stack, "strict@example.com")
     email = _listed(api, "<strict@postroom.test>")
-    [attempt] = api.get(f"/v1/emails/{email['id']}/deliveries").json()["data"][0]["attempts"]
+    deliveries = f"/v1/emails/{email['id']}/deliveries"
+    [attempt] = wait_for(lambda: api.get(deliveries).json()["data"][0]["attempts"], "it is settled")
     assert attempt["tls"] and attempt["tls_policy"] == "required"
     assert any(line.get("said", "").endswith(" REQUIRETLS") for line in attempt["conversation"])
 
@@ -129,7 +130,7 @@ def test_swaks_hands_in_a_mail(stack: Stack, port: str, mechanism: str) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

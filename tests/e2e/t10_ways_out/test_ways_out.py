@@ -57,7 +57,7 @@ def _story(api: httpx.Client, first: ProviderApi, stack: Stack) -> None:
     )
     post = signed_post("mailgun", json.loads(body), at=time.time())
     url = httpx.URL(ways["mailgun"]["events_url"]).path
-    with httpx.Client(base_url=stack.dev["api_url"], timeout=30) as mailgun:
+    with httpx.Client(base_url=stack.dev["api_url"], timeout=60) as mailgun:
         assert mailgun.post(url, content=post.body).json() == {"object": "provider_events", "taken": 1}
         assert mailgun.post(url, content=post.body).json() == {"object": "provider_events", "taken": 0}
         assert mailgun.post(url, content=post.body.replace(b"token-1", b"token-2")).status_code == 401
@@ -76,7 +76,7 @@ async def test_mail_goes_by_its_ways_in_order(tmp_path: Path) -> None:
         def run() -> None:
             with Stack(tmp_path / "stack", env=env) as stack:
                 headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-                with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30) as api:
+                with httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60) as api:
                     _story(api, resend, stack)
 
         await asyncio.to_thread(run)

@@ -59,7 +59,7 @@ def letter(subject: str, *, signed: bool) -> bytes:
 
 def deliver(stack: Stack, raw: bytes, to: str = "t11@postroom.test") -> tuple[int, bytes]:
     host, port = stack.dev["mx"].split(":")
-    with smtplib.SMTP(host, int(port), timeout=30) as smtp:
+    with smtplib.SMTP(host, int(port), timeout=60) as smtp:
         try:
             smtp.sendmail("x@t11-elsewhere.test", [to], raw)
         except smtplib.SMTPDataError as error:

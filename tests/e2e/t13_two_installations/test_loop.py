@@ -18,7 +18,7 @@ NAMES = ("t13-one.test", "t13-two.test")
 
 def _api(stack: Stack) -> httpx.Client:
     headers = {"authorization": f"Bearer {stack.dev['api_key']}"}
-    return httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=30)
+    return httpx.Client(base_url=stack.dev["api_url"], headers=headers, timeout=60)
 
 
 def _receives(api: httpx.Client, name: str) -> None:
@@ -36,8 +36,7 @@ def _receives(api: httpx.Client, name: str) -> None:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tuple[Stack, httpx.Client], ...]]:
     """Each gives all its mail to the other's MX."""
     folder = tmp_path_factory.mktemp("t13")
-    first = free_base()
-    bases = first, free_base(after=first)
+    bases = free_base(), free_base()
     with ExitStack() as running:
         stacks = []
         for own, other in ((0, 1), (1, 0)):
@@ -80,7 +79,7 @@ def test_a13_what_two_installations_forward_to_each_other_stops(
     ]
     host, port = one.dev["mx"].split(":")
     raw = f"From: <a@sender.example>\r\nTo: <round@{NAMES[0]}>\r\nSubject: {subject}\r\nMessage-ID: <{len(subject)}@x>\r\n\r\nx\r\n"
-    with smtplib.SMTP(host, int(port), timeout=30) as smtp:
+    with smtplib.SMTP(host, int(port), timeout=60) as smtp:
         smtp.sendmail("a@sender.example", [f"round@{NAMES[0]}"], raw)
 
     def ended() -> list[dict[str, Any]]:

@@ -23,8 +23,6 @@ from postroom.local import tls
 from postroom.local.catcher import SLOW_SECONDS
 from stack import wait_for
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @dataclass
 class Catcher:
@@ -33,7 +31,7 @@ class Catcher:
     process: subprocess.Popen[bytes]
 
     def client(self) -> smtplib.SMTP:
-        return smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.test", timeout=20)
+        return smtplib.SMTP("127.0.0.1", self.port, local_hostname="client.test", timeout=60)
 
 
 def start(folder: Path, port: int) -> Catcher:
@@ -43,7 +41,7 @@ def start(folder: Path, port: int) -> Catcher:
     command = [sys.executable, "-m", "postroom.local.catcher", "--listen", f"127.0.0.1:{port}", "--dir", str(folder)]
     certificate = ["--certificate", str(pem / "cert.pem"), "--key", str(pem / "key.pem")]
     process = subprocess.Popen([*command, *certificate], stdout=subprocess.DEVNULL)
-    wait_for(lambda: _listens(port), "the catcher listens", 20)
+    wait_for(lambda: _listens(port), "the catcher listens")
     return Catcher(folder, port, process)
 
 
@@ -60,7 +58,7 @@ def catcher(tmp_path: Path) -> Iterator[Catcher]:
     catcher = start(tmp_path, free_port())
     yield catcher
     catcher.process.send_signal(signal.SIGTERM)
-    assert catcher.process.wait(20) == 0
+    assert catcher.process.wait(60) == 0
 
 
 def test_the_exact_bytes_are_kept(catcher: Catcher) -> None:
@@ -86,7 +84,7 @@ def test_pipelined_commands_are_answered_in_order_in_spite_of_how_they_are_cut(c
         b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@b.test>\r\nDATA\r\n.\r\nRSET\r\nNOOP\r\nQUIT\r\n"
     )
     for cut in (1, 7, len(session)):
-        with socket.create_connection(("127.0.0.1", catcher.port), 20) as peer:
+        with socket.create_connection(("127.0.0.1", catcher.port), 60) as peer:
             for at in range(0, len(session), cut):
                 peer.sendall(session[at : at + cut])
             answer = b""
@@ -137,7 +135,7 @@ def test_a_slow_recipient_is_answered_later(catcher: Catcher) -> None:
 
 def test_tls_is_real_and_drops_what_came_in_the_clear(catcher: Catcher) -> None:
     context = ssl.create_default_context(cafile=str(catcher.folder / "tls" / "ca.pem"))
-    with socket.create_connection(("127.0.0.1", catcher.port), 20) as peer:
+    with socket.create_connection(("127.0.0.1", catcher.port), 60) as peer:
         peer.recv(200)
         peer.sendall(b"EHLO x\r\n")
         peer.recv(2000)
@@ -173,10 +171,9 @@ def test_tls_is_real_and_drops_what_came_in_the_clear(catcher: Catcher) -> None:
     ],
 )
 def test_what_is_wrong_is_said(catcher: Catcher, command: bytes, code: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", catcher.port), 20) as peer:
+    with socket.create_connection(("127.0.0.1", catcher.port), 60) as peer:
         peer.recv(200)
         peer.sendall(command + b"\r\n")
-        peer.settimeout(10)
         answer = b""
         while not any(line[:4] == code + b" " for line in answer.split(b"\r\n")):
             chunk = peer.recv(4096)
@@ -185,7 +182,7 @@ def test_what_is_wrong_is_said(catcher: Catcher, command: bytes, code: bytes) ->
 
 
 def test_who_only_errs_is_sent_away(catcher: Catcher) -> None:
-    with socket.create_connection(("127.0.0.1", catcher.port), 20) as peer:
+    with socket.create_connection(("127.0.0.1", catcher.port), 60) as peer:
         peer.sendall(b"X\r\n" * 60)
         answer = b""
         while chunk := peer.recv(4096):
@@ -211,9 +208,9 @@ def test_what_was_answered_is_there_after_kill(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as senders:
         for sender in range(8):
             senders.submit(send, sender)
-        wait_for(lambda: len(accepted) > 200, "200 mails accepted", 30)
+        wait_for(lambda: len(accepted) > 200, "200 mails accepted")
         os.kill(catcher.process.pid, signal.SIGKILL)
-    catcher.process.wait(10)
+    catcher.process.wait(60)
     kept = {caught.rcpt_to[0] for caught in list_caught(tmp_path)}
     assert set(accepted) <= kept
     again = start(tmp_path, catcher.port)
@@ -221,7 +218,7 @@ def test_what_was_answered_is_there_after_kill(tmp_path: Path) -> None:
         client.sendmail("a@a.test", ["after@b.test"], b"Subject: x\r\n\r\n")
     assert len(list_caught(tmp_path)) == len(kept) + 1
     again.process.terminate()
-    assert again.process.wait(20) == 0
+    assert again.process.wait(60) == 0
 
 
 def test_a_real_sender_on_twenty_connections_loses_nothing(catcher: Catcher) -> None:
@@ -234,7 +231,7 @@ def test_a_real_sender_on_twenty_connections_loses_nothing(catcher: Catcher) -> 
     subprocess.run(
         [source, "-s", "20", "-m", "3000", "-l", "4000", "-f", "a@a.test", "-t", "b@b.test", address],
         check=True,
-        timeout=50,
+        timeout=110,
     )
     caught = list_caught(catcher.folder)
     assert len(caught) == 3000

@@ -26,7 +26,7 @@ async def fails(event: asyncio.Event | None = None) -> int:
 async def test_what_does_not_wait_makes_no_task() -> None:
     before = asyncio.all_tasks()
     assert await together([at_once(1), at_once(2)], seconds=0) == [1, 2]
-    assert asyncio.all_tasks() == before
+    assert asyncio.all_tasks() <= before
     assert await together([], seconds=1) == []
 
 
@@ -55,6 +55,7 @@ async def test_what_takes_too_long_is_cancelled() -> None:
 
 
 async def test_errors_pass_and_nothing_is_left() -> None:
+    before = asyncio.all_tasks()  # others may have left some in this loop
     event = asyncio.Event()
     for work in ([after(event, 1), fails()], [after(event, 1), fails(event), at_once(1)]):
         going = asyncio.create_task(together(work, seconds=10))
@@ -64,7 +65,7 @@ async def test_errors_pass_and_nothing_is_left() -> None:
             await going
         event.clear()
     await asyncio.sleep(0)
-    assert len(asyncio.all_tasks()) == 1
+    assert asyncio.all_tasks() <= before
 
 
 async def test_a_caller_who_is_cancelled_takes_them_along() -> None:

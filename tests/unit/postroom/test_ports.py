@@ -2,6 +2,7 @@ import socket
 
 import pytest
 
+from peers import free_port
 from postroom.console import CannotStart
 from postroom.local.ports import HIGHEST_OFFSET, Ports, Wanted, check
 
@@ -33,7 +34,7 @@ def test_a_taken_port_is_named_with_what_to_do(kind: socket.SocketKind) -> None:
 
 
 def test_a_port_whose_last_connection_still_waits_is_free() -> None:
-    server = socket.create_server(("127.0.0.1", 0))
+    server = socket.create_server(("127.0.0.1", free_port()))
     port = server.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port)):
         accepted, _ = server.accept()

@@ -83,6 +83,10 @@ DIALECTS: dict[str, bytes] = {
     "blanks before it": b"\r\n  " + xml(record()),
     "UTF-8 with a mark": b"\xef\xbb\xbf" + xml(record()),
     "UTF-16": xml(record()).decode().replace("UTF-8", "UTF-16").encode("utf-16"),
+    **{
+        f"encoded as {name}": xml(record()).replace(b"UTF-8", name.encode())
+        for name in ("U-TF-8", "Shift_JIS", "rot13", "undefined", "idna", "base64")
+    },
     "octets that are no UTF-8": xml(record(), about=ABOUT.replace("Big Mail", "Big Mail")).replace(
         b"Big Mail", b"Big Mail\x91"
     ),

@@ -5,7 +5,8 @@
     reader.wrong        why it ended early; empty: it did not
 
 Expat is asked for nothing that it would fetch or expand. Names are taken without their namespace and in lower case. What is not
-well-formed is tried once more with what real senders do mended: octets that are no text, a bare `&`, tags of a schema in between.
+well-formed is tried once more with what real senders do mended: octets that are no text, an encoding of another name, a bare `&`,
+tags of a schema in between.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ class XmlReader:
                 return
             except expat.ExpatError as error:
                 self.wrong = f"the XML is broken in line {error.lineno}: {expat.ErrorString(error.code)}"
+            except (LookupError, ValueError):
+                # Expat asks Python's codecs about an encoding that it does not know itself
+                self.wrong = "the XML says that it is in an encoding that cannot be read"
             else:
                 self.wrong = ""
                 return

@@ -125,7 +125,8 @@ def test_dkimpy_accepts_any_mail(before: list[bytes], after: list[bytes], lines:
     head = b"".join(before) + b"From: a@example.com\r\n" + b"".join(after)
     body = "\r\n".join(lines).encode("latin-1") + (b"\r\n" if ends else b"")
     signed = sign(head, body, [RSA, ED25519], now=NOW)
-    rsa_field, ed_field = signed[: signed.index(b"DKIM", 1)], signed[signed.index(b"DKIM", 1) :]
+    second = signed.index(b"DKIM-Signature:", 1)  # four letters alone may stand in the base64 of the first
+    rsa_field, ed_field = signed[:second], signed[second:]
     # SMTP ends the last line (RFC 5321 §4.1.1.4)
     sent = head + b"\r\n" + body + (b"" if not body or body.endswith(b"\r\n") else b"\r\n")
     assert dkimpy_accepts(rsa_field + sent, RSA)
