@@ -22,7 +22,7 @@ from fakes.smtp_server import SmtpServer
 from mailcore.smtp.outcome import Outcome
 from mailcore.transport import Destination, Hop, Mail, MailQueue, Pool, Timeouts, TlsPolicy
 
-PATIENT = Timeouts(gate_age=60, patience=60, quit=1)
+PATIENT = Timeouts(gate_age=60, patience=60, quit=20)
 """RFC's own; what a test needs short it replaces."""
 CONTENT = b"Subject: hello\r\n\r\nBody.\r\n"
 

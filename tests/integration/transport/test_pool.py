@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -263,6 +264,37 @@ async def test_a_connection_that_is_on_its_way_out_is_not_the_sites_end(allowed:
         run = await deliver(to(server), mails(60), pool=pool, connections=allowed)
         assert delivered(run.outcomes)
         assert len(server.caught) == 60
+
+
+async def test_two_connections_that_are_replaced_at_one_time_are_not_the_sites_end() -> None:
+    """Refused once more, because the other one is on its way out by then, and the one in its place is not up yet."""
+    names = ("first dot", "first quit", "second dot", "second quit", "late")
+    gates = {name: asyncio.Event() for name in names}
+    refusal = Step("421 4.7.0 too many connections\r\n", cut=True)
+
+    def of_the_first_two(phase: str, plain: str) -> Callable[[Talk], Step | None]:
+        def step(talk: Talk) -> Step | None:
+            number = server.talks.index(talk)
+            return Step(plain, wait=gates[f"{('first', 'second')[number]} {phase}"]) if number < 2 else None
+
+        return step
+
+    def greeting(talk: Talk) -> Step | None:
+        return {2: refusal, 3: Step("220 hello", wait=gates["late"]), 4: refusal}.get(server.talks.index(talk))
+
+    script = {"greeting": greeting, "dot": of_the_first_two("dot", "250 kept"), "quit": of_the_first_two("quit", "221")}
+    async with SmtpServer(script) as server:
+        pool = Pool("ours.test", timeouts=PATIENT, mails=1)
+        delivery = asyncio.ensure_future(deliver(to(server), mails(6), pool=pool, connections=2))
+        await until(lambda: len(server.caught) == 2)
+        for gate, talks in (("first dot", 3), ("second dot", 4), ("first quit", 5)):
+            gates[gate].set()
+            await until(lambda talks=talks: len(server.talks) == talks)
+        await until(lambda: server.talks[4].over)
+        gates["second quit"].set()
+        gates["late"].set()
+        assert delivered((await delivery).outcomes)
+        await pool.close()
 
 
 async def test_a_warm_connection_is_all_that_a_peer_allows() -> None:
