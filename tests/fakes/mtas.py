@@ -186,7 +186,7 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
     with log.open("wb") as console:
         program = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()

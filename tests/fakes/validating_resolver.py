@@ -56,7 +56,7 @@ class ValidatingResolver:
         config.write_text(self._config(anchors))
         self._log = (self._folder / "unbound.log").open("wb")
         self._process = subprocess.Popen([program, "-d", "-c", str(config)], stdout=self._log, stderr=self._log)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 assert self._process.poll() is None, (self._folder / "unbound.log").read_text()
                 try:

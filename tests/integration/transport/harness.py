@@ -79,7 +79,7 @@ async def deliver(
 
     own = pool or Pool("ours.test", timeouts=timeouts, **pool_options)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await own.deliver(
                 destination,
                 MailQueue(list(mails), closed=True),
@@ -95,7 +95,7 @@ async def deliver(
     return run
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
