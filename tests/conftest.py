@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import shutil
@@ -12,6 +13,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
+
+from own_time import Policy
 
 # a busy machine is no failure: hypothesis measures nothing here
 settings.register_profile("postroom", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -43,6 +46,7 @@ TOGETHER = {
 def pytest_configure(config: pytest.Config) -> None:
     """Root's peers run as `nobody` and pass through our folders. Their usual place is closed again by each other run of pytest
     that begins; a folder of this run's own is not. It stays where tests failed."""
+    asyncio.set_event_loop_policy(Policy())  # for every loop of these tests
     if os.getuid() == 0 and not config.option.basetemp and not hasattr(config, "workerinput"):
         config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
         config.stash[_OURS] = Path(config.option.basetemp)

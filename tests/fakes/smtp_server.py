@@ -283,6 +283,10 @@ class SmtpServer:
         self._held.add(talking)
         try:
             await release.wait()
+        except asyncio.CancelledError:
+            if self._server.is_serving():
+                raise
+            raise ConnectionAbortedError from None  # else asyncio tells the loop of a conversation that ended so
         finally:
             self._held.discard(talking)
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,11 +37,19 @@ def fsync_sink(folder: Path, port: int, delay: float) -> Iterator[Path]:
     argv = [sys.executable, str(ROOT / "tests/fakes/fsync_sink.py"), "--listen", f"127.0.0.1:{port}"]
     process = subprocess.Popen([*argv, "--log", str(log), "--delay", str(delay)])
     try:
-        wait_for(log.exists, "the sink listens")
+        wait_for(lambda: _listens(port), "the sink listens")
         yield log
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
 
 
 class Load(threading.Thread):

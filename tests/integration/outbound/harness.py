@@ -66,7 +66,7 @@ class Tenant:
     async def events(self, email_id: UUID) -> list[asyncpg.Record]:
         return list(await self.admin.fetch("SELECT * FROM events WHERE object_id = $1 ORDER BY id", email_id))
 
-    async def state(self, email_id: UUID, state: str, n: int = 0, seconds: float = 60) -> asyncpg.Record:
+    async def state(self, email_id: UUID, state: str, n: int = 0, seconds: float = 100) -> asyncpg.Record:
         """Waits until the delivery has that state."""
         await until(lambda: self._has_state(email_id, n, state), f"delivery {state}", seconds)
         return await self.delivery(email_id, n)
@@ -78,7 +78,7 @@ class Tenant:
 _LETTER: dict[str, Any] = {"subject": "Hello", "html": "<p>Hello there</p>", "text": "Hello there"}
 
 
-async def until(there: Callable[[], Awaitable[object]], what: str, seconds: float = 60) -> None:
+async def until(there: Callable[[], Awaitable[object]], what: str, seconds: float = 100) -> None:
     """Polls the database; fails with `what` when it does not come about in time."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not await there():
@@ -88,17 +88,19 @@ async def until(there: Callable[[], Awaitable[object]], what: str, seconds: floa
 
 
 def settings(database_url: str, redis_url: str, tmp: str, **outbound: Any) -> Settings:
-    """Sweeps often, signs in threads; leases live long, and a delay is told at once, unless a test says otherwise."""
+    """Sweeps often, signs in threads; leases live long, a delay is told at once, and a name server, which shares this process, has
+    time, unless a test says otherwise."""
     top = {
         name: outbound.pop(name) for name in ("providers", "queue", "dns", "network", "retention") if name in outbound
     }
+    top["dns"] = {"timeout_seconds": 30, **top.get("dns", {})}
     return Settings(
         encryption_key=KEY,  # type: ignore[arg-type]
         database={"url": database_url},  # type: ignore[arg-type]
         redis={"url": redis_url},  # type: ignore[arg-type]
         blob={"url": f"file://{tmp}"},  # type: ignore[arg-type]
         outbound={"ehlo_name": "outbound.test", "delay_notice_seconds": 0, "signing_processes": 0, **outbound},  # type: ignore[arg-type]
-        **{"queue": {"sweep_seconds": 0.2, "lease_seconds": 20}, **top},  # type: ignore[arg-type]
+        **{"queue": {"sweep_seconds": 0.2, "lease_seconds": 60}, **top},  # type: ignore[arg-type]
     )
 
 

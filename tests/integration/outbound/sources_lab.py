@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -33,8 +34,16 @@ NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 Add = Callable[..., Awaitable[UUID]]
 
 
+LONGEST = timedelta(seconds=30)
+"""Of one of these tests."""
+
+
 @pytest.fixture
 async def pool(store: Store) -> UUID:
+    """Caps are a day's: what would end on another day begins there."""
+    midnight = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    while timedelta() < midnight - datetime.now(UTC) < LONGEST:
+        await asyncio.sleep(1)
     async with store.worker() as db:
         return await sources.add_pool(db, "all", [("", 0), ("", 1)], None)
 

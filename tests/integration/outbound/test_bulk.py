@@ -52,7 +52,7 @@ class Installation:
             scanners=Scanners(),
             network=Network(),
         )
-        resolver = DnsResolver([self._dns.address], timeout=2, cache_size=0)
+        resolver = DnsResolver([self._dns.address], timeout=30, cache_size=0)
         guards = Guards(
             *(self.store, self._ringer, Reputation(**limits), resolver),
             partial(health.scene, settings, Published("mx.test", f"ip4:{IP}"), self.store),

@@ -68,12 +68,12 @@ async def test_a_chore_that_fails_holds_up_no_other(
         async def checked() -> bool:
             return await admin.fetchval("SELECT checked_at FROM domains WHERE name = 'new.test'") is not None
 
-        await until(checked, "a look at the domain", 20)
+        await until(checked, "a look at the domain")
 
         async def tried() -> bool:
             return blobs.listings == 1
 
-        await until(tried, "upkeep, which fails", 20)
+        await until(tried, "upkeep, which fails")
     finally:
         watch.cancel()
     assert await admin.fetchval("SELECT checked_at FROM domains WHERE name = 'bad.test'") is None
@@ -93,4 +93,4 @@ async def test_outbound_drops_the_history_that_its_settings_say(
         async def dropped() -> bool:
             return tuple(await admin.fetchrow(there) or ()) == (False, True)
 
-        await until(dropped, "the month is dropped, and events stay", 20)
+        await until(dropped, "the month is dropped, and events stay")

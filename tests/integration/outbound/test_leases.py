@@ -230,7 +230,7 @@ async def test_rows_are_locked_by_key_whatever_order_they_come_in(
         await admin.execute(of_one, *low.key)
         task = asyncio.create_task(calls[what]())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     await asyncio.sleep(0.01)
             await admin.execute(f"{of_one} NOWAIT", *high.key)

@@ -104,7 +104,7 @@ async def caught(sink: SmtpServer, count: int = 1) -> list[Caught]:
     async def there() -> bool:
         return len(sink.caught) >= count
 
-    await until(there, f"{count} mails at the sink", 30)
+    await until(there, f"{count} mails at the sink")
     await asyncio.sleep(0.1)
     return sink.caught
 
@@ -267,7 +267,7 @@ async def test_two_organizations_that_forward_to_each_other_stop(
             (to,) = mail.rcpt_to
             next_one = there if to == "b@other.test" else door
             row = await next_one.arrive(mail.content, to, mail_from=mail.mail_from)
-            if not await door.admin.fetchval("SELECT EXISTS (SELECT FROM queue)"):
+            if not any(each["decision"] == "forwarded" for each in row["decisions"]):
                 break
     assert len(sink.caught) == 2
     refusal = next(each for each in row["decisions"] if each["decision"] == "not forwarded")

@@ -104,7 +104,7 @@ async def test_r10_counts(tenant: Tenant, outbound: Any, admin: asyncpg.Connecti
             outbound(
                 route="mx",
                 mx_port=port,
-                dns={"nameservers": [dns.address], "timeout_seconds": 1},
+                dns={"nameservers": [dns.address]},
                 network={"allow": {"mx": ["127.0.0.0/8"]}},
                 retry_schedule=[0.3] * 2000,
             )

@@ -54,7 +54,7 @@ async def test_r11_slow_hosts(tenant: Tenant, outbound: Any, admin: asyncpg.Conn
             outbound(
                 route="mx",
                 mx_port=port,
-                dns={"nameservers": [dns.address], "timeout_seconds": 2},
+                dns={"nameservers": [dns.address]},
                 network={"allow": {"mx": ["127.0.0.0/8"]}},
                 timeouts=TIMEOUTS,
                 retry_schedule=[3600],

@@ -58,7 +58,7 @@ async def test_r12_a_storm_of_421(
                 route="mx",
                 mx_port=port,
                 max_connections=20,
-                dns={"nameservers": [dns.address], "timeout_seconds": 2},
+                dns={"nameservers": [dns.address]},
                 network={"allow": {"mx": ["127.0.0.0/8"]}},
             )
         )

@@ -83,7 +83,7 @@ async def test_r13_replies_by_class(tenant: Tenant, outbound: Any, admin: asyncp
         outbound(
             route="mx",
             mx_port=port,
-            dns={"nameservers": [dns.address], "timeout_seconds": 2},
+            dns={"nameservers": [dns.address]},
             network={"allow": {"mx": [f"{HERE}/32"]}},
             retry_schedule=[3600],
         ),

@@ -80,13 +80,18 @@ async def test_a_mail_that_comes_back_has_bounced(
     assert await _suppressed(admin) == []
 
 
+def _changed(path: str) -> str:
+    """In one place, of which every bit counts."""
+    return path[:-2] + ("b" if path[-2] == "a" else "a") + path[-1]
+
+
 @pytest.mark.parametrize(
     "made",
     [
         lambda verp, id_: "b+" + "a" * 45,
         lambda verp, id_: "bounces",
         lambda verp, id_: Verp(b"x" * 32, clock=lambda: NOW).local_part(id_, 0),
-        lambda verp, id_: verp.local_part(id_, 0)[:-3] + "aaa",
+        lambda verp, id_: _changed(verp.local_part(id_, 0)),
         lambda verp, id_: Verp(verp_key(), clock=lambda: NOW - 8 * DAY).local_part(id_, 0),
     ],
     ids=["made up", "another", "foreign", "changed", "expired"],

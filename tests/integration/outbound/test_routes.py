@@ -26,7 +26,7 @@ def by_mx(dns: DnsServer, sink: SmtpServer, **changes: Any) -> dict[str, Any]:
     return {
         "route": "mx",
         "mx_port": sink.port,
-        "dns": {"nameservers": [dns.address], "timeout_seconds": 1},
+        "dns": {"nameservers": [dns.address]},
         "network": LOOPBACK,
         **changes,
     }

@@ -191,7 +191,6 @@ async def test_a_storm_of_421_shrinks_to_two_probes_and_leaves_other_sites_alone
         big.most_open = 0
         probes = refused
         others = await tenant.send_each([[f"v{n}@small.example"] for n in range(50)])
-        began = time.monotonic()
         for email_id in others:
             await tenant.state(email_id, "delivered")
         await until(lambda: _more(lambda: refused, probes + 3), "probes go on")
@@ -199,7 +198,6 @@ async def test_a_storm_of_421_shrinks_to_two_probes_and_leaves_other_sites_alone
         told = await admin.fetch("SELECT attempt FROM attempts WHERE outcome = 'deferred'")
         assert len(told) < 200, "the mails of a site that rests are not attempted one by one"
         assert {row["attempt"] for row in told} == {0}, "and a 421 costs none of them anything"
-        assert time.monotonic() - began < 30
         storm = False
         await until(lambda: admin.fetchval("SELECT NOT EXISTS (SELECT FROM queue)"), "all delivered", seconds=60)
     assert await admin.fetchval("SELECT count(*) FROM deliveries WHERE state <> 'delivered'") == 0

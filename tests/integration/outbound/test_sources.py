@@ -50,7 +50,7 @@ async def test_mail_that_would_come_back_to_a_source_of_a_pool(
     settings = {"route": "mx", "mx_port": sink.port, "network": {"allow": {"mx": ["127.0.0.0/8"]}}}
     async with (
         DnsServer(zones) as dns,
-        outbound(**settings, dns={"nameservers": [dns.address], "timeout_seconds": 1}),
+        outbound(**settings, dns={"nameservers": [dns.address]}),
     ):
         await until(lambda: admin.fetchval("SELECT count(*) FROM source_hosts"), "the pool is known")
         email_id = await tenant.send("you@back.example")

@@ -127,7 +127,7 @@ async def test_a_cap_holds_across_two_processes(
     finally:
         for process in both:
             process.terminate()
-        ended = [await asyncio.to_thread(process.wait, 40) for process in both]
+        ended = [await asyncio.to_thread(process.wait, 90) for process in both]
     assert ended == [0, 0], (tmp_path / "outbound.log").read_text()[-3000:]
     assert senders(sink) == {NEW: 60}
     assert dict(await admin.fetchrow("SELECT cap, leased, attempts, delivered FROM warmup_days")) == {  # type: ignore[arg-type]
@@ -150,6 +150,9 @@ async def test_bad_signs_pause_an_address_and_its_mail_takes_the_other(
     async def state() -> str:
         return str(await admin.fetchval("SELECT state FROM warmups WHERE source_id = $1", new))
 
+    async def read(paused: int) -> bool:
+        return REGISTRY.get_sample_value("postroom_warmup_paused", {"subject": NEW}) == paused
+
     async with SmtpServer({"rcpt": judge}) as sink, outbound(sink, Paces(sources_tick=0.1)):
         for id_ in await tenant.send_each([[f"u{n}@example.com"] for n in range(3)]):
             await tenant.state(id_, "bounced")
@@ -158,7 +161,7 @@ async def test_bad_signs_pause_an_address_and_its_mail_takes_the_other(
             return await state() == "paused"
 
         await until(paused, "a pause")
-        await asyncio.sleep(0.3)  # until the process has read it
+        await until(lambda: read(1), "the process has read it")
         ids = await tenant.send_each([[f"v{n}@example.com"] for n in range(10)])
         for id_ in ids:
             await tenant.state(id_, "delivered")
@@ -170,7 +173,7 @@ async def test_bad_signs_pause_an_address_and_its_mail_takes_the_other(
 
         sink.script.clear()
         await flow.change_source(store, new, {}, flow.WarmupChange(paused=False), now=datetime.now(UTC))
-        await asyncio.sleep(0.3)
+        await until(lambda: read(0), "the process has read it")
         await tenant.state(await tenant.send("w@example.com"), "delivered")
     assert senders(sink) == {NEW: 4, OLD: 10}
     assert await state() == "warming"

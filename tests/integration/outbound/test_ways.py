@@ -31,6 +31,7 @@ from mailcore.providers.registry import VENDORS
 from mailcore.queue.bell import Ringer
 from mailcore.store import sites, ways
 from mailcore.store.session import Store
+from peers import free_port
 
 Run = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -328,8 +329,7 @@ async def test_a_provider_that_cannot_be_reached_and_one_that_is_switched_off_ar
     setup: Setup, outbound: Run, sink: SmtpServer
 ) -> None:
     tenant = setup.tenant
-    async with ProviderApi("sendgrid") as dead:
-        pass
+    dead = ProviderApi("sendgrid", url=f"http://127.0.0.1:{free_port()}")  # not begun
     async with ProviderApi("ses") as live:
         off, down, up = await setup.way("postmark"), await setup.way("sendgrid"), await setup.way("ses")
         await tenant.admin.execute("UPDATE ways SET enabled = false WHERE id = $1", off)
@@ -345,8 +345,7 @@ async def test_a_provider_that_cannot_be_reached_and_one_that_is_switched_off_ar
 
 async def test_the_installations_own_route_may_come_first(setup: Setup, outbound: Run) -> None:
     tenant = setup.tenant
-    async with SmtpServer() as gone:
-        pass
+    gone = SmtpServer(port=free_port())  # not begun
     async with ProviderApi("mailgun") as api:
         way = await setup.way("mailgun")
         await setup.route(ways.DEFAULT, way)

@@ -22,7 +22,7 @@ Outbound = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 def by_mx(address: str, peer: SmtpServer, **changes: Any) -> dict[str, Any]:
-    dns = {"nameservers": [address], "timeout_seconds": 2}
+    dns = {"nameservers": [address]}
     return {"route": "mx", "mx_port": peer.port, "dns": dns, "network": LOOPBACK, **changes}
 
 

@@ -22,7 +22,7 @@ from fakes.smtp_server import SmtpServer
 from mailcore.smtp.outcome import Outcome
 from mailcore.transport import Destination, Hop, Mail, MailQueue, Pool, Timeouts, TlsPolicy
 
-PATIENT = Timeouts(gate_age=60, patience=60, quit=1)
+PATIENT = Timeouts(gate_age=60, patience=60, quit=20)
 """RFC's own; what a test needs short it replaces."""
 CONTENT = b"Subject: hello\r\n\r\nBody.\r\n"
 
@@ -79,7 +79,7 @@ async def deliver(
 
     own = pool or Pool("ours.test", timeouts=timeouts, **pool_options)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await own.deliver(
                 destination,
                 MailQueue(list(mails), closed=True),
@@ -95,7 +95,7 @@ async def deliver(
     return run
 
 
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+async def until(condition: Callable[[], object], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)

@@ -23,7 +23,7 @@ BODY = b"Subject: %d\r\n\r\n" + b"..a line that begins with dots, and one that i
 
 
 async def _listening(port: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from mailcore.smtp.reply import Reply
 from mailcore.transport import Destination, Hop, Mail, MailQueue, Pool, TlsPolicy, Transport
 from mailcore.transport.memory import MemoryTransport
 from mailcore.transport.route import CLOSED
+from peers import free_port
 
 from .harness import PATIENT, deliver, mail, to, until, yes
 
@@ -119,7 +121,7 @@ async def test_a_connection_that_dies_while_it_waits_for_mail() -> None:
             await until(lambda: server.open == 0)
             queue.put(mails(1, n)[0])
         queue.close()
-        await asyncio.wait_for(delivery, 20)
+        await asyncio.wait_for(delivery, 90)
         assert delivered(outcomes)
         assert len(server.caught) == len(outcomes) == 5
         await pool.close()
@@ -180,11 +182,7 @@ async def test_one_connection_finds_out_that_a_site_is_down() -> None:
 
 
 async def test_nobody_listens() -> None:
-    closed = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = closed.sockets[0].getsockname()[1]
-    closed.close()
-    await closed.wait_closed()
-    dead = Hop("dead.test", ("127.0.0.1", "127.0.0.2"), port)
+    dead = Hop("dead.test", ("127.0.0.1", "127.0.0.2"), free_port())
     run = await deliver(Destination("x", (dead,)), mails(3))
     for outcome in run.outcomes.values():
         assert outcome.result is Result.DEFERRED
@@ -237,7 +235,7 @@ async def test_a_peer_that_allows_more_later_is_asked_for_more() -> None:
                 on_outcome=lambda _, outcome: outcomes.append(outcome),
             )
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             await feed(1, 5)  # asked again and again, and refused
             allowed = 5
             await feed(5, 5)
@@ -263,6 +261,37 @@ async def test_a_connection_that_is_on_its_way_out_is_not_the_sites_end(allowed:
         run = await deliver(to(server), mails(60), pool=pool, connections=allowed)
         assert delivered(run.outcomes)
         assert len(server.caught) == 60
+
+
+async def test_two_connections_that_are_replaced_at_one_time_are_not_the_sites_end() -> None:
+    """Refused once more, because the other one is on its way out by then, and the one in its place is not up yet."""
+    names = ("first dot", "first quit", "second dot", "second quit", "late")
+    gates = {name: asyncio.Event() for name in names}
+    refusal = Step("421 4.7.0 too many connections\r\n", cut=True)
+
+    def of_the_first_two(phase: str, plain: str) -> Callable[[Talk], Step | None]:
+        def step(talk: Talk) -> Step | None:
+            number = server.talks.index(talk)
+            return Step(plain, wait=gates[f"{('first', 'second')[number]} {phase}"]) if number < 2 else None
+
+        return step
+
+    def greeting(talk: Talk) -> Step | None:
+        return {2: refusal, 3: Step("220 hello", wait=gates["late"]), 4: refusal}.get(server.talks.index(talk))
+
+    script = {"greeting": greeting, "dot": of_the_first_two("dot", "250 kept"), "quit": of_the_first_two("quit", "221")}
+    async with SmtpServer(script) as server:
+        pool = Pool("ours.test", timeouts=PATIENT, mails=1)
+        delivery = asyncio.ensure_future(deliver(to(server), mails(6), pool=pool, connections=2))
+        await until(lambda: len(server.caught) == 2)
+        for gate, talks in (("first dot", 3), ("second dot", 4), ("first quit", 5)):
+            gates[gate].set()
+            await until(lambda talks=talks: len(server.talks) == talks)
+        await until(lambda: server.talks[4].over)
+        gates["second quit"].set()
+        gates["late"].set()
+        assert delivered((await delivery).outcomes)
+        await pool.close()
 
 
 async def test_a_warm_connection_is_all_that_a_peer_allows() -> None:
@@ -367,7 +396,7 @@ async def test_a_queue_filled_while_it_is_drained() -> None:
         await until(lambda: len(outcomes) == 100)
         assert not delivery.done()
         queue.close()
-        await asyncio.wait_for(delivery, 20)
+        await asyncio.wait_for(delivery, 90)
         assert delivered(outcomes)
         with pytest.raises(ValueError, match="closed"):
             queue.put(mail())
@@ -389,7 +418,7 @@ async def test_taking_back_what_was_not_begun() -> None:
         taken = queue.take_all()
         queue.close()
         hold.set()
-        await asyncio.wait_for(delivery, 20)
+        await asyncio.wait_for(delivery, 90)
         assert sorted([*outcomes, *(str(m.key) for m in taken)]) == sorted(str(m.key) for m in mails(10))
         assert delivered(outcomes)
         await pool.close()
@@ -460,7 +489,7 @@ async def test_contract(kind: str) -> None:
         await until(lambda: len(outcomes) == 5)
         queue.put(mail("f"))
         queue.close()
-        await asyncio.wait_for(delivery, 20)
+        await asyncio.wait_for(delivery, 90)
         await transport.close()
         got = {key: (o.result, str(o.reply)[:9], o.rule, o.dot_sent, o.mx_host) for key, o in sorted(outcomes.items())}
         assert got == {

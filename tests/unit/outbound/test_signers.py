@@ -45,7 +45,7 @@ def runs(pid: int) -> bool:
 
 
 async def ended(pid: int) -> None:
-    for _ in range(500):
+    for _ in range(3_000):
         if not runs(pid):
             return
         await asyncio.sleep(0.02)

@@ -295,8 +295,9 @@ class _Call:
             if isinstance(opened, Session):
                 session = opened
                 self._site.worn(session)  # sets its limits
-            elif leaving and again:
-                # the peer may have counted one of ours that was on its way out: once more without it
+            elif leaving and (again or not self._up):
+                # the peer may have counted one of ours that was on its way out: once more without it, and as long as that may be
+                # why there is none
                 again = False
                 await asyncio.wait(leaving)
             elif self._up and self._route.reached(target):
