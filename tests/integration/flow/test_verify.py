@@ -234,6 +234,25 @@ async def test_a_look_that_began_before_a_change_is_not_written(
     assert await claim_due(store) == [domain], "the change asked for a look of its own"
 
 
+async def test_of_two_looks_the_one_that_began_later_counts(
+    look: Look, zones: Zones, store: Store, admin: asyncpg.Connection, domain: UUID
+) -> None:
+    class Overtaken(StaticResolver):
+        """While it is being asked, the records appear and another look sees them."""
+
+        async def mx(self, name: str) -> Any:
+            zones.update(missing)
+            await look(NOW + timedelta(seconds=1))
+            return await super().mx(name)
+
+    missing = {"send.postroom.test": zones.pop("send.postroom.test")}
+    await verify(store, Overtaken(dict(zones)), domain, PUBLISHED, now=NOW)
+    row = await admin.fetchrow("SELECT * FROM domains")
+    assert row is not None
+    assert (row["status"], set(row["record_status"].values())) == ("verified", {"verified"})
+    assert row["checked_at"] == NOW + timedelta(seconds=1)
+
+
 async def test_domains_are_looked_at_when_they_are_due(
     store: Store, domain: UUID, zones: Zones, look: Look, admin: asyncpg.Connection
 ) -> None:

@@ -95,6 +95,8 @@ async def verify(
         before = await domains.find_locked(db, domain_id)
         if before is None or before["revision"] != row["revision"]:
             return 0  # its owner has changed it meanwhile, and that asked for a look of its own
+        if before["checked_at"] != row["checked_at"] and before["checked_at"] > now:
+            return 0  # a look that began later has been faster, and knows more
         looked = _judge(before, wanted, found, caa, seen, now)
         return await _write(db, before, looked, published)
 
