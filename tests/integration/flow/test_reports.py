@@ -319,13 +319,12 @@ async def test_a_message_id_that_the_sender_chose(door: Desk, send: SendMail) ->
     assert sent.message_id == "<chosen@laptop>"
     await door.arrive(dsn("<chosen@laptop>", "you@example.com"), mail_from="", peer_ip=MX)
     assert await states(door) == {"you@example.com": "bounced"}
-    plan = "\n".join(
-        row[0]
-        for row in await door.admin.fetch(
+    async with door.admin.transaction():
+        await door.admin.execute("SET LOCAL enable_seqscan = off")  # a few rows are read faster than an index
+        plan = await door.admin.fetch(
             "EXPLAIN SELECT id FROM emails WHERE message_id = 'x' AND left(message_id, 38) <> '<' || id::text || '@'"
         )
-    )
-    assert "message_id" in plan
+    assert "Index Cond: (message_id = 'x'::text)" in "\n".join(row[0] for row in plan)
 
 
 async def test_a17_a_forged_report_changes_nothing(door: Desk, send: SendMail) -> None:
