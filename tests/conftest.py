@@ -77,7 +77,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByStack 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if _rank(item.path) < FIRST.index("integration/outbound") and item.get_closest_marker("timeout") is None:
+        whole_stack = _rank(item.path) < FIRST.index("integration/outbound")
+        # who gives --timeout means it: a mark would go before it
+        if whole_stack and not config.option.timeout and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(STACK_SECONDS))
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _rank(item.path))
