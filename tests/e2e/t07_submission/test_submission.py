@@ -27,7 +27,7 @@ def _connected(stack: Stack, port: str) -> smtplib.SMTP:
     host, _, number = stack.dev[port].rpartition(":")
     tls = ssl.create_default_context(cafile=stack.dev["tls_ca"])
     if port == "submissions":
-        return smtplib.SMTP_SSL(host, int(number), timeout=30, context=tls)
+        return smtplib.SMTP_SSL(host, int(number), timeout=60, context=tls)
     connection = smtplib.SMTP(host, int(number), timeout=60)
     connection.starttls(context=tls)
     return connection

@@ -116,9 +116,8 @@ async def test_many_who_ask_at_once_are_asked_for_in_one_statement(
     monkeypatch.setattr(recipients, "GATHER_SECONDS", 0.2)
     monkeypatch.setattr(recipients, "REMEMBERED_SECONDS", 3600.0)
     await admin.execute("UPDATE domains SET catch_all = 'reject'")
-    async with (
-        server.client() as client
-    ):  # the domain is known from here on: all ask for their addresses within a moment
+    # the domain is known from here on: all ask for their addresses within a moment
+    async with server.client() as client:
         assert await _rcpt(client, "nobody") == [UNKNOWN]
     asked: list[int] = []
     lookup = addresses.lookup
