@@ -7,6 +7,8 @@ import gc
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,12 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.fixture
+def linear() -> Iterator[None]:
+    """For what strangers may make as long as they like: half a minute of the processor, however busy the machine is. Linear time is
+    some seconds at most, quadratic time minutes or hours."""
+    began = time.thread_time()
+    yield
+    assert time.thread_time() - began < 30, "this is not linear time"

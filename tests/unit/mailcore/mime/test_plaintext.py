@@ -79,7 +79,7 @@ HOSTILE = (
 )
 
 
-# quadratic time takes minutes at this size, past the limit of a test
+@pytest.mark.usefixtures("linear")
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_hostile_repetition_ends_soon(piece: str) -> None:
     html = piece * (MAX_HTML // len(piece))
