@@ -393,4 +393,4 @@ class SiteRun:
                 await self._office.rests.begin(self.way.site, self._down)
                 self._office.shares.soon()
             finally:
-                self._rested = True
+                self._rested, self._share.rested_at = True, time.monotonic()

@@ -150,9 +150,9 @@ class Outbound:
         oldest = min((lane.due_at.timestamp() for lane in due), default=math.inf)
         QUEUE_AGE.labels("outbound").set(max(0.0, time.time() - oldest))
         self._remember(due)
-        left, unleased = self._give_known(due)
+        left, unleased = self._give_known(due, began)
         if unleased:
-            await self._lease_and_give(unleased)
+            await self._lease_and_give(unleased, began)
         if left:
             self.wake()
         if suspect and (self._suspects is None or self._suspects.done()):
@@ -165,11 +165,12 @@ class Outbound:
         while self._rung and not office.draining and office.lease.alive:
             rung, self._rung = self._rung, set()
             lanes = [lane for site in rung for lane in self._lately.get(site, ())]
+            began = time.monotonic()
             async with office.store.worker() as db:
                 due = await due_lanes(db, lanes)
-            _, unleased = self._give_known(due)
+            _, unleased = self._give_known(due, began)
             if unleased:
-                self._spawn(self._lease_and_give(unleased))  # the next ring does not wait for it
+                self._spawn(self._lease_and_give(unleased, began))  # the next ring does not wait for it
             await asyncio.sleep(NEAR_SPACING)
 
     def _remember(self, due: Iterable[DueLane]) -> None:
@@ -194,8 +195,9 @@ class Outbound:
         if strays:
             log.warning("rows leased to us that we do not hold were given back", rows=strays)
 
-    def _give_known(self, due: Iterable[DueLane]) -> tuple[bool, list[DueLane]]:
-        """In this order. Returns whether sites were left for the next look, and lanes of sites that we have no share of."""
+    def _give_known(self, due: Iterable[DueLane], asked: float) -> tuple[bool, list[DueLane]]:
+        """In this order; `asked`: not after the database was. Returns whether sites were left for the next look, and lanes of sites
+        that we have no share of."""
         left = False
         beginning: set[int] = set()
         unleased: list[DueLane] = []
@@ -212,22 +214,22 @@ class Outbound:
                 if not has:
                     unleased.append(lane)
                     continue
-            self._give(lane)
+            self._give(lane, asked)
         return left, unleased
 
-    async def _lease_and_give(self, lanes: Sequence[DueLane]) -> None:
+    async def _lease_and_give(self, lanes: Sequence[DueLane], asked: float) -> None:
         """Our share of each site first, in one transaction. Mail is due only at sites that are open: one that we believe closed was
         opened since the last heartbeat."""
         await self._office.shares.lease({lane.site_id for lane in lanes})
         for lane in lanes:
-            self._give(lane)
+            self._give(lane, asked)
 
     def _may_begin(self, site: int) -> bool:
         """Not where others have all its connections: a heartbeat brings ours."""
         share = self._office.shares.get(site)
         return share is None or bool(share.connections)
 
-    def _give(self, lane: DueLane) -> None:
+    def _give(self, lane: DueLane, asked: float) -> None:
         way = self._routes.known(lane)
         if way is None:
             if lane.domain not in self._finding and len(self._finding) < MAX_FINDING + NEXT_FINDING:  # its end wakes us
@@ -247,6 +249,9 @@ class Outbound:
             share = self._office.shares.get(way.site.id)
             if share is None or not share.connections:
                 return  # others have them all: a heartbeat brings ours and wakes us
+            if share.rested_at > asked:
+                self.wake()  # it was due before the site went to rest: the next look knows
+                return
             run = self._runs[key] = SiteRun(self._office, way, share, lane.failures)
             run.offer(lane)
             self._spawn(self._run(key, run))

@@ -49,6 +49,8 @@ class SiteShare:
         self.pace = Pace(shape.rates)
         self.hits = hits or Hits()
         self.asked_at = time.monotonic()
+        self.rested_at = 0.0
+        """When it was last written here that the site takes nothing."""
         self.leaving = False
         self.listeners: set[Listener] = set()
         self.kinds: Counter[object] = Counter()
