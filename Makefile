@@ -66,6 +66,7 @@ arch: $(STAMP) ## who may import whom (the contracts in pyproject.toml)
 .PHONY: types
 types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy
+	@for script in $(BENCH); do MYPYPATH=bench:tests $(BIN)/mypy --follow-imports=silent bench/$$script || exit 1; done
 
 .PHONY: typecheck
 typecheck: types ## the same as types

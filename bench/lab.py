@@ -89,12 +89,11 @@ class Stack:
 
     def start(self, stack: ExitStack, *, fresh: bool = True) -> None:
         """`fresh`: else the folder has been started in before, and its databases are there."""
-        self.folder.chmod(
-            0o711
-        )  # root's Postgres runs as `nobody`, who has to pass; else it would lie elsewhere, and stay there
+        # root's Postgres runs as `nobody`, who has to pass; else it would lie elsewhere, and stay there
+        self.folder.chmod(0o711)
         cluster = postgres.prepare(Folder(self.folder), self.pg_port, "bench")
         account = cluster.account
-        own = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+        own: dict[str, Any] = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         server = stack.enter_context(running(cluster.argv(), env=postgres.environment(), cwd="/", **quiet, **own))
         self.parts["postgres"] = [server]
