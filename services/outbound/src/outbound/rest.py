@@ -66,7 +66,7 @@ def _heard_of_mail(outcome: Outcome) -> list[str]:
 
 def is_cut_off(outcome: Outcome) -> bool:
     """The connection ended behind MAIL and before a word about it. Nobody said what that is about: the mail pays with an attempt,
-    and a site that does it to all mail rests as one that says 421."""
+    and ten in a row, where the site was not given up before, make it rest as a 421 does (ADR 0032)."""
     return (
         outcome.result is Result.DEFERRED
         and outcome.rule == "connection-lost"
