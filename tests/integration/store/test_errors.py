@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import asyncpg
@@ -43,10 +44,11 @@ async def test_one_bad_value_does_not_fail_its_group(store: Store) -> None:
 
 async def test_a_server_that_never_answers_keeps_nobody_waiting_in_line() -> None:
     """Connects and is silent: what a broken network or a stopped host looks like."""
-    silent: list[asyncio.StreamWriter] = []
 
-    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        silent.append(writer)
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()  # also of one that came when nobody waited any more
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -57,6 +59,4 @@ async def test_a_server_that_never_answers_keeps_nobody_waiting_in_line() -> Non
         assert all(isinstance(answer, Unavailable) for answer in answers)
     finally:
         store.terminate()
-        for writer in silent:
-            writer.close()
         server.close()
