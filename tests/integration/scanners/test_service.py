@@ -70,7 +70,7 @@ async def test_c6_the_service_waits_for_clamd_and_goes_on_when_it_is_back(
 ) -> None:
     async def states() -> list[str]:
         rows = await admin.fetch(
-            "SELECT CASE WHEN pending IS NULL THEN state ELSE 'pending' END AS s FROM arrivals ORDER BY id"
+            "SELECT CASE WHEN pending IS NULL THEN state ELSE 'pending' END AS s FROM arrivals ORDER BY created_at"
         )
         return [row["s"] for row in rows]
 
