@@ -34,21 +34,27 @@ class _Random:
 
 
 _random = _Random()
+_NS = 1_000_000
+"""Of a millisecond."""
+_LOW = (1 << 64) - 1
 
 
 def uuid7(unix_ms: int | None = None) -> UUID:
-    """A new id. `unix_ms` sets its time (milliseconds since 1970); the other 74 bits are random."""
-    ms = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
-    value = (ms & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(_random.next(), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
+    """A new id. Those of one process sort in the order in which they were made: behind the milliseconds stand 12 bits of their
+    fraction (RFC 9562 §6.2, method 3), and 62 random ones. `unix_ms` sets its time (milliseconds since 1970); then 74 are."""
+    value = int.from_bytes(_random.next(), "big")
+    if unix_ms is None:
+        unix_ms, rest = divmod(time.time_ns(), _NS)
+        value = value & _LOW | (rest << 12) // _NS << 64
+    value = (unix_ms & 0xFFFF_FFFF_FFFF) << 80 | value & ~(0xF << 76) | 0x7 << 76
     return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
 
 
 def uuid7_text() -> str:
-    """A new id as its text alone, in half the time: for what is made at every request and mostly only written down."""
-    ms = (time.time_ns() // 1_000_000).to_bytes(6, "big").hex()
-    low = _random.next().hex()
-    return f"{ms[:8]}-{ms[8:]}-7{low[:3]}-{'89ab'[int(low[3], 16) & 3]}{low[4:7]}-{low[7:19]}"
+    """A new id as its text alone, in less time: for what is made at every request and mostly only written down."""
+    unix_ms, rest = divmod(time.time_ns(), _NS)
+    ms, low = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}", _random.next().hex()
+    return f"{ms[:8]}-{ms[8:]}-7{(rest << 12) // _NS:03x}-{'89ab'[int(low[3], 16) & 3]}{low[4:7]}-{low[7:19]}"
 
 
 def uuid7_time(id_: UUID) -> datetime:
